@@ -1,0 +1,240 @@
+"""Small random-weights models that the unmodified mlx_lm.server loads in a second or two.
+
+`python -m supervisor.tiny --out DIR` makes one; the gateway runs it so, in a process of its own, because
+making a model imports mlx. The files are the same, byte for byte, for the same arguments and library
+versions on every platform.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import importlib.metadata
+import json
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+
+STAMP = "tiny.json"  # in every folder made here: what it was made from
+HIDDEN = 64
+ARCHITECTURES = {
+    "qwen3": "full attention",
+    "llama": "full attention",
+    "gemma3_text": "every second layer has a sliding window",
+    "qwen3_next": "every second layer is linear attention (gated delta net), whose state does not grow",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class TinySpec:
+    """What to make. Raises ValueError when no such model exists."""
+
+    architecture: str = "qwen3"
+    layers: int = 2
+    #: KV cache bytes that one more token costs in float32. Counts the layers whose cache grows with it; in
+    #: gemma3_text those with a window too, as long as the prompt is shorter than the window.
+    kv_bytes_per_token: int = 2048
+    context: int = 32768
+    window: int = 512  # gemma3_text only
+    vocab: int = 1024  # entries, markers included; fewer when the corpus has no more to merge
+    seed: int = 0
+    #: Always answer this text, then end the turn. Empty (and no say_with_tools): random text without end.
+    say: str = ""
+    #: Say this instead when the request has tools and its last message is not a tool result.
+    say_with_tools: str = ""
+
+    def __post_init__(self) -> None:
+        if self.architecture not in ARCHITECTURES:
+            raise ValueError(f"architecture must be one of {', '.join(ARCHITECTURES)}")
+        if self.layers < self.period or self.layers % self.period:
+            raise ValueError(f"{self.architecture} needs a multiple of {self.period} layers")
+        unit = 16 * 4 * 2 * self.cached_layers
+        if self.kv_bytes_per_token <= 0 or self.kv_bytes_per_token % unit:
+            raise ValueError(f"kv_bytes_per_token must be a multiple of {unit} with these layers")
+        if self.vocab < 300:
+            raise ValueError("vocab must be at least 300: every byte and the markers have an entry")
+        if self.context < 1 or self.window < 1:
+            raise ValueError("context and window must be at least 1")
+
+    @property
+    def scripted(self) -> bool:
+        return bool(self.say or self.say_with_tools)
+
+    @property
+    def period(self) -> int:
+        """After this many layers the kinds of layers repeat."""
+        return 2 if self.architecture in ("gemma3_text", "qwen3_next") else 1
+
+    @property
+    def cached_layers(self) -> int:
+        """Layers whose cache grows with the prompt."""
+        return self.layers // 2 if self.architecture == "qwen3_next" else self.layers
+
+    @property
+    def heads(self) -> tuple[int, int]:
+        """Heads and their size: as few and large as possible, since attention scores are heads x step x context."""
+        width = self.kv_bytes_per_token // (2 * 4 * self.cached_layers)
+        size = next(size for size in (256, 128, 64, 32, 16, 8) if width % size == 0)
+        return width // size, size
+
+    def config(self, vocab_size: int, eos: Sequence[int]) -> dict[str, Any]:
+        """The content of config.json."""
+        heads, head_dim = self.heads
+        common = {
+            "model_type": self.architecture,
+            "vocab_size": vocab_size,
+            "eos_token_id": list(eos),
+            "hidden_size": HIDDEN,
+            "intermediate_size": 2 * HIDDEN,
+            "num_hidden_layers": self.layers,
+            "num_attention_heads": heads,
+            "num_key_value_heads": heads,
+            "head_dim": head_dim,
+            "max_position_embeddings": self.context,
+            "rms_norm_eps": 1e-6,
+            "rope_theta": 10000.0,
+            "tie_word_embeddings": False,
+            "torch_dtype": "float32",
+        }
+        return common | _PARTICULAR[self.architecture](self)
+
+
+_PARTICULAR = {
+    "qwen3": lambda spec: {"architectures": ["Qwen3ForCausalLM"]},
+    "llama": lambda spec: {"architectures": ["LlamaForCausalLM"]},
+    "gemma3_text": lambda spec: {
+        "architectures": ["Gemma3ForCausalLM"],
+        "sliding_window": spec.window,
+        "sliding_window_pattern": spec.period,
+        "query_pre_attn_scalar": spec.heads[1],
+    },
+    "qwen3_next": lambda spec: {
+        "architectures": ["Qwen3NextForCausalLM"],
+        "full_attention_interval": spec.period,
+        "partial_rotary_factor": 0.5,
+        # Sizes that the Metal kernel of mlx_lm takes: multiples of 32.
+        "linear_num_key_heads": 2,
+        "linear_num_value_heads": 2,
+        "linear_key_head_dim": 32,
+        "linear_value_head_dim": 32,
+        "linear_conv_kernel_dim": 4,
+        "num_experts": 0,
+        "num_experts_per_tok": 0,
+        "decoder_sparse_step": 1,
+        "moe_intermediate_size": 0,
+        "shared_expert_intermediate_size": 0,
+        "mlp_only_layers": [],
+    },
+}
+
+
+def make(spec: TinySpec, out: Path) -> Path:
+    """Make the model in the folder `out`, unless it is there already; returns `out`.
+
+    Several processes may make the same folder at once, and one that is killed leaves no half of a model
+    there. Raises FileExistsError when `out` holds something else, OSError when it cannot be written.
+    """
+    stamp = _stamp(spec)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(out.with_name(out.name + ".lock")):
+        if _read_stamp(out) == stamp:
+            return out
+        if out.exists() and any(out.iterdir()) and _read_stamp(out) is None:
+            raise FileExistsError(f"{out} is not empty and no tiny model; it is left as it is")
+        scratch = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
+        try:
+            _write(spec, scratch)
+            (scratch / STAMP).write_text(stamp, encoding="utf-8")
+            _replace(out, scratch)
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+    return out
+
+
+def _write(spec: TinySpec, folder: Path) -> None:
+    # Imported here: `make` of a model that is there already takes no time, and numpy and mlx_lm take a second.
+    from safetensors.numpy import save_file  # noqa: PLC0415
+
+    from supervisor import tiny_tokenizer, tiny_weights  # noqa: PLC0415
+
+    tokenizer = tiny_tokenizer.build(spec.vocab, (spec.say, spec.say_with_tools), spec.context)
+    end = tokenizer.ids[tiny_tokenizer.END_OF_TURN]
+    eos = [end, tokenizer.ids[tiny_tokenizer.END_OF_TEXT]]
+    config = spec.config(len(tokenizer.ids), eos)
+    chains: dict[int | None, tuple[int, ...]] = {}
+    files = dict(tokenizer.files)
+    if spec.scripted:
+        chains[None] = tokenizer.scripts[0]
+    if spec.say_with_tools:
+        chains[tokenizer.ids[tiny_tokenizer.USE_TOOL]] = tokenizer.scripts[1]
+        files["chat_template.jinja"] += tiny_tokenizer.USE_TOOL_TEMPLATE
+    files["config.json"] = json.dumps(config, indent=1)
+    files["generation_config.json"] = json.dumps({"eos_token_id": eos}, indent=1)
+    for name, text in files.items():
+        (folder / name).write_text(text, encoding="utf-8")
+    weights = tiny_weights.fill(config, spec.seed, tokenizer.readable, end, chains)
+    save_file(weights, folder / "model.safetensors", metadata={"format": "mlx"})
+
+
+def _stamp(spec: TinySpec) -> str:
+    """Everything that the files follow from: arguments, this code and its data, and what writes and shapes them."""
+    recipe = hashlib.sha256()
+    for file in sorted(Path(__file__).parent.glob("tiny*")):
+        recipe.update(file.read_bytes())
+    versions = {name: importlib.metadata.version(name) for name in ("mlx-lm", "tokenizers")}
+    return json.dumps({"spec": asdict(spec), "recipe": recipe.hexdigest(), "versions": versions}, indent=1)
+
+
+def _read_stamp(folder: Path) -> str | None:
+    try:
+        return (folder / STAMP).read_text(encoding="utf-8")
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+
+
+def _replace(folder: Path, scratch: Path) -> None:
+    """Put `scratch` in the place of `folder`. A process that has the old files open keeps them."""
+    if folder.exists():
+        old = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+        os.replace(folder, old)
+        os.replace(scratch, folder)
+        shutil.rmtree(old)
+    else:
+        os.replace(scratch, folder)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Make a model and print its folder. Exit code 2 for arguments that name no model, as argparse has it."""
+    parser = argparse.ArgumentParser(prog="mlxguard-proxy tiny-model", description=__doc__)
+    default = TinySpec()
+    parser.add_argument("--out", type=Path, required=True, help="folder to make (kept as it is when up to date)")
+    parser.add_argument("--architecture", choices=ARCHITECTURES, default=default.architecture)
+    parser.add_argument("--layers", type=int, default=default.layers)
+    parser.add_argument("--kv-bytes-per-token", type=int, default=default.kv_bytes_per_token, metavar="BYTES")
+    parser.add_argument("--context", type=int, default=default.context, metavar="TOKENS")
+    parser.add_argument("--window", type=int, default=default.window, metavar="TOKENS", help="gemma3_text only")
+    parser.add_argument("--vocab", type=int, default=default.vocab, metavar="ENTRIES")
+    parser.add_argument("--seed", type=int, default=default.seed)
+    parser.add_argument("--say", default=default.say, metavar="TEXT", help="answer every request with this text")
+    parser.add_argument(
+        "--say-with-tools", default=default.say_with_tools, metavar="TEXT", help="but one that offers tools with this"
+    )
+    arguments = vars(parser.parse_args(argv))
+    out = arguments.pop("out")
+    try:
+        spec = TinySpec(**arguments)
+    except ValueError as error:
+        parser.error(str(error))
+    sys.stdout.write(f"{make(spec, out)}\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,101 @@
+"""The weights of the embedded model: random, with one hidden coordinate set aside as a bias.
+
+Coordinate 0 of the hidden state is the same for every token and no layer writes to it, so column 0 of
+the output matrix is a bias on each token's logit. It keeps generation away from end-of-turn, from
+special tokens and from bytes that are no text by themselves: the model runs to max_tokens in valid UTF-8.
+
+A scripted model says given texts. Its layers compute and fill the cache as always but write nothing, so
+the last token alone decides the next one: each piece of a text leads to the piece after it, the last
+piece to end-of-turn, and every other token (the end of any prompt) to the first piece.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[np.float32]
+Chains = Mapping[int | None, Sequence[int]]  # what starts it (None: any other token) -> the tokens said
+
+_WRITERS = ("o_proj.weight", "down_proj.weight", "out_proj.weight")  # what a layer adds to the hidden state
+_FORBIDDEN = -100.0  # in logits, which spread over a few units: never sampled, at any usual temperature
+_CERTAIN = 400.0  # logit of a scripted token; the others stay some 15 % below, so at least 60 under it
+
+
+def shapes(config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    """Parameter shapes, by name, of the model that mlx_lm makes of a config.json. Nothing is evaluated."""
+    from mlx.utils import tree_flatten  # noqa: PLC0415  (slow, and only makers need it)
+
+    module = importlib.import_module(f"mlx_lm.models.{config['model_type']}")
+    model = module.Model(module.ModelArgs.from_dict(dict(config)))
+    return {name: tuple(value.shape) for name, value in tree_flatten(model.parameters())}
+
+
+def fill(
+    config: Mapping[str, Any], seed: int, readable: Sequence[int], end: int, chains: Chains
+) -> dict[str, Array]:
+    """Every parameter, float32. `readable`: tokens that a model without a script may say; `end`: end of turn."""
+    bits = np.random.PCG64(seed)
+    weights = {
+        name: _initial(name, shape, config, bits, scripted=bool(chains))
+        for name, shape in sorted(shapes(config).items())
+    }
+    embedding, output = weights["model.embed_tokens.weight"], weights["lm_head.weight"]
+    embedding[:, 0] = 1.0
+    output[:, 0] = _FORBIDDEN
+    if chains:
+        _script(embedding, output, end, chains)
+    else:
+        output[list(readable), 0] = 0.0
+    return weights
+
+
+def _initial(
+    name: str, shape: tuple[int, ...], config: Mapping[str, Any], bits: np.random.PCG64, *, scripted: bool
+) -> Array:
+    if "norm" in name:  # gemma adds 1 to what is stored
+        return np.full(shape, 0.0 if config["model_type"].startswith("gemma") else 1.0, np.float32)
+    if name.endswith("A_log"):
+        return np.zeros(shape, np.float32)
+    if name.endswith("dt_bias"):
+        return np.ones(shape, np.float32)
+    values = _uniform(bits, shape)
+    if name.endswith(_WRITERS):
+        values[0 if not scripted else slice(None)] = 0.0
+    return values
+
+
+def _uniform(bits: np.random.PCG64, shape: tuple[int, ...]) -> Array:
+    """Zero mean, variance 1/fan-in. Raw bits and exact arithmetic only: numpy keeps the stream of a bit
+    generator over versions and platforms, but not that of a distribution.
+    """
+    raw = np.asarray(bits.random_raw(int(np.prod(shape))) >> np.uint64(40), np.float32)
+    scale = np.float32(2 * np.sqrt(3 / shape[-1]))
+    return ((raw / np.float32(2**24) - np.float32(0.5)) * scale).reshape(shape)
+
+
+def _script(embedding: Array, output: Array, end: int, chains: Chains) -> None:
+    """Make `argmax(output @ norm(embedding[token]))` the next token of the texts.
+
+    Tokens of the texts get random directions (in 63 dimensions a few thousand of them stay under a cosine
+    of 0.8), the rest none; the row of each next token is the direction of the one before it.
+    """
+    gain = np.float32(_CERTAIN / np.sqrt(embedding.shape[1] / 2))
+    directions = embedding[:, 1:].copy()
+    embedding[:, 1:] = 0.0
+    output[:, 1:] = 0.0
+    for start, chain in chains.items():
+        steps = [*chain, end]
+        if start is None:
+            output[steps[0], 0] = gain * np.float32(0.85)
+            before = chain
+        else:
+            before = [start, *chain]
+        for token, following in zip(before, steps[-len(before) :], strict=True):
+            embedding[token, 1:] = directions[token] / np.sqrt(np.sum(directions[token] ** 2))
+            output[following, 1:] += gain * embedding[token, 1:]
+            output[following, 0] = max(output[following, 0], 0.0)
