@@ -1,0 +1,21 @@
+"""The gateway: one process that agents talk to, in front of one unmodified mlx_lm.server child.
+
+A request's way, which is also the order to read the code in:
+
+    edge      edge.py       host, origin, key, request id, size, time to arrive; errors become answers
+    parse     core/chat.py  bytes -> CompletionRequest: typed, strict, mended where the meaning is clear
+    count     tokens.py     exact prompt tokens, by a worker process that runs the server's own code
+    fit       fitting.py    over the limit: refuse, or cut whole turns (core/truncation.py); clamp max_tokens
+    gate      gate.py       wait for a place among the running requests (core/admission.py decides)
+    relay     relay.py      stream the child's answer; hold, keep alive, replay after a death
+    settle    handlers.py   release, record, measure
+
+Words: the *child* is the supervised server process; a *generation* is one life of it. An *answer* is what
+one client gets; it keeps its id over keep-alives and *replays* (running a request again after a death,
+while its client has seen no content). A *request failure* breaks one answer; a *child death* restarts.
+docs/architecture.md has the whole vocabulary.
+
+Import rules, held by `lint-imports` in `make check`: `proxy` may import `supervisor`, never the other way
+round; `proxy.core` is pure (no I/O, no clock, no logging, no randomness); `app.py` is the only module that
+builds and wires objects; mlx is never imported here, only in worker and child processes.
+"""

@@ -115,6 +115,8 @@ class ModelNotFound(NotFound):
 
 
 class MethodNotAllowed(GuardError):
+    """The path exists, but not for this method."""
+
     status = 405
     type = "invalid_request_error"
     code = "method_not_allowed"

@@ -1,0 +1,53 @@
+"""Which model names a client may use for the one model that is served."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from proxy.errors import ModelNotFound
+
+#: What agents put before a model name to choose their own client library (LiteLLM, aider, OpenCode, Continue).
+PROVIDER_PREFIXES = ("openai", "mlx", "local", "custom", "litellm", "openai-compatible", "hosted_vllm")
+
+#: The server's own word for the model given by --model (mlx_lm/server.py, ModelProvider).
+CHILD_MODEL = "default_model"
+
+
+def served_name(path: str) -> str:
+    """The last part of a folder or hub id: `mlx-community/Qwen3-4B-4bit` is served as `Qwen3-4B-4bit`."""
+    return path.rstrip("/").rsplit("/", 1)[-1] or path
+
+
+@dataclass(frozen=True, slots=True)
+class ModelNames:
+    """The served name, its aliases, and the spellings that clients make of them.
+
+    Args:
+        served: the name that answers carry.
+        aliases: other names, as configured; the model's full path or hub id belongs here too.
+    """
+
+    served: str
+    aliases: tuple[str, ...] = ()
+    _known: frozenset[str] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        names: Iterable[str] = (self.served, *self.aliases, CHILD_MODEL)
+        object.__setattr__(self, "_known", frozenset(name.casefold() for name in names))
+
+    def check(self, name: str | None) -> None:
+        """Accept no name, a known one in any case, or a known one behind a provider prefix.
+
+        Raises:
+            ModelNotFound: for any other. It never reaches the child, which would drop its model to load it.
+        """
+        if name is None or self._is_known(name.casefold()):
+            return
+        raise ModelNotFound(name[:200], self.served)
+
+    def _is_known(self, name: str) -> bool:
+        if name in self._known:
+            return True
+        prefix, slash, rest = name.partition("/")
+        return bool(slash) and prefix in PROVIDER_PREFIXES and self._is_known(rest)
