@@ -6,7 +6,7 @@ Written file by file, without `save_pretrained`, so that the bytes depend on not
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,7 +43,7 @@ class TinyTokenizer:
 def build(vocab: int, texts: Sequence[str], context: int) -> TinyTokenizer:
     """Train a vocabulary of at most `vocab` entries and add what it takes to say `texts`.
 
-    The added entries are reached by generation only: no merge leads to them, so no prompt is encoded with them.
+    The added entries are reached by generation only: no merge leads to them, so no prompt is encoded so.
     """
     trained = _train(vocab - len(_SPECIAL) - len(_MARKERS))
     known: dict[str, int] = trained["model"]["vocab"]
@@ -93,13 +93,22 @@ def _train(size: int) -> dict[str, Any]:
     trainer = trainers.BpeTrainer(
         vocab_size=size, initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()), show_progress=False
     )
-    tokenizer.train_from_iterator(_lines(), trainer)
+    tokenizer.train_from_iterator(_text(size), trainer)
     content: dict[str, Any] = json.loads(tokenizer.to_str())
     return content
 
 
-def _lines() -> list[str]:
-    return _CORPUS.read_text(encoding="utf-8").splitlines(keepends=True)
+def _text(size: int) -> Iterator[str]:
+    """The corpus, enough for some 1,700 entries, then made-up words for one more each."""
+    yield from _CORPUS.read_text(encoding="utf-8").splitlines(keepends=True)
+    syllables = [
+        first + vowel for first in "bcdfghjklmnprstvwz" for vowel in ("a", "e", "i", "o", "u", "ai", "ou")
+    ]
+    count = len(syllables)
+    for index in range(max(0, size - 1700)):
+        # Three syllables, picked with steps prime to their number, so that no word comes twice.
+        parts = (index, index // count * 5 + index, index // count**2 + index * 11)
+        yield " " + "".join(syllables[part % count] for part in parts)
 
 
 def _spell(text: str) -> str:

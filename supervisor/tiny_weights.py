@@ -38,14 +38,19 @@ def shapes(config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
 def fill(
     config: Mapping[str, Any], seed: int, readable: Sequence[int], end: int, chains: Chains
 ) -> dict[str, Array]:
-    """Every parameter, float32. `readable`: tokens that a model without a script may say; `end`: end of turn."""
+    """Every parameter, float32. `readable`: what a model without a script may say; `end`: its end of turn."""
     bits = np.random.PCG64(seed)
     weights = {
         name: _initial(name, shape, config, bits, scripted=bool(chains))
         for name, shape in sorted(shapes(config).items())
     }
     embedding, output = weights["model.embed_tokens.weight"], weights["lm_head.weight"]
-    embedding[:, 0] = 1.0
+    # Coordinates of unit variance, as large as what a layer adds: with the last token and the context in
+    # balance the text neither repeats one word nor is the same for every prompt. Gemma scales its input so.
+    width = np.float32(np.sqrt(embedding.shape[1]))
+    unit = 1 / width if config["model_type"].startswith("gemma") else np.float32(1)
+    embedding *= unit * width
+    embedding[:, 0] = unit
     output[:, 0] = _FORBIDDEN
     if chains:
         _script(embedding, output, end, chains)
@@ -65,6 +70,7 @@ def _initial(
         return np.ones(shape, np.float32)
     values = _uniform(bits, shape)
     if name.endswith(_WRITERS):
+        values *= np.float32(np.sqrt(2 / config["num_hidden_layers"]))  # all layers together write this much
         values[0 if not scripted else slice(None)] = 0.0
     return values
 
@@ -96,6 +102,7 @@ def _script(embedding: Array, output: Array, end: int, chains: Chains) -> None:
         else:
             before = [start, *chain]
         for token, following in zip(before, steps[-len(before) :], strict=True):
-            embedding[token, 1:] = directions[token] / np.sqrt(np.sum(directions[token] ** 2))
-            output[following, 1:] += gain * embedding[token, 1:]
+            direction = directions[token] / np.sqrt(np.sum(directions[token] ** 2))
+            embedding[token, 1:] = embedding[token, 0] * direction
+            output[following, 1:] += gain * direction
             output[following, 0] = max(output[following, 0], 0.0)
