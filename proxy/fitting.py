@@ -1,0 +1,190 @@
+"""Makes a request fit: refuse or cut a prompt over the limit, default and clamp max_tokens.
+
+Every count here is exact: what is sent was rendered and counted as it is sent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, replace
+from typing import Literal, Protocol
+
+from proxy.core import truncation
+from proxy.core.chat import ChatPrompt, CompletionRequest, Prompt, TextPrompt
+from proxy.core.truncation import Conversation
+from proxy.errors import InvalidRequest, PromptTooLong
+
+#: Cuts are this share of the limit apart. Far apart keeps the server's prefix cache, close keeps more turns.
+_BLOCKS_PER_LIMIT = 4
+#: Bytes of JSON per token, for the distance between cuts; only its constancy matters.
+_BYTES_PER_TOKEN = 4
+#: A cut that left room for one token of answer would be of no use: it leaves what is asked for, up to this.
+_ROOMS_PER_ANSWER = 8
+
+
+class Counter(Protocol):
+    """What fitting needs of `proxy.tokens.Tokens`."""
+
+    async def count(self, prompt: Prompt) -> int: ...
+    async def shared(self, prompt: Prompt, other: Prompt) -> int: ...
+    async def trim(self, prompt: TextPrompt, head: int, limit: int) -> tuple[TextPrompt, int]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """All in tokens; None: no limit. `context_length` and `max_kv_size` bound prompt plus completion."""
+
+    max_prompt_tokens: int | None
+    policy: Literal["error", "truncate"]
+    keep_tokens: int
+    default_max_tokens: int
+    max_kv_size: int | None
+    context_length: int | None
+
+    @property
+    def room(self) -> int | None:
+        """Tokens that prompt and completion may have together."""
+        return _least(self.max_kv_size, self.context_length)
+
+    @property
+    def longest_prompt(self) -> int | None:
+        """The longest prompt that is served: within its own limit, with room for one token of completion."""
+        return _least(self.max_prompt_tokens, None if self.room is None else self.room - 1)
+
+    def aim(self, limit: int, wanted: int) -> int:
+        """What a cut to `limit` aims at: also leaves `wanted` tokens of completion, or a share of the room."""
+        if self.room is None:
+            return limit
+        return max(0, min(limit, self.room - min(wanted, self.room // _ROOMS_PER_ANSWER)))
+
+
+def _least(*sizes: int | None) -> int | None:
+    return min((size for size in sizes if size is not None), default=None)
+
+
+@dataclass(frozen=True, slots=True)
+class Fitted:
+    """What is sent. `prompt_tokens` is exact; `clamped`: the client asked for more than `max_tokens`."""
+
+    prompt: Prompt
+    prompt_tokens: int
+    max_tokens: int
+    clamped: bool
+    dropped_messages: int
+    dropped_tokens: int
+
+
+async def fit(request: CompletionRequest, tokens: Counter, limits: Limits) -> Fitted:
+    """Raises PromptTooLong with exact numbers, and what `tokens.count` raises."""
+    count = await tokens.count(request.prompt)
+    if count < 1:
+        raise InvalidRequest("The prompt has no tokens.", param="messages" if request.is_chat else "prompt")
+    limit = limits.longest_prompt
+    if limit is None or count <= limit:
+        return _fitted(request, request.prompt, count, count, limits)
+    cut = await _cut(request, tokens, limits, limit) if limits.policy == "truncate" else None
+    if cut is None:
+        raise _too_long(request, count, limits, limit)
+    prompt, shorter = cut
+    return _fitted(request, prompt, shorter, count, limits)
+
+
+def _fitted(request: CompletionRequest, prompt: Prompt, count: int, before: int, limits: Limits) -> Fitted:
+    wanted = request.max_tokens or limits.default_max_tokens
+    allowed = wanted if limits.room is None else min(wanted, limits.room - count)
+    return Fitted(
+        prompt=prompt,
+        prompt_tokens=count,
+        max_tokens=allowed,
+        clamped=request.max_tokens is not None and allowed < wanted,
+        dropped_messages=_messages(request.prompt) - _messages(prompt),
+        dropped_tokens=before - count,
+    )
+
+
+def _messages(prompt: Prompt) -> int:
+    return len(prompt.messages) if isinstance(prompt, ChatPrompt) else 0
+
+
+def _too_long(request: CompletionRequest, count: int, limits: Limits, limit: int) -> PromptTooLong:
+    return PromptTooLong(
+        prompt_tokens=count,
+        max_tokens=request.max_tokens or limits.default_max_tokens,
+        limit=limit,
+        param="messages" if request.is_chat else "prompt",
+    )
+
+
+async def _cut(
+    request: CompletionRequest, tokens: Counter, limits: Limits, limit: int
+) -> tuple[Prompt, int] | None:
+    """A prompt of at most `limit` tokens and its count, or None where what must stay does not fit."""
+    aim = limits.aim(limit, request.max_tokens or limits.default_max_tokens)
+    cut: tuple[Prompt, int] | None = None
+    if isinstance(request.prompt, ChatPrompt):
+        cut = await _cut_turns(request.prompt, tokens, limits.keep_tokens, aim)
+    elif limits.keep_tokens < aim:
+        cut = await tokens.trim(request.prompt, limits.keep_tokens, aim)
+    return cut if cut is not None and 0 < cut[1] <= limit else None
+
+
+async def _cut_turns(
+    prompt: ChatPrompt, tokens: Counter, keep_tokens: int, aim: int
+) -> tuple[Prompt, int] | None:
+    """The prompt without as few old turns as bring it to `aim`, or without all that may go, and its count.
+
+    None where nothing may go, or where the template accepts nothing shorter.
+    """
+    conversation = truncation.split(prompt.messages)
+    kept = await _kept_turns(prompt, conversation, tokens, keep_tokens)
+    cuts = truncation.cuts(conversation, kept, max(1, aim * _BYTES_PER_TOKEN // _BLOCKS_PER_LIMIT))
+    seen: dict[int, tuple[Prompt, int]] = {}
+
+    async def fits(index: int) -> bool:
+        shorter = replace(prompt, messages=conversation.without(kept, cuts[index]))
+        count = await _count_if_accepted(tokens, shorter)
+        if count is not None:
+            seen[index] = (shorter, count)
+        return count is not None and count <= aim
+
+    found = await _first(len(cuts), fits)
+    return seen.get(min(found, len(cuts) - 1))
+
+
+async def _kept_turns(
+    prompt: ChatPrompt, conversation: Conversation, tokens: Counter, keep_tokens: int
+) -> int:
+    """The least number of turns at the start that hold the first `keep_tokens` tokens of the prompt."""
+    if not keep_tokens:
+        return 0
+
+    async def covers(turns: int) -> bool:
+        # An empty user message after the system's, as the server itself does to find their end: most
+        # templates refuse a conversation without a user.
+        head = conversation.head(turns) if turns else (*conversation.lead, {"role": "user", "content": ""})
+        return await tokens.shared(prompt, replace(prompt, messages=head)) >= keep_tokens
+
+    return await _first(len(conversation.turns), covers)
+
+
+async def _count_if_accepted(tokens: Counter, prompt: Prompt) -> int | None:
+    """The count, or None where the template refuses what a cut has left."""
+    try:
+        return await tokens.count(prompt)
+    except InvalidRequest:
+        return None
+
+
+async def _first(end: int, holds: Callable[[int], Awaitable[bool]]) -> int:
+    """The least index below `end` that holds, or `end`, for a property that stays once it holds.
+
+    Token counts are not quite additive, so it may not quite stay: then the index found holds all the same.
+    """
+    low, high = 0, end
+    while low < high:
+        middle = (low + high) // 2
+        if await holds(middle):
+            high = middle
+        else:
+            low = middle + 1
+    return low
