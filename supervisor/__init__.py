@@ -1,0 +1,28 @@
+"""The child and the machine: starts `mlx_lm.server`, watches it, restarts it, never leaves it behind.
+
+Words: the *child* is the supervised server process; a *generation* is one life of it; *ready* means one
+real token, not an open port; a *death* is an exit, a dead generation thread or a wedge; a *recycle* is a
+planned restart. An answer that broke is not yet a death: `Supervisor.judge` finds out.
+
+Where things are, from decision to deed:
+
+    policy.py      pure: how often and how late to restart
+    diagnosis.py   pure: exit, last lines and liveness -> cause, explanation, advice
+    lifecycle.py   pure: (state, event) -> new state and effects
+    runner.py      Supervisor: the only writer of the state; feeds events, carries out effects
+    generation.py  what the gateway is handed: Generation, Death, Snapshot, Launch, options
+    watch.py       one living child: first token, stalls, what a broken answer means
+    liveness.py    /health, the canary, and the arithmetic of silence (pure)
+    process.py     one child under its keeper: spawn, signal, end
+    keeper.py      the tiny parent process that ends the child when the gateway is gone
+    child.py       inside the child: telemetry, then the unmodified server
+    command.py     command line, environment, port
+    output.py      the child's output: lines, masked, the last ones kept
+    machine.py     what the operating system knows; all that differs by platform
+    records.py     state folder: lock, running child, crash reports
+    model.py       the model's folder: the embedded tiny model, a folder, a hub id
+    tiny*.py       makes the embedded model
+
+Imports: nothing here imports `proxy`. The pure modules import only each other. `keeper.py` and `child.py`
+are programs that import nothing of ours, and only `child.py` and the tiny model import mlx.
+"""

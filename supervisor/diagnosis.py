@@ -1,0 +1,261 @@
+"""What killed the child: a table from exit, last lines and liveness to a cause in plain words (pure).
+
+The signatures are texts and exits recorded from the real server on Linux (CPU and CUDA); those of Metal
+come from public issue threads of mlx and mlx-lm. Text decides before exit status, because an abort, a
+dead thread and a refused request can all carry the same "Insufficient Memory". What no row matches stays
+UNKNOWN and keeps its last lines.
+"""
+
+from __future__ import annotations
+
+import re
+import signal as signals
+from dataclasses import dataclass
+from enum import StrEnum
+
+from supervisor.policy import Retry
+
+#: Lines at the end of the output in which a cause is looked for: a traceback and the warnings around it.
+EVIDENCE_LINES = 60
+
+
+class Cause(StrEnum):
+    METAL_OOM = "metal_oom"
+    METAL_ERROR = "metal_error"
+    CUDA_OOM = "cuda_oom"
+    ALLOCATION_REFUSED = "allocation_refused"
+    RESOURCE_LIMIT = "resource_limit"
+    KILLED_BY_SYSTEM = "killed_by_system"
+    SEGFAULT = "segfault"
+    ABORTED = "aborted"
+    GENERATION_THREAD_DIED = "generation_thread_died"
+    WEDGE = "wedge"
+    START_TIMEOUT = "start_timeout"
+    LOAD_FAILED = "load_failed"
+    BAD_MODEL = "bad_model"
+    PORT_TAKEN = "port_taken"
+    UNSUPPORTED_FLAG = "unsupported_flag"
+    SERVER_MISSING = "server_missing"
+    SPAWN_FAILED = "spawn_failed"
+    OWN_STOP = "own_stop"
+    RECYCLED = "recycled"
+    UNKNOWN = "unknown"
+
+
+class Symptom(StrEnum):
+    """How the death was noticed."""
+
+    EXIT = "exit"  # the process is gone
+    THREAD_DEAD = "thread_dead"  # /health says so, or no request is answered; the process lives
+    WEDGE = "wedge"  # no sign of life for the stall time, and the canary unanswered
+    START_TIMEOUT = "start_timeout"
+    LOAD_FAILED = "load_failed"  # THREAD_DEAD before the first token
+    PORT_TAKEN = "port_taken"
+    STOPPED = "stopped"  # by us, for good
+    RECYCLED = "recycled"  # by us, to start again
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """All that is known about one death. Exactly one of `exit_code` and `signal` is set once it exited."""
+
+    symptom: Symptom
+    exit_code: int | None = None
+    signal: int | None = None
+    last_lines: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """A cause, one line that explains it to the user, and one that says what to do."""
+
+    cause: Cause
+    explanation: str
+    advice: str
+
+
+@dataclass(frozen=True, slots=True)
+class Nature:
+    """What follows from a cause, whatever the case at hand."""
+
+    explanation: str
+    advice: str
+    memory: bool = False
+    retry: Retry = Retry.COUNTED
+
+
+_LESS = (
+    "Lower [prompt] max_prompt_tokens, [upstream] prompt_cache_bytes or decode_concurrency, "
+    "or use a smaller model."
+)
+
+NATURES: dict[Cause, Nature] = {
+    Cause.METAL_OOM: Nature("The GPU ran out of memory (Metal).", _LESS, memory=True),
+    Cause.METAL_ERROR: Nature(
+        "Metal gave up a command buffer for another reason than memory.",
+        "If it comes back, close other programs that use the GPU, or lower [upstream] prefill_step_size.",
+    ),
+    Cause.CUDA_OOM: Nature("The GPU ran out of memory (CUDA).", _LESS, memory=True),
+    Cause.ALLOCATION_REFUSED: Nature("MLX was refused one allocation.", _LESS, memory=True),
+    Cause.RESOURCE_LIMIT: Nature(
+        "MLX reached Metal's limit on the number of buffers.",
+        "Lower [upstream] decode_concurrency and prompt_cache_size.",
+        memory=True,
+    ),
+    Cause.KILLED_BY_SYSTEM: Nature(
+        "The server was killed from outside with SIGKILL, most often by the system to get memory back.",
+        f"{_LESS} Or raise [memory] reserve_system_bytes.",
+        memory=True,
+    ),
+    Cause.SEGFAULT: Nature(
+        "The server crashed in native code (a bad memory access).",
+        "On a CPU a failed allocation looks like this: check the memory in use. Otherwise update mlx.",
+    ),
+    Cause.ABORTED: Nature(
+        "Native code in the server aborted.", "The last lines of its log say why; update mlx and mlx-lm."
+    ),
+    Cause.GENERATION_THREAD_DIED: Nature(
+        "The server's generation thread died; its process lived on without serving.",
+        "The traceback in the last lines names the fault.",
+    ),
+    Cause.WEDGE: Nature(
+        "The server stopped making progress and did not answer a test request.",
+        "If the machine was merely slow, raise [supervisor] stall_s.",
+    ),
+    Cause.START_TIMEOUT: Nature(
+        "The server did not produce a token in time after its start.",
+        "Raise [supervisor] start_timeout_s if the model is large or its disk slow.",
+    ),
+    Cause.LOAD_FAILED: Nature("The server could not load the model.", "The last lines of its log say why."),
+    Cause.BAD_MODEL: Nature(
+        "The model cannot be loaded by the installed mlx-lm.",
+        "Check [model] path: config.json, tokenizer and all weights, of an architecture that mlx-lm has.",
+        retry=Retry.NEVER,
+    ),
+    Cause.PORT_TAKEN: Nature(
+        "Another program took the server's port.", "Nothing: another port is tried.", retry=Retry.FREE
+    ),
+    Cause.UNSUPPORTED_FLAG: Nature(
+        "The installed mlx_lm.server refused a command-line flag.",
+        "Correct [upstream] args, or update mlx-lm.",
+        retry=Retry.NEVER,
+    ),
+    Cause.SERVER_MISSING: Nature(
+        "mlx_lm.server could not be run.",
+        "Install mlx-lm into this environment, or correct [upstream] command.",
+        retry=Retry.NEVER,
+    ),
+    Cause.SPAWN_FAILED: Nature(
+        "The system refused to start a process.", "Look at the limits on processes, open files and memory."
+    ),
+    Cause.OWN_STOP: Nature("The server was stopped by the proxy.", "Nothing.", retry=Retry.FREE),
+    Cause.RECYCLED: Nature("The server was restarted as planned.", "Nothing.", retry=Retry.FREE),
+    Cause.UNKNOWN: Nature(
+        "The server ended for a reason that is not known.", "See the last lines of its log."
+    ),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Signature:
+    """A text in the last lines that proves a cause. `loading`: only before the first token."""
+
+    cause: Cause
+    text: re.Pattern[str]
+    loading: bool = False
+
+
+def _row(cause: Cause, pattern: str, *, loading: bool = False) -> Signature:
+    return Signature(cause, re.compile(pattern), loading)
+
+
+#: First match wins. Metal's numeric code changed its width between versions: only the name is matched.
+SIGNATURES: tuple[Signature, ...] = (
+    _row(Cause.METAL_OOM, r"\[METAL\].*(kIOGPUCommandBufferCallbackErrorOutOfMemory|Insufficient Memory)"),
+    _row(Cause.METAL_ERROR, r"\[METAL\].*kIOGPUCommandBufferCallbackError\w+"),
+    _row(Cause.CUDA_OOM, r"(?i)cuda.*out of memory|cudaErrorMemoryAllocation"),
+    _row(Cause.RESOURCE_LIMIT, r"Resource limit \(\d+\) exceeded"),
+    _row(Cause.ALLOCATION_REFUSED, r"\[(metal::)?malloc\w*\] (Attempting to allocate|Unable to allocate)"),
+    _row(Cause.ALLOCATION_REFUSED, r"^(MemoryError\b|std::bad_alloc)|terminating.*std::bad_alloc"),
+    _row(Cause.PORT_TAKEN, r"Address already in use", loading=True),
+    _row(
+        Cause.UNSUPPORTED_FLAG, r"error: (unrecognized arguments|argument -|ambiguous option)", loading=True
+    ),
+    _row(Cause.SERVER_MISSING, r"No module named '?(mlx|mlx_lm)\b|^mlxguard: cannot run", loading=True),
+    _row(Cause.BAD_MODEL, r"Model type .* not supported", loading=True),
+    _row(Cause.BAD_MODEL, r"ValueError: (Missing|Received) \d+ parameters", loading=True),
+    _row(Cause.BAD_MODEL, r"FileNotFoundError: .*(config\.json|[Ss]afetensors)", loading=True),
+    _row(Cause.BAD_MODEL, r"\[load_safetensors\]", loading=True),
+    _row(Cause.BAD_MODEL, r"HFValidationError|RepositoryNotFoundError|RevisionNotFoundError", loading=True),
+)
+
+_BY_SIGNAL: dict[int, Cause] = {
+    signals.SIGKILL: Cause.KILLED_BY_SYSTEM,
+    signals.SIGSEGV: Cause.SEGFAULT,
+    signals.SIGBUS: Cause.SEGFAULT,
+    signals.SIGABRT: Cause.ABORTED,
+}
+
+#: Symptoms that name the cause by themselves, before any text is looked at.
+_CERTAIN = {
+    Symptom.STOPPED: Cause.OWN_STOP,
+    Symptom.RECYCLED: Cause.RECYCLED,
+    Symptom.PORT_TAKEN: Cause.PORT_TAKEN,
+    Symptom.WEDGE: Cause.WEDGE,
+}
+
+#: Symptoms that name the cause when no text does.
+_OTHERWISE = {
+    Symptom.THREAD_DEAD: Cause.GENERATION_THREAD_DIED,
+    Symptom.LOAD_FAILED: Cause.LOAD_FAILED,
+    Symptom.START_TIMEOUT: Cause.START_TIMEOUT,
+}
+
+
+def diagnose(evidence: Evidence, *, loading: bool) -> Finding:
+    """Find the cause of one death. `loading`: the generation had not yet produced its first token."""
+    cause = _CERTAIN.get(evidence.symptom) or _by_text(evidence.last_lines, loading) or _by_status(evidence)
+    nature = NATURES[cause]
+    return Finding(cause, _with_status(nature.explanation, cause, evidence), nature.advice)
+
+
+def _by_text(lines: tuple[str, ...], loading: bool) -> Cause | None:
+    tail = lines[-EVIDENCE_LINES:]
+    for signature in SIGNATURES:
+        if (loading or not signature.loading) and any(signature.text.search(line) for line in tail):
+            return signature.cause
+    return None
+
+
+def _by_status(evidence: Evidence) -> Cause:
+    if evidence.symptom in _OTHERWISE:
+        return _OTHERWISE[evidence.symptom]
+    number = evidence.signal
+    if number is None and evidence.exit_code is not None and evidence.exit_code > 128:
+        number = evidence.exit_code - 128  # a shell or launcher between us and the server
+    return _BY_SIGNAL.get(number, Cause.UNKNOWN) if number is not None else Cause.UNKNOWN
+
+
+def _with_status(explanation: str, cause: Cause, evidence: Evidence) -> str:
+    if cause is not Cause.UNKNOWN:
+        return explanation
+    if evidence.signal is not None:
+        return f"The server was ended by signal {evidence.signal}."
+    if evidence.exit_code is not None:
+        return f"The server exited with code {evidence.exit_code}."
+    return explanation
+
+
+#: The server writes this when its generation thread ends by an exception. Text of a client could look the
+#: same, so it is a reason to ask /health at once and no proof.
+_THREAD_DIED = re.compile(r"generation thread died")
+
+
+def suspicious(line: str) -> bool:
+    """True if a line of the child's output is a reason to check on it at once."""
+    return _THREAD_DIED.search(line) is not None
+
+
+def port_taken(line: str) -> bool:
+    """True if the server says that it could not bind its port; its process may live on without serving."""
+    return "Address already in use" in line

@@ -1,0 +1,163 @@
+"""What the gateway is handed of the supervisor: one generation of the child, and pictures of its state."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from supervisor.diagnosis import NATURES, Cause
+from supervisor.lifecycle import State
+from supervisor.policy import Retry
+from supervisor.process import Telemetry
+
+
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """How to run the child. `argv` are server flags only: the supervisor adds --host and --port.
+
+    `command`: the server's own command, run as it is and without telemetry; () runs `child.py` with this
+    interpreter, or its `mlx_lm.server` command when `telemetry` is off. `mlx_cache_limit`: bytes, needs
+    telemetry (there is no flag for it).
+    """
+
+    argv: tuple[str, ...]
+    env: Mapping[str, str]
+    command: tuple[str, ...] = ()
+    telemetry: bool = True
+    mlx_cache_limit: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SupervisorOptions:
+    """Times in seconds, see `[supervisor]` of proxy.toml. `proxy_port`: told to a second proxy that comes."""
+
+    state_dir: Path
+    start_timeout_s: float = 600.0
+    stall_s: float = 60.0
+    canary_timeout_s: float = 10.0
+    max_restarts: int = 5
+    restart_window_s: float = 300.0
+    backoff_base_s: float = 0.5
+    backoff_max_s: float = 30.0
+    cooldown_s: float = 600.0
+    drain_s: float = 30.0
+    sigint_grace_s: float = 10.0
+    sigterm_grace_s: float = 5.0
+    proxy_port: int | None = None
+
+
+class CannotStart(Exception):
+    """The child cannot be started at all, and trying again would not help: FAILED at once."""
+
+    def __init__(self, cause: Cause, explanation: str) -> None:
+        super().__init__(explanation)
+        self.cause = cause
+        self.explanation = explanation
+
+
+@dataclass(frozen=True, slots=True)
+class Death:
+    """The end of one generation. `state`: what it was doing. Exit fields are None while it has not exited."""
+
+    generation: int
+    cause: Cause
+    explanation: str
+    advice: str
+    exit_code: int | None
+    signal: int | None
+    last_lines: tuple[str, ...]
+    state: State
+
+    @property
+    def memory(self) -> bool:
+        """Memory killed it, as far as one can tell."""
+        return NATURES[self.cause].memory
+
+    @property
+    def heals(self) -> bool:
+        """A restart can help."""
+        return NATURES[self.cause].retry is not Retry.NEVER
+
+    @property
+    def own(self) -> bool:
+        """The supervisor ended it: no crash."""
+        return self.cause in (Cause.OWN_STOP, Cause.RECYCLED)
+
+
+class Generation:
+    """One life of the child that has become ready.
+
+    `died` resolves with the Death the moment it is known. Whoever serves a request holds `busy()` and
+    calls `progress()` for every read that brought bytes; a stall is judged by both.
+    """
+
+    def __init__(self, number: int, port: int, on_idle: Callable[[], None]) -> None:
+        self.number = number
+        self.port = port
+        self.base_url = f"http://127.0.0.1:{port}"
+        self.died: asyncio.Future[Death] = asyncio.get_running_loop().create_future()
+        self.in_flight = 0
+        self.reads = 0
+        self._on_idle = on_idle
+
+    @contextmanager
+    def busy(self) -> Iterator[None]:
+        """A request is being served by this generation."""
+        self.in_flight += 1
+        try:
+            yield
+        finally:
+            self.in_flight -= 1
+            if not self.in_flight:
+                self._on_idle()
+
+    def progress(self) -> None:
+        """Bytes came from the child for some request."""
+        self.reads += 1
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """The supervisor's state for status and metrics.
+
+    `since` and `ready_since` are wall-clock seconds; `cause` and its texts are those of the last death of
+    a kind that is no plan of ours; `memory_bytes` is measured from outside.
+    """
+
+    state: State
+    generation: int
+    cause: Cause | None
+    explanation: str | None
+    advice: str | None
+    pid: int | None
+    port: int | None
+    since: float
+    ready_since: float | None
+    restarts: int
+    restarts_by_cause: Mapping[Cause, int]
+    next_restart_s: float | None
+    in_flight: int
+    telemetry: Telemetry | None
+    memory_bytes: int | None
+    log_tail: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A change of state; `death` when a generation ended by it."""
+
+    before: State
+    state: State
+    generation: int
+    death: Death | None = None
+
+
+class NotReady(Exception):
+    """The child will not be ready in time, or not at all; `snapshot` says why."""
+
+    def __init__(self, snapshot: Snapshot) -> None:
+        super().__init__(snapshot.explanation or f"the model server is {snapshot.state}")
+        self.snapshot = snapshot

@@ -1,0 +1,145 @@
+"""Is the child alive? Questions over HTTP, and the arithmetic of silence.
+
+`Probe` asks: /health, and the canary, a completion of one token, which is the only proof that it serves.
+`StallWatch` is pure: it is told what was seen at each tick and says when silence is worth a canary.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum, auto
+
+import aiohttp
+
+TICK_S = 0.5
+
+#: A server that holds the GIL (a search stall) answers late; only many of these in a row mean anything.
+HEALTH_TIMEOUT_S = 1.0
+
+#: Movement inside the child without any byte for this many stall times is spinning, not work.
+SPINNING = 5
+
+#: A gap between two ticks, or between wall and monotonic clock, from which on the machine must have slept.
+SLEPT_S = 5.0
+
+
+class Health(Enum):
+    OK = auto()
+    DEAD = auto()  # 503: the generation thread is dead
+    REFUSED = auto()  # nobody listens, or the connection broke
+    SILENT = auto()
+
+
+class Answer(Enum):
+    TOKEN = auto()
+    ERROR = auto()  # an HTTP status that is not 200, or a 200 without a token
+    REFUSED = auto()
+    SILENT = auto()
+
+
+class Probe:
+    """Asks one child. The server closes each connection, so every question opens its own."""
+
+    def __init__(self, session: aiohttp.ClientSession, port: int) -> None:
+        self._session = session
+        self._url = f"http://127.0.0.1:{port}"
+        self.refusal = ""  # what the last canary was told instead of a token
+
+    async def health(self, timeout_s: float = HEALTH_TIMEOUT_S) -> Health:
+        try:
+            async with self._session.get(f"{self._url}/health", timeout=_total(timeout_s)) as response:
+                return Health.DEAD if response.status == 503 else Health.OK
+        except TimeoutError:
+            return Health.SILENT
+        except (aiohttp.ClientError, OSError):
+            return Health.REFUSED
+
+    async def canary(self, timeout_s: float | None) -> Answer:
+        """Ask for one token. The prompt is as short as can be: it enters the server's prompt cache."""
+        body = {"model": "default_model", "prompt": "a", "max_tokens": 1, "stream": False}
+        try:
+            async with self._session.post(
+                f"{self._url}/v1/completions", json=body, timeout=_total(timeout_s)
+            ) as response:
+                text = await response.text(errors="replace")
+                self.refusal = f"HTTP {response.status} {text[:300]}"
+                return (
+                    Answer.TOKEN
+                    if response.status == 200 and _has_token(await response.json())
+                    else Answer.ERROR
+                )
+        except TimeoutError:
+            return Answer.SILENT
+        except ValueError:
+            return Answer.ERROR
+        except (aiohttp.ClientError, OSError):
+            return Answer.REFUSED
+
+
+def _total(seconds: float | None) -> aiohttp.ClientTimeout:
+    return aiohttp.ClientTimeout(total=seconds)
+
+
+def _has_token(answer: object) -> bool:
+    usage = answer.get("usage") if isinstance(answer, dict) else None
+    count = usage.get("completion_tokens") if isinstance(usage, dict) else None
+    return isinstance(count, int) and count >= 1
+
+
+@dataclass(frozen=True, slots=True)
+class Signs:
+    """What can be seen of the child at one moment; a change of it is movement."""
+
+    in_flight: int
+    reads: int  # times that bytes came for some request
+    inside: tuple[int, ...] = ()  # telemetry (beat, active bytes), or the CPU time in whole steps
+    heard: bool = True  # /health was answered
+
+
+class Stall(Enum):
+    NONE = auto()
+    QUIET = auto()  # nothing moves
+    SPINNING = auto()  # something moves inside, but nothing has come out for very long
+
+
+class StallWatch:
+    """Says when a silence is worth a canary. Times: `now` monotonic and `wall` clock, in seconds.
+
+    A canary takes time of its own, so it is due that much before `stall_s` is over, if that leaves at
+    least half of it. A machine that slept starts the silence anew, and so does a child without work.
+    """
+
+    def __init__(self, stall_s: float, canary_timeout_s: float, *, now: float, wall: float) -> None:
+        self._stall_s = max(stall_s - canary_timeout_s, stall_s / 2)
+        self._seen: Signs | None = None
+        self._now, self._wall = now, wall
+        self._moved = self._read = now
+
+    def reset(self, now: float) -> None:
+        """The canary was answered."""
+        self._moved = self._read = now
+
+    def tick(self, signs: Signs, *, now: float, wall: float) -> Stall:
+        before, self._seen = self._seen, signs
+        if self._slept(now, wall) or before is None:
+            self.reset(now)
+        self._note_movement(before or signs, signs, now)
+        if now - self._moved >= self._stall_s:
+            return Stall.QUIET
+        return Stall.SPINNING if now - self._read >= SPINNING * self._stall_s else Stall.NONE
+
+    def _slept(self, now: float, wall: float) -> bool:
+        elapsed, elapsed_wall = now - self._now, wall - self._wall
+        self._now, self._wall = now, wall
+        return elapsed > SLEPT_S or abs(elapsed_wall - elapsed) > SLEPT_S
+
+    def _note_movement(self, before: Signs, signs: Signs, now: float) -> None:
+        if signs.reads != before.reads or (not signs.in_flight and signs.heard):
+            self.reset(now)
+        elif signs.inside != before.inside:
+            self._moved = now
+
+
+def moved(before: Signs, after: Signs, stall: Stall) -> bool:
+    """True if the child moved while a canary went unanswered. Spinning is no movement."""
+    return after.reads != before.reads or (stall is not Stall.SPINNING and after.inside != before.inside)

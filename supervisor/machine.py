@@ -1,0 +1,129 @@
+"""What the operating system knows: memory of the child and of the machine, and who holds a port.
+
+The macOS half follows Apple's public headers (`libproc.h`, `sys/resource.h`). It has been written on
+Linux and has not been run on a Mac.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import functools
+import os
+import sys
+
+import psutil
+
+#: `struct rusage_info_v0`: a 16-byte uuid, then 64-bit words. Its layout is a prefix of every later one.
+#: user_time, system_time, pkg_idle_wkups, interrupt_wkups, pageins, wired_size, resident_size,
+#: phys_footprint, proc_start_abstime, proc_exit_abstime.
+_RUSAGE_INFO_V0 = 0
+_WORDS = 10
+_PHYS_FOOTPRINT = 7
+
+
+class _RusageInfoV0(ctypes.Structure):
+    _fields_ = (("uuid", ctypes.c_uint8 * 16), ("words", ctypes.c_uint64 * _WORDS))
+
+
+def memory_of(pid: int) -> int | None:
+    """Bytes that the child's whole process group holds, seen from outside; None if it is gone.
+
+    On macOS this is phys_footprint, what `footprint -p` prints, since RSS misses GPU memory there. On
+    Linux it is RSS.
+    """
+    measure = _footprint if sys.platform == "darwin" else _rss
+    sizes = [size for member in group(pid) if (size := measure(member)) is not None]
+    return sum(sizes) if sizes else None
+
+
+def group(pid: int) -> list[int]:
+    """The process and those of its descendants that are in its process group."""
+    members = []
+    with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied):
+        leader = psutil.Process(pid)
+        members = [leader.pid, *(child.pid for child in leader.children(recursive=True))]
+    return [member for member in members if _in_group(member, pid)]
+
+
+def _in_group(pid: int, group_id: int) -> bool:
+    try:
+        return os.getpgid(pid) == group_id
+    except (ProcessLookupError, PermissionError):
+        return False
+
+
+def _rss(pid: int) -> int | None:
+    try:
+        return int(psutil.Process(pid).memory_info().rss)
+    except (psutil.NoSuchProcess, psutil.AccessDenied):
+        return None
+
+
+@functools.cache
+def _libproc() -> ctypes.CDLL:
+    return ctypes.CDLL("/usr/lib/libproc.dylib", use_errno=True)
+
+
+def _footprint(pid: int) -> int | None:
+    """`proc_pid_rusage(pid, RUSAGE_INFO_V0, &info)`; 0 means success."""
+    info = _RusageInfoV0()
+    if _libproc().proc_pid_rusage(pid, _RUSAGE_INFO_V0, ctypes.byref(info)) != 0:
+        return None
+    return int(info.words[_PHYS_FOOTPRINT])
+
+
+def cpu_seconds(pid: int) -> float | None:
+    """CPU time that the process has used; None if it is gone."""
+    try:
+        times = psutil.Process(pid).cpu_times()
+    except (psutil.NoSuchProcess, psutil.AccessDenied):
+        return None
+    return float(times.user + times.system)
+
+
+def total_memory() -> int:
+    """Bytes of RAM."""
+    return int(psutil.virtual_memory().total)
+
+
+def free_memory() -> int:
+    """Bytes that could be had without swapping."""
+    return int(psutil.virtual_memory().available)
+
+
+def listens(pid: int, port: int) -> bool | None:
+    """True if the process or one of its group listens on `port`; None if the system does not tell."""
+    for member in group(pid):
+        try:
+            connections = psutil.Process(member).net_connections(kind="tcp")
+        except psutil.AccessDenied:
+            return None
+        except psutil.NoSuchProcess:
+            continue
+        if any(c.status == psutil.CONN_LISTEN and c.laddr.port == port for c in connections):
+            return True
+    return False
+
+
+def holder_of_port(port: int) -> str | None:
+    """Who listens on a TCP port, as `name (pid 123)`; None if nobody, or not ours to know.
+
+    macOS lets an ordinary user see only their own processes, so each process is asked by itself.
+    """
+    for process in psutil.process_iter(["name"]):
+        try:
+            connections = process.net_connections(kind="tcp")
+        except (psutil.AccessDenied, psutil.NoSuchProcess):
+            continue
+        if any(c.status == psutil.CONN_LISTEN and c.laddr.port == port for c in connections):
+            return f"{process.info['name']} (pid {process.pid})"
+    return None
+
+
+def created(pid: int) -> float | None:
+    """When the process was created (seconds since the epoch), which tells it from a later one of its pid."""
+    try:
+        return float(psutil.Process(pid).create_time())
+    except (psutil.NoSuchProcess, psutil.AccessDenied):
+        return None

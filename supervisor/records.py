@@ -1,0 +1,140 @@
+"""The state folder: its lock, the record of the running child, crash reports. Small, atomic, versioned.
+
+A reader never sees half a file: each is written beside its place, flushed to disk, then renamed. A disk
+that is full or a folder that went away must not keep the child down, so what is merely useful (crash
+reports) is written as well as it goes, and logged where it does not.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import filelock
+
+from supervisor.machine import created
+from supervisor.process import kill_group
+
+log = logging.getLogger("mlxguard.records")
+
+VERSION = 1
+CRASH_REPORTS = 50
+
+#: Linux derives the time of creation from the boot time, which the clock's corrections move a little.
+_SAME_PROCESS_S = 2.0
+
+
+class AlreadyRunning(Exception):
+    """Another proxy uses this state folder."""
+
+
+def default_state_dir(platform: str = sys.platform, env: Mapping[str, str] = os.environ) -> Path:
+    """Where state is kept unless `[supervisor] state_dir` says otherwise."""
+    home = Path(env.get("HOME") or Path.home())
+    if platform == "darwin":
+        return home / "Library" / "Application Support" / "mlxguard-proxy"
+    base = env.get("XDG_STATE_HOME")  # relative ones are to be ignored (XDG base directory specification)
+    return (Path(base) if base and Path(base).is_absolute() else home / ".local" / "state") / "mlxguard-proxy"
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Replace `path` as a whole. Raises OSError."""
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with beside.open("w", encoding="utf-8") as file:
+            json.dump({"version": VERSION, **content}, file, indent=1)
+            file.flush()
+            os.fsync(file.fileno())
+        beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """The content, or None if there is none that this version understands."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return None
+    known = isinstance(content, dict) and content.get("version") == VERSION
+    return content if known else None
+
+
+class Records:
+    """The state folder of one proxy, from `open` to `close`."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._lock = filelock.FileLock(folder / "lock", timeout=0)
+
+    def open(self, port: int | None = None) -> None:
+        """Take the folder for this process; `port` is what a second proxy is told.
+
+        Raises:
+            AlreadyRunning: another process has it.
+            OSError: the folder cannot be made or written.
+        """
+        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        try:
+            self._lock.acquire()
+        except filelock.Timeout:
+            raise AlreadyRunning(self._describe_holder()) from None
+        write_json(self.folder / "proxy.json", {"pid": os.getpid(), "port": port})
+
+    def close(self) -> None:
+        self._lock.release()
+
+    def _describe_holder(self) -> str:
+        holder = read_json(self.folder / "proxy.json") or {}
+        pid, port = holder.get("pid", "unknown"), holder.get("port") or "unknown"
+        return f"another mlxguard-proxy (pid {pid}, port {port}) uses the state folder {self.folder}"
+
+    # The child
+
+    def note_child(self, pid: int) -> None:
+        """Remember the running child, in case this process and the keeper are both killed."""
+        try:
+            write_json(self.folder / "child.json", {"pid": pid, "created": created(pid)})
+        except OSError as error:
+            log.warning("child_not_recorded", extra={"error": str(error)})
+
+    def forget_child(self) -> None:
+        (self.folder / "child.json").unlink(missing_ok=True)
+
+    def end_left_over(self) -> int | None:
+        """Kill a child that outlived its gateway and its keeper; returns its pid if there was one."""
+        left = read_json(self.folder / "child.json")
+        if left is None:
+            return None
+        self.forget_child()
+        pid, since = left.get("pid"), left.get("created")
+        if not isinstance(pid, int) or not isinstance(since, float):
+            return None
+        now = created(pid)
+        if now is None or abs(now - since) > _SAME_PROCESS_S:
+            return None
+        kill_group(pid)
+        return pid
+
+    # Crash reports
+
+    def write_crash(self, report: Mapping[str, Any]) -> Path | None:
+        """Keep one report per death, the newest ones only; None if it could not be written."""
+        folder = self.folder / "crashes"
+        stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime())
+        path = folder / f"{stamp}-{os.getpid()}-{report.get('generation', 0):04d}.json"
+        try:
+            folder.mkdir(mode=0o700, exist_ok=True)
+            write_json(path, report)
+            for old in sorted(folder.glob("*.json"))[:-CRASH_REPORTS]:
+                old.unlink(missing_ok=True)
+        except OSError as error:
+            log.warning("crash_report_not_written", extra={"error": str(error)})
+            return None
+        return path
