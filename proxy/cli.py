@@ -1,2 +1,186 @@
-def main() -> int:
-    return 0
+"""mlxguard-proxy, the command: serve, check, init, tiny-model.
+
+What a command needs is imported when it runs: --help and the first answer of `serve` wait for nothing else.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from proxy import installation
+from proxy.exit_codes import ExitCode
+
+if TYPE_CHECKING:
+    from proxy.config_file import Loaded
+
+_NAME = "mlxguard-proxy"
+_EPILOG = "exit codes:\n" + "\n".join(f"  {code.value:<4} {code.meaning}" for code in ExitCode)
+
+#: Options that are short for a `--set` of this setting.
+_SHORTCUTS = {"--model": "model.path", "--host": "server.host", "--port": "server.port"}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; the exit code, as `ExitCode` lists them. `argv` is without the program's name."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    if not words or (words[0].startswith("-") and words[0] not in {"-h", "--help", "--version"}):
+        words.insert(0, "serve")
+    broken = list(installation.problems())
+    if broken:
+        return _fail(broken, ExitCode.INSTALLATION)
+    if words[0] == "tiny-model":
+        return _tiny_model(words[1:])
+    arguments = _parser().parse_args(words)
+    return int(arguments.run(arguments))
+
+
+def _serve(arguments: argparse.Namespace) -> int:
+    from proxy import logs
+    from proxy.api_keys import known_keys
+
+    loaded = _load(arguments)
+    if loaded is None:
+        return ExitCode.CONFIGURATION
+    settings = loaded.settings
+    try:
+        logs.setup(settings.log, keys=known_keys(settings.server))
+    except OSError as error:
+        return _fail([f"log.file: {settings.log.file}: {error.strerror}"], ExitCode.CONFIGURATION)
+    from proxy.app import serve
+
+    return serve(settings, loaded.source)
+
+
+def _check(arguments: argparse.Namespace) -> int:
+    from proxy.config_summary import summary
+
+    loaded = _load(arguments)
+    if loaded is None:
+        return ExitCode.CONFIGURATION
+    print(summary(loaded))
+    return ExitCode.OK
+
+
+def _init(arguments: argparse.Namespace) -> int:
+    from proxy import server_command
+    from proxy.config_template import render
+
+    if not arguments.command:
+        return _write(arguments.out, render({"model.path": "tiny"}), (), overwrite=arguments.force)
+    try:
+        today = server_command.read(arguments.command)
+    except server_command.NotAServerCommand as error:
+        return _fail([str(error)], ExitCode.CONFIGURATION)
+    return _write(arguments.out, render(today.values), today.remarks, overwrite=arguments.force)
+
+
+def _write(out: Path, text: str, remarks: Iterable[str], *, overwrite: bool) -> int:
+    from proxy.config_file import ConfigurationError, load
+
+    try:
+        with out.open("w" if overwrite else "x", encoding="utf-8") as file:
+            file.write(text)
+    except FileExistsError:
+        return _fail([f"{out} exists; --force overwrites it"], ExitCode.CONFIGURATION)
+    except OSError as error:
+        return _fail([f"{out}: {error.strerror}"], ExitCode.CONFIGURATION)
+    print(f"wrote {out}")
+    for remark in remarks:
+        print(f"note: {remark}", file=sys.stderr)
+    try:
+        load(out, {}, ())
+    except ConfigurationError as error:
+        for fault in error.faults:
+            print(f"to do: {fault}", file=sys.stderr)
+    return ExitCode.OK
+
+
+def _tiny_model(words: Sequence[str]) -> int:
+    """In a process of its own, since it imports mlx; -P, so that no `supervisor` of this folder is taken."""
+    return subprocess.call([sys.executable, "-P", "-m", "supervisor.tiny", *words])
+
+
+def _load(arguments: argparse.Namespace) -> Loaded | None:
+    """The settings, or None after every fault has been printed."""
+    from proxy.config_file import ConfigurationError, load
+
+    try:
+        return load(arguments.config, os.environ, arguments.set)
+    except ConfigurationError as error:
+        count = len(error.faults)
+        _fail(
+            [*map(str, error.faults), f"{count} fault{'s' if count > 1 else ''}; nothing was started"],
+            ExitCode.CONFIGURATION,
+        )
+        return None
+
+
+def _fail(messages: Iterable[str], code: ExitCode) -> int:
+    for message in messages:
+        print(message, file=sys.stderr)
+    return code
+
+
+class _Version(argparse.Action):
+    """--version; the metadata is read when it is asked for."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        from importlib.metadata import version
+
+        parser.exit(message=f"{_NAME} {version(_NAME)}\n")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog=_NAME,
+        usage="%(prog)s [COMMAND] [--config FILE] [--set TABLE.KEY=VALUE] [--model | --host | --port VALUE]",
+        description="Keeps an unmodified mlx_lm.server alive and answering. Without a command: serve.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action=_Version, nargs=0, help="print the version and exit")
+    commands = parser.add_subparsers(metavar="COMMAND", title="commands")
+    serve = commands.add_parser("serve", help="serve until told to stop (the default)")
+    check = commands.add_parser("check", help="tell every fault of the configuration, or what will run")
+    for command, run in ((serve, _serve), (check, _check)):
+        command.set_defaults(run=run)
+        _add_settings(command)
+    init = commands.add_parser("init", help="write a proxy.toml, also from an mlx_lm.server command")
+    init.set_defaults(run=_init)
+    _add_init(init)
+    commands.add_parser("tiny-model", help="make a small random-weights model (--help tells its options)")
+    return parser
+
+
+def _add_settings(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--config", type=Path, metavar="FILE", help="default: ./proxy.toml if it exists")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="TABLE.KEY=VALUE",
+        help="set one key, as server.port=9000; may be repeated",
+    )
+    for option, setting in _SHORTCUTS.items():
+        parser.add_argument(
+            option,
+            action="append",
+            dest="set",
+            type=f"{setting}={{}}".format,
+            metavar="VALUE",
+            help=f"short for --set {setting}=VALUE",
+        )
+
+
+def _add_init(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--from", dest="command", metavar="COMMAND", help="the mlx_lm.server command of today, in quotes"
+    )
+    parser.add_argument("--out", type=Path, default=Path("proxy.toml"), metavar="FILE")
+    parser.add_argument("--force", action="store_true", help="overwrite the file")

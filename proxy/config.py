@@ -1,137 +1,248 @@
 """proxy.toml as frozen, typed settings.
 
-Every key is a field here, with its default and the comment that `mlxguard-proxy init` writes above it.
-The names in [prompt] and [memory] are those of mlx-lm pull request #948 and mean what it meant.
-Reading files, the environment and `--set` is `proxy/config_file.py`.
+Every key is a field here, with its default and the comment that `proxy.toml` shows beside it.
+The names in [prompt] and [memory] are those of mlx-lm pull request #948 and mean what it meant;
+docs/configuration.md tells where they go further.
+
+Reading files, the environment and `--set` is `config_file.py`; what must hold between settings is
+`config_rules.py`; writing a proxy.toml is `config_template.py`.
 """
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 from typing import Annotated, Literal
 
 import psutil
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, Strict, StringConstraints
+from pydantic_core import PydanticCustomError
 
-_UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
-_SIZE = re.compile(r"^\s*([0-9]+(?:\.[0-9]+)?)\s*(?:([KMGT]?)(i?)B?)\s*$", re.IGNORECASE)
+_SIZE = re.compile(r"(?P<number>[0-9]+(\.[0-9]+)?) *((?P<prefix>[KMGT])(?P<binary>I)?)?B?", re.IGNORECASE)
+_SCALE = {"": 0, "K": 1, "M": 2, "G": 3, "T": 4}
 
 
-def parse_size(value: object) -> object:
-    """Bytes from `24GB`, `512MiB`, `0.75` (a share of RAM), or a whole number of bytes.
+def parse_size(value: object) -> int:
+    """Bytes from `24GB`, `512MiB`, `0.75` (a share of this machine's RAM) or a whole number of bytes.
 
-    Decimal units are powers of 1000, binary ones (`GiB`) of 1024, as macOS and the server's own
-    `--prompt-cache-bytes` read them. Anything else is returned as it is, for pydantic to refuse.
+    `GB` is a power of 1000, as in the server's own --prompt-cache-bytes and on a Mac's disks; `GiB` is
+    a power of 1024, as the Metal working set is often given.
+
+    Raises:
+        PydanticCustomError: it is none of these.
     """
-    if isinstance(value, bool) or not isinstance(value, int | float | str):
+    text = "" if isinstance(value, bool) else str(value).strip()
+    match = _SIZE.fullmatch(text)
+    if match is None:
+        raise PydanticCustomError("size", 'a size such as "24GB", "24GiB" or 0.75 (of RAM)')
+    number, prefix = float(match["number"]), match["prefix"]
+    if prefix is None and "." in match["number"]:
+        if number > 1:
+            raise PydanticCustomError("size", "a share of RAM between 0.0 and 1.0, or a size with its unit")
+        return int(number * psutil.virtual_memory().total)
+    base = 1024 if match["binary"] else 1000
+    return int(match["number"]) if prefix is None else round(number * base ** _SCALE[prefix.upper()])
+
+
+def _matching(pattern: str, expected: str) -> AfterValidator:
+    def check(value: str) -> str:
+        if re.fullmatch(pattern, value) is None:
+            raise PydanticCustomError("pattern", expected)
         return value
-    if isinstance(value, str):
-        match = _SIZE.match(value)
-        if match is None:
-            return value
-        number, unit, binary = match.groups()
-        if not unit and "." in number:
-            return parse_size(float(number))
-        base = 1024 if binary else 1000
-        return int(float(number) * base ** "KMGT".find(unit.upper() or "-") * base) if unit else int(number)
-    if isinstance(value, float) and 0 < value <= 1:
-        return int(value * psutil.virtual_memory().total)
-    return value
+
+    return AfterValidator(check)
 
 
 def _unique(values: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(values))
 
 
-Size = Annotated[int, BeforeValidator(parse_size), Field(ge=0)]
+def _empty_is_none(value: object) -> object:
+    return None if value == "" else value
+
+
+def _zero_is_none(value: object) -> object:
+    return None if value == 0 and value is not False else value
+
+
+def _expand_home(path: Path | None) -> Path | None:
+    return path.expanduser() if path else None
+
+
+Flag = Annotated[bool, Strict()]
+Whole = Annotated[int, Strict(), Field(ge=0)]
+Count = Annotated[int, Strict(), Field(ge=1)]
+Size = Annotated[int, BeforeValidator(parse_size)]
+Seconds = Annotated[float, Strict(), Field(ge=0)]
+SomeSeconds = Annotated[float, Strict(), Field(gt=0)]
+AutoCount = Literal["auto"] | Count
 AutoSize = Literal["auto"] | Size
-Seconds = Annotated[float, Field(ge=0)]
-Names = Annotated[tuple[str, ...], AfterValidator(_unique)]
+
+Text = Annotated[str, StringConstraints(min_length=1)]
+OptionalText = Annotated[str | None, BeforeValidator(_empty_is_none)]
+OptionalPath = Annotated[Path | None, BeforeValidator(_empty_is_none), AfterValidator(_expand_home)]
+Unique = AfterValidator(_unique)
+#: RFC 6750 `b64token`, the only thing that can follow `Bearer `; it has no colon, so a name may precede it.
+ApiKey = Annotated[
+    str,
+    _matching(
+        r"([A-Za-z0-9_.-]+:)?[A-Za-z0-9._~+/-]+=*", "KEY or NAME:KEY, of letters, digits and - . _ ~ + / ="
+    ),
+]
+#: Not only http: desktop apps send origins such as `app://obsidian.md`.
+Origin = Annotated[
+    str, _matching(r"[a-z][a-z0-9+.-]*://[^/*\s]+", 'an origin as "http://localhost:3000", without path or *')
+]
+Host = Annotated[str, _matching(r"[^/*@\s]+", "a host name, without scheme, path or *")]
 
 
 class Section(BaseModel):
+    """One table of proxy.toml; its docstring is the line above it there."""
+
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
 
 
 class ServerSettings(Section):
     """Where agents come in."""
 
-    host: str = Field("127.0.0.1", description="Address to listen on. Anything but loopback needs api_keys.")
-    port: int = Field(8080, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
-    api_keys: Names = Field((), description="Keys that clients must send as `Authorization: Bearer KEY`. Empty: none.")
-    api_keys_file: Path | None = Field(None, description="The same, one per line, in a file that only you can read (mode 0600).")
-    insecure: bool = Field(False, description="Allow an address other than loopback without keys.")
-    allowed_hosts: Names = Field((), description="Host names let in beside loopback and `host` (a guard against DNS rebinding).")
-    allowed_origins: Names = Field((), description="Web origins let in, as `http://localhost:3000`. Empty: no web page.")
-    max_body_bytes: Size = Field(64 * 10**6, description="Largest request body.", validate_default=True)
-    body_timeout_s: Seconds = Field(60.0, description="A request body must have arrived within this time.")
+    host: Text = Field("127.0.0.1", description="Address to listen on. Anything but loopback needs api_keys.")
+    port: Annotated[int, Strict(), Field(ge=0, le=65535)] = Field(
+        8080, description="Port to listen on; 0 takes a free one."
+    )
+    api_keys: Annotated[tuple[ApiKey, ...], Unique] = Field(
+        (),
+        repr=False,
+        description='Keys for "Authorization: Bearer KEY", each as "KEY" or "NAME:KEY".',
+    )
+    api_keys_file: OptionalPath = Field(
+        None, description="More keys, one per line, in a file that only you can read (0600)."
+    )
+    insecure: Flag = Field(False, description="Allow an address other than loopback without keys.")
+    allowed_hosts: Annotated[tuple[Host, ...], Unique] = Field(
+        (), description="Host names let in beside loopback and `host` (against DNS rebinding)."
+    )
+    allowed_origins: Annotated[tuple[Origin, ...], Unique] = Field(
+        (), description='Web pages let in, as "http://localhost:3000". Empty: none.'
+    )
+    max_body_bytes: Size = Field(64 * 10**6, description="Largest request body.")
+    body_timeout_s: SomeSeconds = Field(
+        60.0, description="A request body must have arrived within this time."
+    )
 
 
 class ModelSettings(Section):
     """What is served."""
 
-    path: str = Field("tiny", description='A folder, a Hugging Face id, or "tiny" for the embedded random-weights model.')
-    served_name: str | None = Field(None, description="Name that clients see. Default: the last part of `path`.")
-    aliases: Names = Field((), description="Other names that clients may use for it.")
-    revision: str | None = Field(None, description="Branch, tag or commit of a Hugging Face id.")
-    trust_remote_code: bool = Field(False, description="Run Python code that comes with the model.")
+    path: Annotated[Text, AfterValidator(os.path.expanduser)] = Field(
+        "tiny", description='Folder, Hugging Face id, or "tiny" (embedded, random weights).'
+    )
+    served_name: OptionalText = Field(
+        None, description="Name that clients see. Empty: the last part of `path`."
+    )
+    aliases: Annotated[tuple[Text, ...], Unique] = Field(
+        (), description="Other names that clients may use for it."
+    )
+    revision: OptionalText = Field(
+        None, description="Branch, tag or commit of a Hugging Face id. Empty: main."
+    )
+    trust_remote_code: Flag = Field(False, description="Run Python code that comes with the model.")
 
 
 class UpstreamSettings(Section):
     """The child: the unmodified mlx_lm.server behind the proxy. "auto" leaves a flag to the plan."""
 
-    command: Names = Field((), description="Command that runs the server, as a list. Empty: this environment's mlx_lm.server.")
+    command: tuple[Text, ...] = Field(
+        (), description="Command that runs the server. Empty: the mlx_lm.server installed here."
+    )
     args: tuple[str, ...] = Field((), description='Further flags for it, as ["--temp", "0.7"].')
-    telemetry: Literal["on", "off"] = Field("on", description='"off" runs the server\'s own command, without memory telemetry from inside.')
-    prefill_step_size: Literal["auto"] | Annotated[int, Field(ge=1)] = Field("auto", description="Tokens per prefill step.")
-    decode_concurrency: Literal["auto"] | Annotated[int, Field(ge=1)] = Field("auto", description="Requests that decode together.")
-    prompt_concurrency: Literal["auto"] | Annotated[int, Field(ge=1)] = Field("auto", description="Requests that prefill together.")
+    telemetry: Literal["on", "off"] = Field(
+        "on", description='"off": the server\'s own command, without memory figures from inside.'
+    )
+    prefill_step_size: AutoCount = Field("auto", description="Tokens per prefill step.")
+    decode_concurrency: AutoCount = Field("auto", description="Requests that decode together.")
+    prompt_concurrency: AutoCount = Field("auto", description="Requests that prefill together.")
     prompt_cache_bytes: AutoSize = Field("auto", description="Bytes that the server's prompt cache may keep.")
-    prompt_cache_size: Literal["auto"] | Annotated[int, Field(ge=1)] = Field("auto", description="Sequences that the prompt cache may keep.")
-    mlx_cache_limit: AutoSize = Field("auto", description="Bytes of freed memory that MLX may keep for reuse.")
+    prompt_cache_size: AutoCount = Field("auto", description="Sequences that the prompt cache may keep.")
+    mlx_cache_limit: AutoSize = Field("auto", description="Freed memory that MLX may keep for reuse.")
 
 
 class PromptSettings(Section):
     """What a prompt may be."""
 
-    max_prompt_tokens: Literal["auto"] | Annotated[int, Field(ge=1)] = Field("auto", description='Longest prompt. "auto": the model\'s context length.')
-    compaction_headroom_tokens: int = Field(0, ge=0, description="Room above the limit for one request of a refused conversation (its compaction).")
-    prompt_overflow_policy: Literal["error", "truncate"] = Field("error", description="A longer prompt is refused, or loses its oldest turns.")
-    prompt_keep_tokens: int = Field(0, ge=0, description="With truncate: tokens at the start to keep, rounded up to whole messages.")
-    default_max_tokens: int = Field(4096, ge=1, description="max_tokens for requests that name none (the server's own default is 512).")
-    max_kv_size: int | None = Field(None, ge=1, description="Rows (prompt + completion) that one request can ever hold.")
-    trim_tool_output: bool = Field(False, description="With truncate: also shorten the largest old tool results.")
+    max_prompt_tokens: AutoCount = Field(
+        "auto", description='Longest prompt. "auto": what the model\'s context and the plan allow.'
+    )
+    compaction_headroom_tokens: Whole = Field(
+        0, description="Extra room for one request of a refused conversation: its compaction."
+    )
+    prompt_overflow_policy: Literal["error", "truncate"] = Field(
+        "error", description='Over the limit: refuse ("error") or cut the oldest turns ("truncate").'
+    )
+    prompt_keep_tokens: Whole = Field(
+        0, description="With truncate: tokens at the start to keep, rounded up to messages."
+    )
+    default_max_tokens: Count = Field(
+        4096, description="max_tokens where a request names none (the server itself takes 512)."
+    )
+    max_kv_size: Annotated[Count | None, BeforeValidator(_zero_is_none)] = Field(
+        None, description="Rows (prompt + completion) one request can ever hold. 0: no bound."
+    )
+    trim_tool_output: Flag = Field(
+        False, description="With truncate: also shorten the largest old tool results."
+    )
 
 
 class MemorySettings(Section):
     """What memory may be used. "auto" leaves a limit to the plan."""
 
-    max_active_memory_bytes: AutoSize = Field("auto", description='All memory of the child, as "24GB" or 0.75 of RAM.')
+    max_active_memory_bytes: AutoSize = Field(
+        "auto", description='All memory of the child, as "24GB" or 0.75 (of RAM).'
+    )
     max_active_kv_bytes: AutoSize = Field("auto", description="KV cache of all running requests together.")
-    reserve_system_bytes: AutoSize = Field("auto", description="Memory left to the system and other programs.")
+    reserve_system_bytes: AutoSize = Field(
+        "auto", description="Memory left to the system and other programs."
+    )
 
 
 class QueueSettings(Section):
     """How requests wait."""
 
-    max_waiting: int = Field(64, ge=0, description="Requests that may wait; one more gets 503.")
-    max_wait_s: Seconds = Field(600.0, description="A request waits (and is held over restarts) at most this long.")
-    fairness: Literal["key", "none"] = Field("key", description="Take turns between API keys, or serve by arrival alone.")
-    hold_grace_s: Seconds = Field(2.0, description="A stream that waits longer gets its 200 and keep-alives from then on.")
-    keepalive_s: Annotated[float, Field(gt=0)] = Field(5.0, description="A comment is sent on a silent stream this often.")
+    max_waiting: Whole = Field(64, description="Requests that may wait; one more gets 503.")
+    max_wait_s: Seconds = Field(
+        600.0, description="A request waits, and is held over restarts, at most this long."
+    )
+    fairness: Literal["key", "none"] = Field(
+        "key", description='Turns between API keys ("key"), or by arrival alone ("none").'
+    )
+    hold_grace_s: Seconds = Field(
+        2.0, description="A stream that waits longer gets its 200, then keep-alives."
+    )
+    keepalive_s: SomeSeconds = Field(5.0, description="A comment is sent on a silent stream this often.")
 
 
 class SupervisorSettings(Section):
     """How the child is watched and restarted."""
 
-    state_dir: Path | None = Field(None, description="Folder for the lock, crash reports and learned limits. Default: by platform.")
-    start_timeout_s: Seconds = Field(600.0, description="The child must have produced a token within this time of its start.")
-    stall_s: Seconds = Field(60.0, description="A busy child that shows no progress for this long is tested, then restarted.")
-    canary_timeout_s: Seconds = Field(10.0, description="A test request must be answered within this time.")
-    max_restarts: int = Field(5, ge=0, description="More crashes than this within restart_window_s, and restarting stops.")
-    restart_window_s: Seconds = Field(300.0, description="The window of max_restarts.")
-    backoff_base_s: Seconds = Field(0.5, description="Longest first wait before a restart that is not the first of its window; doubles each time.")
+    state_dir: OptionalPath = Field(
+        None, description="Lock, crash reports, learned limits. Empty: the platform's own folder."
+    )
+    start_timeout_s: SomeSeconds = Field(
+        600.0, description="The child must have produced a token within this time of its start."
+    )
+    stall_s: SomeSeconds = Field(
+        60.0, description="A busy child without progress for this long is tested, then restarted."
+    )
+    canary_timeout_s: SomeSeconds = Field(
+        10.0, description="A test request must be answered within this time."
+    )
+    max_restarts: Whole = Field(
+        5, description="More crashes than this within restart_window_s: restarting stops."
+    )
+    restart_window_s: SomeSeconds = Field(300.0, description="The window of max_restarts.")
+    backoff_base_s: Seconds = Field(
+        0.5, description="Longest wait before the second restart of a window; then it doubles."
+    )
     backoff_max_s: Seconds = Field(30.0, description="Longest wait before a restart.")
     cooldown_s: Seconds = Field(600.0, description="A child given up for is tried again after this long.")
     drain_s: Seconds = Field(30.0, description="At a stop, running requests may finish within this time.")
@@ -142,9 +253,13 @@ class SupervisorSettings(Section):
 class LogSettings(Section):
     """What is written where."""
 
-    level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severe level that is written.")
-    format: Literal["auto", "human", "json"] = Field("auto", description='"auto": human on a terminal, JSON elsewhere.')
-    file: Path | None = Field(None, description="Also append to this file, as JSON.")
+    level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="Least severe level that is written."
+    )
+    format: Literal["auto", "human", "json"] = Field(
+        "auto", description='"auto": human on a terminal, JSON elsewhere.'
+    )
+    file: OptionalPath = Field(None, description="Also append to this file, as JSON.")
 
 
 class Settings(Section):
@@ -158,3 +273,9 @@ class Settings(Section):
     queue: QueueSettings = QueueSettings()
     supervisor: SupervisorSettings = SupervisorSettings()
     log: LogSettings = LogSettings()
+
+
+#: Table name -> its schema; the order is that of proxy.toml.
+SECTIONS: dict[str, type[Section]] = {
+    name: type(field.default) for name, field in Settings.model_fields.items()
+}

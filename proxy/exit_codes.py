@@ -1,0 +1,25 @@
+"""How the process ends, for scripts and service managers."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+
+class ExitCode(IntEnum):
+    """Exit status of `mlxguard-proxy`; `meaning` is what --help and the documentation say of it."""
+
+    meaning: str
+
+    def __new__(cls, value: int, meaning: str) -> ExitCode:
+        code = int.__new__(cls, value)
+        code._value_ = value
+        code.meaning = meaning
+        return code
+
+    OK = 0, "done, or stopped in order by SIGTERM or Ctrl-C"
+    INTERNAL = 1, "a bug: the traceback is in the log"
+    CONFIGURATION = 2, "bad configuration or usage; nothing was started"
+    PORT_IN_USE = 3, "the port is taken; the message names its holder"
+    STATE_LOCKED = 4, "another proxy is using the state folder"
+    INSTALLATION = 5, "another package hides `proxy` or `supervisor`"
+    INTERRUPTED = 130, "stopped at once by a second Ctrl-C"

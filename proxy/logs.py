@@ -1,0 +1,212 @@
+"""Log lines: one per event, for people on a terminal, as JSON elsewhere.
+
+Callers name an event and give its facts as fields:
+
+    log = logging.getLogger("mlxguard.relay")
+    log.info("answered", extra={"status": 200, "ms": 12})
+
+The area is the logger's name after `mlxguard.`; lines of a request carry its id by themselves. No field
+may have prompt text or a key in it; masking keys here is the last guard, not the first. Nothing that
+comes from outside can forge a line or move a cursor: control characters are escaped, long values cut.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import logging
+import logging.handlers
+import math
+import os
+import re
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from contextvars import ContextVar
+from datetime import UTC, datetime
+from typing import TextIO, TypeAlias
+
+from proxy.config import LogSettings
+
+#: The id of the request that the current task serves, or "" outside requests.
+request_id: ContextVar[str] = ContextVar("request_id", default="")
+
+_ROOT = "mlxguard"
+
+#: Longest event and field value, in characters; longest traceback; most items of a list.
+_LONGEST_VALUE, _LONGEST_TRACEBACK, _MOST_ITEMS = 500, 8_000, 50
+
+#: Controls (C0, DEL, C1), line and paragraph separators, and what reverses the direction of text.
+_UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+
+#: A value that needs quotes to be told from its neighbours.
+_NEEDS_QUOTES = re.compile(r'[\s"=]|^$')
+
+#: What every record has; anything else came by `extra`.
+_STANDARD = {*vars(logging.makeLogRecord({})), "message", "asctime", "taskName"}
+
+_BEARER = re.compile(r"(?i)\b(bearer\s+)[A-Za-z0-9._~+/-]+=*")
+_MASK = "[key]"
+
+#: A key shorter than this is masked only where it stands alone, or "a" would mask half of every line.
+_SHORT_KEY = 8
+
+_COLOURS = {"debug": "2", "warning": "33", "error": "31", "critical": "31;1"}
+
+Mask = Callable[[str], str]
+Plain: TypeAlias = "bool | int | float | str | list[Plain] | None"
+
+
+class _Counted(logging.Handler):
+    """Counts the lines that cannot be written (a full disk, a closed pipe): they must not end the proxy."""
+
+    lost = 0
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        _Counted.lost += 1
+
+
+class _StreamHandler(_Counted, logging.StreamHandler[TextIO]):
+    pass
+
+
+class _FileHandler(_Counted, logging.handlers.WatchedFileHandler):
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            super().emit(record)
+        except OSError:  # reopening after a rotation is outside the guard of logging itself
+            self.handleError(record)
+
+
+def lost_lines() -> int:
+    """How many lines could not be written since the start."""
+    return _Counted.lost
+
+
+def setup(settings: LogSettings, stream: TextIO | None = None, keys: Iterable[str] = ()) -> None:
+    """Send every event to `stream` (stderr), and to the file if one is set. `keys` are masked everywhere.
+
+    Raises:
+        OSError: the file cannot be opened.
+    """
+    stream = stream or sys.stderr
+    mask = _masking(keys)
+    human = settings.format == "human" or (settings.format == "auto" and stream.isatty())
+    handlers: list[logging.Handler] = [_StreamHandler(stream)]
+    handlers[0].setFormatter(HumanFormatter(mask, _wants_colour(stream)) if human else JsonFormatter(mask))
+    if settings.file:
+        handlers.append(_FileHandler(settings.file, encoding="utf-8"))
+        handlers[1].setFormatter(JsonFormatter(mask))
+    logging.raiseExceptions = False
+    logging.captureWarnings(True)
+    logging.basicConfig(level=logging.WARNING, handlers=handlers, force=True)
+    logging.getLogger(_ROOT).setLevel(settings.level.upper())
+
+
+class _Formatter(logging.Formatter):
+    """What both forms share: the parts of a line, masked and bounded."""
+
+    def __init__(self, mask: Mask) -> None:
+        super().__init__()
+        self._mask = mask
+
+    def event(self, record: logging.LogRecord) -> str:
+        return _cut(self._mask(record.getMessage()))
+
+    def fields(self, record: logging.LogRecord) -> Iterator[tuple[str, Plain]]:
+        """The request's id, then what the caller gave as `extra`, in its order."""
+        if request_id.get():
+            yield "request_id", self._plain(request_id.get())
+        for name, value in vars(record).items():
+            if name not in _STANDARD:
+                yield name, self._plain(value)
+
+    def traceback(self, record: logging.LogRecord) -> str:
+        """The end of the traceback and of the stack, as far as the record has them."""
+        parts = [self.formatException(record.exc_info)] if record.exc_info else []
+        parts += [record.stack_info] if record.stack_info else []
+        return self._mask("\n".join(parts))[-_LONGEST_TRACEBACK:]
+
+    def _plain(self, value: object) -> Plain:
+        if value is None or isinstance(value, bool | int):
+            return value
+        if isinstance(value, float):
+            return value if math.isfinite(value) else str(value)
+        if isinstance(value, list | tuple | set | frozenset):
+            return [self._plain(item) for item in itertools.islice(value, _MOST_ITEMS)]
+        return _cut(self._mask(str(value)))
+
+
+class JsonFormatter(_Formatter):
+    """One JSON object per line, in ASCII, so that nothing in it can end the line or confuse a terminal."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        line: dict[str, Plain] = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname.lower(),
+            "area": _area(record),
+            "event": self.event(record),
+        }
+        for name, value in self.fields(record):
+            line[f"{name}_" if name in line else name] = value
+        traceback = self.traceback(record)
+        if traceback:
+            line["traceback"] = traceback
+        return json.dumps(line)
+
+
+class HumanFormatter(_Formatter):
+    """Time, level, area, event, `name=value` pairs; a traceback follows, each line of it behind a bar."""
+
+    def __init__(self, mask: Mask, colour: bool) -> None:
+        super().__init__(mask)
+        self._colour = colour
+
+    def format(self, record: logging.LogRecord) -> str:
+        time = datetime.fromtimestamp(record.created).astimezone().strftime("%Y-%m-%d %H:%M:%S")
+        level = record.levelname.lower()
+        head = f"{time}.{int(record.msecs):03} {self._coloured(level)} {_area(record):<11}"
+        pairs = (f"{name}={_quoted(value)}" for name, value in self.fields(record))
+        line = " ".join([head, _escape(self.event(record)), *pairs])
+        return "\n  | ".join([line, *map(_escape, self.traceback(record).splitlines())])
+
+    def _coloured(self, level: str) -> str:
+        colour = _COLOURS.get(level) if self._colour else None
+        return f"\x1b[{colour}m{level:<7}\x1b[0m" if colour else f"{level:<7}"
+
+
+def _area(record: logging.LogRecord) -> str:
+    return record.name.removeprefix(f"{_ROOT}.")
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _LONGEST_VALUE else f"{text[:_LONGEST_VALUE]}...({len(text)} characters)"
+
+
+def _escape(text: str) -> str:
+    return _UNSAFE.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
+
+
+def _quoted(value: Plain) -> str:
+    if isinstance(value, list):
+        return f"[{','.join(map(_quoted, value))}]"
+    text = _escape(str(value))
+    return '"' + text.replace('"', '\\"') + '"' if _NEEDS_QUOTES.search(text) else text
+
+
+def _masking(keys: Iterable[str]) -> Mask:
+    """Replaces the keys and whatever follows `Bearer`."""
+    known = sorted(set(filter(None, keys)), key=len, reverse=True)
+    patterns = (
+        re.escape(key) if len(key) >= _SHORT_KEY else rf"(?<![\w-]){re.escape(key)}(?![\w-])" for key in known
+    )
+    anywhere = re.compile("|".join(patterns)) if known else None
+
+    def mask(text: str) -> str:
+        text = _BEARER.sub(rf"\1{_MASK}", text)
+        return anywhere.sub(_MASK, text) if anywhere else text
+
+    return mask
+
+
+def _wants_colour(stream: TextIO) -> bool:
+    return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"

@@ -1,0 +1,77 @@
+"""Which line of a TOML document sets a key: tomllib tells values, not positions.
+
+The document has been parsed by tomllib before, so this only has to find where statements begin and end.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Iterator, Mapping
+
+Path = tuple[str, ...]
+
+#: First what may contain brackets, `=`, `#` and newlines that mean nothing; then those; then the rest.
+_TOKEN = re.compile(
+    r"""
+    (?P<string> \"{3}(?:\\.|[^\\])*?\"{3,5} | '{3}.*?'{3,5} | "(?:\\.|[^"\\])*" | '[^']*' )
+  | (?P<comment> \#[^\n]* )
+  | (?P<newline> \n )
+  | (?P<open> [\[{] )
+  | (?P<close> [\]}] )
+  | (?P<equals> = )
+  | (?P<other> [^"'\#\n\[\]{}=]+ )
+    """,
+    re.VERBOSE | re.DOTALL,
+)
+
+
+def lines(document: str) -> Mapping[Path, int]:
+    """Path of each table and key, but for those in inline tables -> the line, from 1, that first names it."""
+    found: dict[Path, int] = {}
+    table: Path = ()
+    for number, left in _statements(document):
+        if left.startswith("["):
+            table = path = _path(left.strip("[]"))
+        else:
+            path = table + _path(left)
+        for end in range(1, len(path) + 1):
+            found.setdefault(path[:end], number)
+    return found
+
+
+def line_of(found: Mapping[Path, int], path: Path) -> int | None:
+    """The line of a path, or of what is around it: a key in an inline table has none of its own."""
+    for end in range(len(path), 0, -1):
+        if path[:end] in found:
+            return found[path[:end]]
+    return None
+
+
+def _statements(document: str) -> Iterator[tuple[int, str]]:
+    """Line and left side of each statement: `key` of `key = value`, or the whole of `[table]`."""
+    line = begin = 1
+    depth, left, in_value = 0, "", False
+    for token in _TOKEN.finditer(document + "\n"):
+        kind = token.lastgroup
+        if kind == "newline" and depth == 0:
+            if left.strip():
+                yield begin, left.strip()
+            begin, left, in_value = line + 1, "", False
+        elif kind == "equals":
+            in_value = True
+        elif in_value:
+            depth += (kind == "open") - (kind == "close")
+        elif kind != "comment":
+            left += token[0]
+        line += token[0].count("\n")
+
+
+def _path(key: str) -> Path:
+    """The parts of a dotted or quoted key; tomllib knows the rules of quoting."""
+    value: object = tomllib.loads(f"{key} = 0")
+    parts: list[str] = []
+    while isinstance(value, dict):
+        (name, value), *_ = value.items()
+        parts.append(name)
+    return tuple(parts)
