@@ -1,0 +1,208 @@
+"""The composition root: the only place that builds the parts, wires them, and ends them in order."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+import signal
+import socket
+import time
+
+from aiohttp import web
+
+from proxy import edge
+from proxy.api_keys import known_keys
+from proxy.config import ServerSettings, Settings, SupervisorSettings
+from proxy.config_rules import is_loopback
+from proxy.core.admission import Budget
+from proxy.core.names import ModelNames, served_name
+from proxy.exit_codes import ExitCode
+from proxy.folders import cache_folder, state_folder
+from proxy.gate import Gate
+from proxy.handlers import Completions, Pages, routes
+from proxy.metrics import Metrics
+from proxy.preparation import Preparation
+from proxy.relay import Relay, RelayOptions
+from proxy.status import Registry, Status
+from proxy.tokens import Tokens
+from proxy.upstream import Upstream
+from supervisor.machine import holder_of_port
+from supervisor.records import AlreadyRunning
+from supervisor.runner import Supervisor, SupervisorOptions
+
+log = logging.getLogger("mlxguard.app")
+
+#: mlx_lm.server's own default (its argparse, --decode-concurrency).
+DECODE_CONCURRENCY = 32
+
+#: Seconds that answers may take to be written out once the child is gone.
+_CLOSING_S = 2.0
+
+
+class Guard:
+    """All parts of one proxy, from the listening socket to the child."""
+
+    def __init__(self, settings: Settings, *, port: int) -> None:
+        self._settings = settings
+        self._tokens = Tokens()
+        self._preparation = Preparation(settings, self._tokens, cache_folder())
+        options = _supervisor_options(settings.supervisor, port)
+        self.supervisor = Supervisor(self._preparation.prepare, options)
+        self._gate = Gate(
+            Budget(max_running=_concurrency(settings)),
+            max_waiting=settings.queue.max_waiting,
+            fairness=settings.queue.fairness,
+        )
+        self._upstream = Upstream()
+        self.registry = Registry()
+        parts = (self.supervisor, self._gate, self.registry, self._preparation)
+        self._status = Status(*parts, started_at=int(time.time()))
+        self._metrics = Metrics(self._status.gauges)
+        self._stopping = asyncio.Event()
+        self.web = self._web_application()
+
+    async def start(self) -> None:
+        """Start the child and the tokenizer behind the open port; returns at once.
+
+        Raises:
+            AlreadyRunning: another proxy uses the state folder.
+        """
+        await self._upstream.start()
+        try:
+            await self.supervisor.start()
+        except BaseException:
+            await self._upstream.stop()
+            raise
+
+    def recycle(self, reason: str) -> None:
+        """Restart the child as planned, or try again after giving up."""
+        self._recycling = asyncio.ensure_future(self.supervisor.recycle(reason))
+
+    async def end(self) -> None:
+        """Drain, then end child and worker; who still waits for an answer gets the contract's error."""
+        self._stopping.set()
+        self._draining = asyncio.ensure_future(self.registry.emptied())
+        await asyncio.wait((self._draining,), timeout=self._settings.supervisor.drain_s)
+        self._draining.cancel()
+        await self.supervisor.stop()
+        await self._tokens.stop()
+        await self._upstream.stop()
+
+    def end_now(self) -> None:
+        """Cut an `end` short: no draining, and SIGKILL for the child."""
+        self._draining.cancel()
+        self.supervisor.stop_now()
+
+    def _web_application(self) -> web.Application:
+        settings = self._settings
+        path = settings.model.path
+        names = ModelNames(settings.model.served_name or served_name(path), (*settings.model.aliases, path))
+        queue = settings.queue
+        options = RelayOptions(hold_grace_s=queue.hold_grace_s, keepalive_s=queue.keepalive_s)
+        completions = Completions(
+            server=settings.server,
+            queue=queue,
+            names=names,
+            preparation=self._preparation,
+            tokens=self._tokens,
+            relay=Relay(self.supervisor, self._gate, self._upstream, options),
+            registry=self.registry,
+            metrics=self._metrics,
+            stopping=self._stopping,
+        )
+        pages = Pages(names=names, preparation=self._preparation, status=self._status, metrics=self._metrics)
+        app = web.Application(
+            middlewares=[edge.middleware(admittance(settings.server), self._metrics.http_answer)],
+            client_max_size=settings.server.max_body_bytes,
+        )
+        app.add_routes(routes(completions, pages))
+        return app
+
+
+def admittance(server: ServerSettings) -> edge.Admittance:
+    """Who may come in, from the settings. Loopback names are always allowed as Host."""
+    names = ("localhost", "127.0.0.1", "::1", server.host, *server.allowed_hosts)
+    return edge.Admittance(
+        keys=known_keys(server),
+        hosts=frozenset(name.lower() for name in names),
+        origins=frozenset(server.allowed_origins),
+        any_address=not is_loopback(server.host),
+    )
+
+
+def _concurrency(settings: Settings) -> int:
+    chosen = settings.upstream.decode_concurrency
+    return DECODE_CONCURRENCY if chosen == "auto" else chosen
+
+
+def _supervisor_options(settings: SupervisorSettings, port: int) -> SupervisorOptions:
+    values = settings.model_dump(exclude={"state_dir"})
+    return SupervisorOptions(state_dir=state_folder(settings.state_dir), proxy_port=port, **values)
+
+
+def listen(server: ServerSettings) -> socket.socket:
+    """The listening socket. SO_REUSEADDR, so that a restart does not wait for old connections.
+
+    Raises:
+        OSError: the address cannot be bound; EADDRINUSE if somebody else has the port.
+    """
+    family = socket.getaddrinfo(server.host, server.port, type=socket.SOCK_STREAM)[0][0]
+    return socket.create_server((server.host, server.port), family=family, backlog=512)
+
+
+def serve(settings: Settings, source: str) -> int:
+    """Serve until a signal says to stop; the exit code is one of `ExitCode`. `source`: for the log."""
+    try:
+        sock = listen(settings.server)
+    except OSError as error:
+        log.error("cannot_listen", extra={"reason": _why_not(settings.server, error)})
+        return ExitCode.PORT_IN_USE
+    with sock:
+        return asyncio.run(_serve(settings, sock, source))
+
+
+def _why_not(server: ServerSettings, error: OSError) -> str:
+    holder = holder_of_port(server.port) if error.errno == errno.EADDRINUSE else None
+    reason = f"it is in use by {holder}" if holder else (error.strerror or str(error))
+    return f"{server.host}:{server.port}: {reason}; choose another with [server] port"
+
+
+async def _serve(settings: Settings, sock: socket.socket, source: str) -> int:
+    host, port = sock.getsockname()[:2]
+    guard = Guard(settings, port=port)
+    try:
+        await guard.start()
+    except AlreadyRunning as taken:
+        log.error("state_locked", extra={"reason": str(taken)})
+        return ExitCode.STATE_LOCKED
+    runner = web.AppRunner(guard.web, handler_cancellation=True, access_log=None, shutdown_timeout=_CLOSING_S)
+    await runner.setup()
+    await web.SockSite(runner, sock).start()
+    address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    log.info("listening", extra={"url": f"http://{address}", "settings": source})
+    try:
+        return await _until_stopped(guard)
+    finally:
+        await runner.cleanup()
+
+
+async def _until_stopped(guard: Guard) -> ExitCode:
+    """Wait for a signal, then end in order; a second signal ends at once."""
+    loop = asyncio.get_running_loop()
+    signals: asyncio.Queue[signal.Signals] = asyncio.Queue()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, signals.put_nowait, number)
+    loop.add_signal_handler(signal.SIGHUP, guard.recycle, "SIGHUP")
+    first = await signals.get()
+    log.info("stopping", extra={"signal": first.name, "running": len(guard.registry)})
+    ending, second = asyncio.create_task(guard.end()), asyncio.create_task(signals.get())
+    await asyncio.wait((ending, second), return_when=asyncio.FIRST_COMPLETED)
+    if ending.done():
+        second.cancel()
+        ending.result()
+        return ExitCode.OK
+    log.warning("stopping_at_once")
+    guard.end_now()
+    await ending
+    return ExitCode.INTERRUPTED

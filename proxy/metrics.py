@@ -1,0 +1,125 @@
+"""Prometheus metrics: counters that handlers move, gauges that are read from the parts when asked for.
+
+One registry per application, so that tests and several applications in one process do not share state.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from aiohttp import web
+from prometheus_client import CollectorRegistry, Counter, Histogram
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4 as CONTENT_TYPE
+from prometheus_client.exposition import generate_latest
+from prometheus_client.registry import Collector
+
+from proxy.job import Job
+
+__all__ = ["CONTENT_TYPE", "Gauges", "Metrics"]
+
+#: Seconds. From a warm side request to a 128k-token prefill on a laptop.
+_LATENCY_BUCKETS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 50, 100, 250, 500)
+
+
+@dataclass(frozen=True, slots=True)
+class Gauges:
+    """What is true now; read at scrape time from the parts themselves."""
+
+    child_state: str
+    child_states: tuple[str, ...]
+    generation: int
+    deaths_by_cause: dict[str, int]
+    running: int
+    waiting: int
+    memory_bytes: dict[str, int]
+
+
+class _Snapshot(Collector):
+    """Turns `Gauges` into metric families; nothing is kept that could go stale."""
+
+    def __init__(self, read: Callable[[], Gauges]) -> None:
+        self._read = read
+
+    def collect(self) -> Iterable[Metric]:
+        now = self._read()
+        state = GaugeMetricFamily("mlxguard_child_state", "1 for the child's state.", labels=["state"])
+        for name in now.child_states:
+            state.add_metric([name], float(name == now.child_state))
+        yield state
+        yield GaugeMetricFamily("mlxguard_child_generation", "Lives of the child so far.", now.generation)
+        deaths = CounterMetricFamily("mlxguard_child_ended", "Ends of the child by cause.", labels=["cause"])
+        for cause, count in now.deaths_by_cause.items():
+            deaths.add_metric([cause], count)
+        yield deaths
+        yield GaugeMetricFamily("mlxguard_requests_running", "Requests that the child works on.", now.running)
+        yield GaugeMetricFamily("mlxguard_requests_waiting", "Requests in the queue.", now.waiting)
+        memory = GaugeMetricFamily("mlxguard_child_memory_bytes", "Memory of the child.", labels=["kind"])
+        for kind, size in now.memory_bytes.items():
+            memory.add_metric([kind], size)
+        yield memory
+
+
+class Metrics:
+    """All metrics of one application."""
+
+    def __init__(self, read: Callable[[], Gauges]) -> None:
+        self.registry = CollectorRegistry()
+        self.registry.register(_Snapshot(read))
+        self.answers = Counter(
+            "mlxguard_answers",
+            "Completion requests by how they ended.",
+            ["outcome", "reason"],
+            registry=self.registry,
+        )
+        self.http = Counter(
+            "mlxguard_http_responses", "HTTP answers by status.", ["status"], registry=self.registry
+        )
+        self.tokens = Counter(
+            "mlxguard_tokens", "Tokens of completed answers.", ["kind"], registry=self.registry
+        )
+        self.drift = Counter(
+            "mlxguard_count_drift",
+            "Answers whose prompt tokens differed from our count.",
+            registry=self.registry,
+        )
+        self.replays = Counter(
+            "mlxguard_replays", "Requests run again after a death of the child.", registry=self.registry
+        )
+        self.dropped_fields = Counter(
+            "mlxguard_dropped_fields", "Request fields that are not forwarded.", registry=self.registry
+        )
+        self.queue_seconds = Histogram(
+            "mlxguard_queue_seconds", "Wait for a place.", buckets=_LATENCY_BUCKETS, registry=self.registry
+        )
+        self.first_token_seconds = Histogram(
+            "mlxguard_first_token_seconds",
+            "From arrival to first content.",
+            buckets=_LATENCY_BUCKETS,
+            registry=self.registry,
+        )
+
+    def settle(self, job: Job) -> None:
+        """Count one completion request at its end."""
+        self.answers.labels(job.outcome.value, job.reason).inc()
+        self.queue_seconds.observe(job.queue_s)
+        self.replays.inc(max(0, job.answer.attempts - 1))
+        if job.first_content_s is not None:
+            self.first_token_seconds.observe(job.first_content_s)
+        if job.usage is None:
+            return
+        self.tokens.labels("prompt").inc(job.usage.prompt_tokens)
+        self.tokens.labels("cached").inc(job.usage.cached_tokens or 0)
+        self.tokens.labels("completion").inc(job.usage.completion_tokens)
+        if job.usage.prompt_tokens != job.fitted.prompt_tokens:
+            self.drift.inc()
+
+    def http_answer(self, request: web.Request, status: int, seconds: float) -> None:
+        """Count one HTTP answer; the path is left out, since strangers choose it."""
+        del request, seconds
+        self.http.labels(str(status)).inc()
+
+    def exposition(self) -> bytes:
+        """The text format, version 0.0.4, which every scraper reads."""
+        return generate_latest(self.registry)

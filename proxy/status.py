@@ -1,0 +1,158 @@
+"""What is going on, for people and for programs: running requests, the last ones, and the child."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from proxy.gate import Gate
+from proxy.job import Job
+from proxy.metrics import Gauges
+from proxy.preparation import Preparation
+from supervisor.lifecycle import State
+from supervisor.runner import Snapshot, Supervisor
+
+#: Finished requests that stay visible.
+_RECENT = 50
+
+
+class Registry:
+    """Every completion request from acceptance to its end, and the last finished ones."""
+
+    def __init__(self) -> None:
+        self._running: dict[str, Job] = {}
+        self._recent: deque[dict[str, Any]] = deque(maxlen=_RECENT)
+        self._empty = asyncio.Event()
+        self._empty.set()
+
+    @contextmanager
+    def track(self, job: Job) -> Iterator[None]:
+        """Show `job` as running for the length of the block."""
+        self._running[job.answer.id] = job
+        self._empty.clear()
+        try:
+            yield
+        finally:
+            del self._running[job.answer.id]
+            self._recent.append(job.summary())
+            if not self._running:
+                self._empty.set()
+
+    async def emptied(self) -> None:
+        """Wait until nothing is running."""
+        await self._empty.wait()
+
+    def __len__(self) -> int:
+        return len(self._running)
+
+    def running(self) -> list[dict[str, Any]]:
+        """In order of acceptance."""
+        return [job.summary() for job in self._running.values()]
+
+    def recent(self) -> list[dict[str, Any]]:
+        """Newest first."""
+        return list(reversed(self._recent))
+
+
+class Status:
+    """Reads all parts; keeps nothing itself.
+
+    Args:
+        started_at: Unix time in whole seconds.
+    """
+
+    def __init__(
+        self,
+        supervisor: Supervisor,
+        gate: Gate,
+        registry: Registry,
+        preparation: Preparation,
+        *,
+        started_at: int,
+    ) -> None:
+        self._supervisor = supervisor
+        self._gate = gate
+        self._registry = registry
+        self._preparation = preparation
+        self.started_at = started_at
+
+    def child(self) -> Snapshot:
+        return self._supervisor.snapshot()
+
+    def document(self) -> dict[str, Any]:
+        """The body of /mlxguard/api/status. Sizes in bytes, times in seconds, wall clock where absolute."""
+        child, gate = self.child(), self._gate.snapshot()
+        return {
+            "time": time.time(),
+            "started": self.started_at,
+            "model": self._model(),
+            "child": _describe_child(child),
+            "queue": {
+                "running": gate.running,
+                "waiting": gate.waiting,
+                "max_running": gate.budget.max_running,
+            },
+            "requests": self._registry.running(),
+            "recent": self._registry.recent(),
+        }
+
+    def gauges(self) -> Gauges:
+        """For metrics, read when they are scraped."""
+        child, gate = self.child(), self._gate.snapshot()
+        return Gauges(
+            child_state=child.state,
+            child_states=tuple(State),
+            generation=child.generation,
+            deaths_by_cause={str(cause): count for cause, count in child.restarts_by_cause.items()},
+            running=gate.running,
+            waiting=gate.waiting,
+            memory_bytes={kind: size for kind, size in _memory(child).items() if size is not None},
+        )
+
+    def _model(self) -> dict[str, Any] | None:
+        prepared = self._preparation.prepared
+        if prepared is None:
+            return None
+        return {
+            "context_length": prepared.limits.context_length,
+            "max_prompt_tokens": prepared.limits.max_prompt_tokens,
+            "overflow_policy": prepared.limits.policy,
+            "vocab_size": prepared.tokenizer.vocab_size,
+        }
+
+
+def _memory(child: Snapshot) -> dict[str, int | None]:
+    """Bytes: `footprint` as the system sees the process, the rest as MLX does from inside (telemetry)."""
+    inside = child.telemetry
+    return {
+        "footprint": child.memory_bytes,
+        "active": inside.active_bytes if inside else None,
+        "peak": inside.peak_bytes if inside else None,
+        "cache": inside.cache_bytes if inside else None,
+    }
+
+
+def _describe_child(child: Snapshot) -> dict[str, Any]:
+    return {
+        "state": child.state,
+        "since": child.since,
+        "generation": child.generation,
+        "pid": child.pid,
+        "port": child.port,
+        "in_flight": child.in_flight,
+        "restarts": child.restarts,
+        "ended_by_cause": dict(child.restarts_by_cause),
+        "last_death": _last_death(child),
+        "next_restart_s": child.next_restart_s,
+        "memory": _memory(child),
+    }
+
+
+def _last_death(child: Snapshot) -> dict[str, Any] | None:
+    if child.cause is None:
+        return None
+    return {"cause": child.cause, "explanation": child.explanation, "advice": child.advice}
