@@ -52,7 +52,7 @@ class Limits:
         return _least(self.max_prompt_tokens, None if self.room is None else self.room - 1)
 
     def aim(self, limit: int, wanted: int) -> int:
-        """What a cut to `limit` aims at: also leaves `wanted` tokens of completion, or a share of the room."""
+        """What a cut to `limit` aims at: room for `wanted` tokens of completion too, or for a share."""
         if self.room is None:
             return limit
         return max(0, min(limit, self.room - min(wanted, self.room // _ROOMS_PER_ANSWER)))
