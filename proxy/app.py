@@ -45,8 +45,8 @@ class Guard:
 
     def __init__(self, settings: Settings, *, port: int) -> None:
         self._settings = settings
-        self._tokens = Tokens()
-        self._preparation = Preparation(settings, self._tokens, cache_folder())
+        tokens = Tokens()
+        self._preparation = Preparation(settings, tokens, cache_folder())
         options = _supervisor_options(settings.supervisor, port)
         self.supervisor = Supervisor(self._preparation.prepare, options)
         self._gate = Gate(
@@ -60,7 +60,7 @@ class Guard:
         self._status = Status(*parts, started_at=int(time.time()))
         self._metrics = Metrics(self._status.gauges)
         self._stopping = asyncio.Event()
-        self.web = self._web_application()
+        self.web = self._web_application(tokens)
 
     async def start(self) -> None:
         """Start the child and the tokenizer behind the open port; returns at once.
@@ -86,7 +86,7 @@ class Guard:
         await asyncio.wait((self._draining,), timeout=self._settings.supervisor.drain_s)
         self._draining.cancel()
         await self.supervisor.stop()
-        await self._tokens.stop()
+        await self._preparation.stop()
         await self._upstream.stop()
 
     def end_now(self) -> None:
@@ -94,7 +94,7 @@ class Guard:
         self._draining.cancel()
         self.supervisor.stop_now()
 
-    def _web_application(self) -> web.Application:
+    def _web_application(self, tokens: Tokens) -> web.Application:
         settings = self._settings
         path = settings.model.path
         names = ModelNames(settings.model.served_name or served_name(path), (*settings.model.aliases, path))
@@ -105,7 +105,7 @@ class Guard:
             queue=queue,
             names=names,
             preparation=self._preparation,
-            tokens=self._tokens,
+            tokens=tokens,
             relay=Relay(self.supervisor, self._gate, self._upstream, options),
             registry=self.registry,
             metrics=self._metrics,
@@ -116,6 +116,7 @@ class Guard:
             middlewares=[edge.middleware(admittance(settings.server), self._metrics.http_answer)],
             client_max_size=settings.server.max_body_bytes,
         )
+        app.on_response_prepare.append(edge.sign)
         app.add_routes(routes(completions, pages))
         return app
 

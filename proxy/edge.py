@@ -27,7 +27,9 @@ from proxy.logs import request_id as request_id_var
 log = logging.getLogger("mlxguard.edge")
 
 REQUEST_ID = "x-request-id"
+SERVER = "mlxguard-proxy"
 CLIENT = web.RequestKey("client", str)
+_ID = web.RequestKey("id", str)
 
 #: A client's own request id is taken over when it is harmless in logs and headers.
 _SANE_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}\Z")
@@ -115,7 +117,8 @@ def middleware(admittance: Admittance, settle: Callable[[web.Request, int, float
     @web.middleware
     async def edge(request: web.Request, handler: Handler) -> web.StreamResponse:
         started = time.monotonic()
-        token = request_id_var.set(_request_id(request))
+        request[_ID] = _request_id(request)
+        token = request_id_var.set(request[_ID])
         status = 499  # nginx's word for a client that left: what stays if the handler is cancelled
         try:
             response = await _answer(request, handler, admittance)
@@ -142,11 +145,15 @@ async def _answer(request: web.Request, handler: Handler, admittance: Admittance
     except (ConnectionResetError, asyncio.CancelledError):
         raise
     except Exception:  # the outermost frame of ours: a bug becomes a logged 500, never a reset
-        log.exception("internal error")
+        log.exception("internal_error")
         response = error_response(errors.InternalError())
-    if not response.prepared:
-        response.headers.setdefault(REQUEST_ID, request_id_var.get())
     return response
+
+
+async def sign(request: web.Request, response: web.StreamResponse) -> None:
+    """Put the request's id on every answer, also on a stream (an `on_response_prepare` signal)."""
+    response.headers[REQUEST_ID] = request[_ID]
+    response.headers["Server"] = SERVER
 
 
 def _request_id(request: web.Request) -> str:

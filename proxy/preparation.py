@@ -1,18 +1,20 @@
 """What must be known before the first prompt can be counted: the model's folder, its tokenizer, the limits.
 
-The supervisor calls `prepare()` before it starts the child; requests that arrive meanwhile wait in `ready()`.
+The supervisor calls `prepare()` before it starts the child; the tokenizer loads beside the child, and
+requests that arrive meanwhile wait in `ready()`.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from proxy import errors
 from proxy.config import Settings
 from proxy.core.chat import Bounds
+from proxy.errors import RestartingFailed, Unavailable
 from proxy.fitting import Limits
 from proxy.launch import server_flags
 from proxy.tokens import TokenizerInfo, TokenizerUnavailable, Tokens
@@ -41,30 +43,31 @@ class Preparation:
         self._tokens = tokens
         self._cache_dir = cache_dir
         self._outcome: asyncio.Future[Prepared] = asyncio.get_running_loop().create_future()
+        self._loading: asyncio.Task[None] | None = None
 
     @property
     def prepared(self) -> Prepared | None:
         """What is known, or None while it is not."""
-        done = self._outcome.done() and not self._outcome.cancelled() and self._outcome.exception() is None
-        return self._outcome.result() if done else None
+        return self._outcome.result() if self._outcome.done() and not self._outcome.exception() else None
 
     async def prepare(self) -> Launch:
-        """Make everything ready for the child and say how to start it.
+        """Say how to start the child, and see to it that prompts can be counted soon.
 
         Raises:
-            CannotStart: the model or its tokenizer cannot be had; `explanation` says why.
+            CannotStart: the model cannot be had; `explanation` says why.
         """
         if self._outcome.done() and self.prepared is None:
             self._outcome = asyncio.get_running_loop().create_future()
-        if self.prepared is None:
-            try:
-                self._outcome.set_result(await self._prepare())
-            except CannotStart as failure:
-                self._outcome.set_exception(failure)
-                self._outcome.exception()  # retrieved here: it is not an error if no request waits for it
-                raise
-        assert self.prepared is not None
-        return self._launch(self.prepared.folder)
+        model = self._settings.model
+        try:
+            folder = await resolve(model.path, model.revision, self._cache_dir)
+        except ModelUnavailable as failure:
+            self._fail(str(failure))
+            raise CannotStart(Cause.BAD_MODEL, str(failure)) from failure
+        launch = self._launch(folder)
+        if not self._outcome.done() and (self._loading is None or self._loading.done()):
+            self._loading = asyncio.create_task(self._load(folder, launch.argv), name="tokenizer")
+        return launch
 
     async def ready(self, timeout_s: float) -> Prepared:
         """What is known, waited for at most `timeout_s`.
@@ -76,19 +79,30 @@ class Preparation:
         try:
             return await asyncio.wait_for(asyncio.shield(self._outcome), timeout_s)
         except TimeoutError:
-            raise errors.Unavailable("the model is still being prepared") from None
-        except CannotStart as failure:
-            raise errors.RestartingFailed(failure.explanation) from failure
+            raise Unavailable("preparing") from None
 
-    async def _prepare(self) -> Prepared:
-        model = self._settings.model
+    async def stop(self) -> None:
+        """Give up what is still loading, and stop the worker."""
+        if self._loading is not None:
+            self._loading.cancel()
+            await asyncio.wait((self._loading,))
+        await self._tokens.stop()
+
+    async def _load(self, folder: Path, server_argv: Sequence[str]) -> None:
         try:
-            folder = await resolve(model.path, model.revision, self._cache_dir)
-            tokenizer = await self._tokens.start(folder, self._launch(folder).argv)
-        except (ModelUnavailable, TokenizerUnavailable) as failure:
-            raise CannotStart(Cause.BAD_MODEL, str(failure)) from failure
-        log.info("model prepared", extra={"vocab": tokenizer.vocab_size, "context": tokenizer.context_length})
-        return Prepared(folder, tokenizer, self._limits(tokenizer), Bounds(vocab_size=tokenizer.vocab_size))
+            tokenizer = await self._tokens.start(folder, server_argv)
+        except TokenizerUnavailable as failure:
+            self._fail(str(failure))
+            return
+        log.info("model_prepared", extra={"vocab": tokenizer.vocab_size, "context": tokenizer.context_length})
+        bounds = Bounds(vocab_size=tokenizer.vocab_size)
+        self._outcome.set_result(Prepared(folder, tokenizer, self._limits(tokenizer), bounds))
+
+    def _fail(self, explanation: str) -> None:
+        log.error("model_not_prepared", extra={"reason": explanation})
+        if not self._outcome.done():
+            self._outcome.set_exception(RestartingFailed(explanation))
+            self._outcome.exception()  # retrieved here: it is no error if no request waits for it
 
     def _limits(self, tokenizer: TokenizerInfo) -> Limits:
         prompt = self._settings.prompt

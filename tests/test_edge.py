@@ -46,6 +46,7 @@ async def connect() -> AsyncIterator[Callable[[edge.Admittance], Awaitable[tuple
             ],
             client_max_size=1000,
         )
+        app.on_response_prepare.append(edge.sign)
         app.add_routes([web.post("/body", _body), web.get("/refuse", _refuse), web.get("/bug", _bug)])
         app.add_routes([web.get("/client", _client), web.get("/livez", _ok)])
         client = TestClient(TestServer(app))
