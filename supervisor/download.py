@@ -18,17 +18,17 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import constants, snapshot_download
-from huggingface_hub.errors import (
+from huggingface_hub.errors import (  # type: ignore[attr-defined]  # HTTPError, of its HTTP library
     GatedRepoError,
     HfHubHTTPError,
     HFValidationError,
-    HTTPError,  # type: ignore[attr-defined]  # base class in whatever HTTP library the hub's client uses
+    HTTPError,
     LocalEntryNotFoundError,
     OfflineModeIsEnabled,
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
-from huggingface_hub.utils import tqdm
+from huggingface_hub.utils.tqdm import tqdm
 from mlx_lm.utils import DEFAULT_ALLOW_PATTERNS
 from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
 
@@ -118,7 +118,8 @@ class _Progress(tqdm):
     """The hub's progress bars, as lines: only the one that counts bytes written, and only now and then."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **{**kwargs, "disable": False, "mininterval": _REPORT_EVERY_S, "miniters": 1})
+        shown = {"disable": False, "mininterval": _REPORT_EVERY_S, "miniters": 1}
+        super().__init__(*args, **(kwargs | shown))  # type: ignore[no-untyped-call]
 
     def display(self, *args: Any, **kwargs: Any) -> None:
         due = time.monotonic() - getattr(self, "_said", 0.0) >= _REPORT_EVERY_S

@@ -204,7 +204,7 @@ def _read_stamp(folder: Path) -> str | None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Make a model and print its folder. Exit code 2 for arguments that name no model, as argparse has it."""
+    """Make a model and print its folder. Exit code 1: it cannot be written; 2: bad arguments."""
     parser = argparse.ArgumentParser(prog="mlxguard-proxy tiny-model", description=__doc__)
     default = TinySpec()
     parser.add_argument(
@@ -240,7 +240,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         spec = TinySpec(**arguments)
     except ValueError as error:
         parser.error(str(error))
-    sys.stdout.write(f"{make(spec, out)}\n")
+    try:
+        sys.stdout.write(f"{make(spec, out)}\n")
+    except OSError as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
     return 0
 
 

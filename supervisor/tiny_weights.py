@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -95,13 +96,12 @@ def _script(embedding: Array, output: Array, end: int, chains: Chains) -> None:
     embedding[:, 1:] = 0.0
     output[:, 1:] = 0.0
     for start, chain in chains.items():
-        steps = [*chain, end]
+        path = [*chain, end]
         if start is None:
-            output[steps[0], 0] = gain * np.float32(0.85)
-            before = chain
+            output[path[0], 0] = gain * np.float32(0.85)
         else:
-            before = [start, *chain]
-        for token, following in zip(before, steps[-len(before) :], strict=True):
+            path.insert(0, start)
+        for token, following in pairwise(path):
             direction = directions[token] / np.sqrt(np.sum(directions[token] ** 2))
             embedding[token, 1:] = embedding[token, 0] * direction
             output[following, 1:] += gain * direction

@@ -1,0 +1,46 @@
+"""What many tests share: small models, made once and kept under .out/ for later runs."""
+
+from __future__ import annotations
+
+import hashlib
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.scripted import SAY, SAY_WITH_TOOLS
+
+MODELS = Path(__file__).parent.parent / ".out" / "models"
+
+MakeTiny = Callable[..., Path]
+
+
+@pytest.fixture(scope="session")
+def make_tiny() -> MakeTiny:
+    """`make_tiny(layers=4, say="hello")`: the folder of such a model; arguments are those of TinySpec.
+
+    In a process of its own, since importing mlx changes the limits of the one that does.
+    """
+
+    def make(**options: object) -> Path:
+        arguments = [f"--{name.replace('_', '-')}={value}" for name, value in sorted(options.items())]
+        name = hashlib.sha256(repr(arguments).encode()).hexdigest()[:12] if arguments else "default"
+        command = [sys.executable, "-P", "-m", "supervisor.tiny", f"--out={MODELS / name}", *arguments]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+        return MODELS / name
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def tiny_model(make_tiny: MakeTiny) -> Path:
+    """The embedded model: random text that goes on until max_tokens."""
+    return make_tiny()
+
+
+@pytest.fixture(scope="session")
+def scripted_model(make_tiny: MakeTiny) -> Path:
+    """Thinks, then calls tools when offered some, and else (as after a result) answers: tests/scripted.py."""
+    return make_tiny(say=SAY, say_with_tools=SAY_WITH_TOOLS)
