@@ -1,0 +1,238 @@
+"""The two kinds of client: one that reads a stream and is kept alive, one that waits for a whole body.
+
+Both are fed what the child sends, attempt by attempt; `answer.phase` says what they have been given.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from types import TracebackType
+from typing import Protocol, Self
+
+from aiohttp import web
+
+from proxy.core import sse
+from proxy.core.aggregate import Aggregator, WholeBody
+from proxy.core.answer import Phase
+from proxy.core.child_stream import Seen
+from proxy.core.rewrite import Rewriter
+from proxy.core.silence import Sign, Silence
+from proxy.errors import GuardError
+from proxy.job import Job
+
+
+class ClientGone(Exception):
+    """The client closed its connection; `response` is what it had begun to get."""
+
+    def __init__(self, response: web.StreamResponse) -> None:
+        super().__init__()
+        self.response = response
+
+
+class Client(Protocol):
+    """Where an answer goes."""
+
+    async def __aenter__(self) -> Self: ...
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+    def begin(self) -> Seen:
+        """A new attempt: forget what an earlier one held back."""
+
+    async def feed(self, data: bytes) -> None:
+        """Bytes of the child's answer. Raises Malformed, ClientGone."""
+
+    def end_of_input(self) -> None:
+        """The child closed the connection. Raises Malformed."""
+
+    async def finish(self) -> web.StreamResponse:
+        """The answer is complete."""
+
+    async def fail(self, error: GuardError) -> web.StreamResponse:
+        """There will be no (more) answer. Raises `error` itself while nothing was sent."""
+
+
+class WaitingClient:
+    """Gets one JSON body at the end; until then it just waits."""
+
+    def __init__(self, job: Job) -> None:
+        self._job = job
+        self._whole: Aggregator | WholeBody = self._fresh()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        pass
+
+    def begin(self) -> Seen:
+        self._whole = self._fresh()
+        return self._whole.seen
+
+    async def feed(self, data: bytes) -> None:
+        self._whole.feed(data)
+
+    def end_of_input(self) -> None:
+        self._whole.end()
+
+    async def finish(self) -> web.StreamResponse:
+        return web.Response(
+            body=self._whole.body(), headers=self._job.headers(), content_type="application/json"
+        )
+
+    async def fail(self, error: GuardError) -> web.StreamResponse:
+        raise error
+
+    def _fresh(self) -> Aggregator | WholeBody:
+        return WholeBody(self._job.answer) if self._job.unstreamed else Aggregator(self._job.answer)
+
+
+class StreamingClient:
+    """Gets events as they come.
+
+    Nothing is sent before the first content or the end of the grace, so that what fails early fails with
+    its own status. From then on a side task breaks every silence; the stream itself pays nothing for it.
+    Events without content are held back until some follow: an attempt may still be replaced by another.
+    """
+
+    def __init__(
+        self,
+        http_request: web.Request,
+        job: Job,
+        *,
+        hold_grace_s: float,
+        keepalive_s: float,
+        clock: Callable[[], float],
+        describe: Callable[[], str],
+    ) -> None:
+        self._http_request = http_request
+        self._job = job
+        self._answer = job.answer
+        self._clock = clock
+        self._describe = describe
+        self._silence = Silence.begin(clock(), grace_s=hold_grace_s, keepalive_s=keepalive_s)
+        self._response: web.StreamResponse | None = None
+        self._opening = asyncio.Lock()
+        self._writing = False
+        self._keeper: asyncio.Task[None] | None = None
+        self._held: list[bytes] = []
+        self._rewriter = self._fresh()
+
+    async def __aenter__(self) -> Self:
+        self._keeper = asyncio.create_task(self._keep_alive(), name=f"keep-alive {self._answer.id}")
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._stop_keeping()
+
+    def begin(self) -> Seen:
+        self._held.clear()
+        self._rewriter = self._fresh()
+        return self._rewriter.seen
+
+    async def feed(self, data: bytes) -> None:
+        out = self._rewriter.feed(data)
+        if self._answer.phase is not Phase.CONTENT:
+            self._held.append(out)
+            seen = self._rewriter.seen
+            if not (seen.content or seen.done):
+                return
+            await self._open()
+            self._answer.reach(Phase.CONTENT)
+            out = b"".join(self._held)
+            self._held.clear()
+        if out:
+            await self._write(out)
+
+    def end_of_input(self) -> None:
+        """Only [DONE] makes an answer complete, so nothing changes."""
+
+    async def finish(self) -> web.StreamResponse:
+        await self._stop_keeping()
+        return await self._close()
+
+    async def fail(self, error: GuardError) -> web.StreamResponse:
+        await self._stop_keeping()
+        if self._response is None:
+            raise error
+        await self._write(sse.event(error.body()) + sse.DONE + sse.END)
+        return await self._close()
+
+    def _fresh(self) -> Rewriter:
+        return Rewriter(self._answer, include_usage=self._job.request.include_usage)
+
+    async def _open(self) -> web.StreamResponse:
+        """Headers, once: the stream and its keeper may both be first."""
+        async with self._opening:
+            if self._response is None:
+                response = web.StreamResponse(headers=self._job.headers())
+                response.content_type = "text/event-stream"
+                response.headers["Cache-Control"] = "no-cache"
+                response.headers["X-Accel-Buffering"] = "no"  # nginx would hold events back
+                await response.prepare(self._http_request)
+                self._response = response
+                self._answer.reach(Phase.HEADERS)
+            return self._response
+
+    async def _write(self, data: bytes) -> None:
+        response = self._response or await self._open()
+        self._writing = True
+        try:
+            await response.write(data)
+        except ConnectionError as error:
+            raise ClientGone(response) from error
+        finally:
+            self._writing = False
+        self._silence.event_sent(self._clock())
+
+    async def _close(self) -> web.StreamResponse:
+        response = self._response or await self._open()
+        try:
+            await response.write_eof()
+        except ConnectionError as error:
+            raise ClientGone(response) from error
+        return response
+
+    async def _keep_alive(self) -> None:
+        while True:
+            now = self._clock()
+            if now < self._silence.due:
+                await asyncio.sleep(self._silence.due - now)
+            elif not await self._break_silence(now):
+                return
+
+    async def _break_silence(self, now: float) -> bool:
+        """Send a sign of life; False when there is nobody to send it to."""
+        empty_event = self._silence.sign(now) is Sign.EMPTY_EVENT
+        sign = self._answer.empty_event() if empty_event else sse.comment(self._describe())
+        response = await self._open()
+        # A client that does not read what it has needs no more; and two writers must not wait in drain().
+        if self._writing or _congested(self._http_request):
+            return True
+        try:
+            await response.write(sign)
+        except ConnectionError:
+            return False  # aiohttp cancels the handler, which is where a lost client is dealt with
+        return True
+
+    async def _stop_keeping(self) -> None:
+        keeper, self._keeper = self._keeper, None
+        if keeper is None:
+            return
+        async with self._opening:  # never in the middle of the headers
+            keeper.cancel()
+        await asyncio.wait([keeper])
+        if not keeper.cancelled():
+            keeper.result()
+
+
+def _congested(http_request: web.Request) -> bool:
+    protocol = http_request.protocol
+    return protocol is None or protocol.writing_paused

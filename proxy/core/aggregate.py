@@ -1,0 +1,130 @@
+"""A streamed answer put together: the one JSON body that the child would have sent unstreamed.
+
+Mirrors generate_response in server.py: `content` is null when there is no text, `text` never is,
+`reasoning` and `tool_calls` are there only when not empty, and tool calls carry no `index`.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from proxy.core import sse
+from proxy.core.answer import Answer
+from proxy.core.child_stream import Seen, Usage, add_reasoning_content, choice_of, delta_of, read_event
+
+#: What OpenAI documents for a token that is not among the likely ones; JSON has no -Infinity.
+_LEAST_LOGPROB = -9999.0
+
+
+class Aggregator:
+    """Collects the stream of one attempt."""
+
+    __slots__ = (
+        "_answer",
+        "_fields",
+        "_finish_reason",
+        "_reasoning",
+        "_splitter",
+        "_text",
+        "_tools",
+        "_usage",
+        "seen",
+    )
+
+    def __init__(self, answer: Answer) -> None:
+        self.seen = Seen()
+        self._answer = answer
+        self._splitter = sse.EventSplitter()
+        self._fields: dict[str, Any] = {}
+        self._finish_reason: str | None = None
+        self._text: list[str] = []
+        self._reasoning: list[str] = []
+        self._tools: list[dict[str, Any]] = []
+        self._usage: dict[str, Any] | None = None
+
+    def feed(self, data: bytes) -> None:
+        """Raises Malformed."""
+        for block in self._splitter.feed(data):
+            if self.seen.done:
+                return
+            event = read_event(block, self.seen)
+            if event is not None:
+                self._add(event)
+
+    def end(self) -> None:
+        """The connection ended; only [DONE] makes an answer complete, so nothing changes."""
+
+    def body(self) -> bytes:
+        """The answer; complete once `seen.done`."""
+        choice = {"index": 0, "finish_reason": self._finish_reason, **self._part()}
+        whole = {**self._fields, **self._answer.identity(streamed=False), "choices": [choice]}
+        if self._usage is not None:
+            whole["usage"] = self._usage
+        return sse.dumps(whole)
+
+    def _add(self, event: dict[str, Any]) -> None:
+        choice = choice_of(event)
+        if choice is None:
+            self._usage = event["usage"]
+            return
+        if not self._fields:
+            self._fields = {key: value for key, value in event.items() if key != "choices"}
+        delta = delta_of(choice)
+        self._text.append(delta.get("content") or delta.get("text") or "")
+        self._reasoning.append(delta.get("reasoning") or "")
+        self._tools += delta.get("tool_calls") or ()
+        self._finish_reason = choice.get("finish_reason") or self._finish_reason
+
+    def _part(self) -> dict[str, Any]:
+        text = "".join(self._text)
+        if not self._answer.is_chat:
+            return {"text": text}
+        message: dict[str, Any] = {"role": "assistant", "content": text or None}
+        if reasoning := "".join(self._reasoning):
+            message["reasoning"] = reasoning
+        add_reasoning_content(message)
+        if self._tools:
+            message["tool_calls"] = [{k: v for k, v in call.items() if k != "index"} for call in self._tools]
+        return {"message": message}
+
+
+class WholeBody:
+    """An answer asked for unstreamed: only so does the child report log probabilities."""
+
+    __slots__ = ("_answer", "_pieces", "_whole", "seen")
+
+    def __init__(self, answer: Answer) -> None:
+        self.seen = Seen()
+        self._answer = answer
+        self._pieces: list[bytes] = []
+        self._whole: dict[str, Any] = {}
+
+    def feed(self, data: bytes) -> None:
+        self._pieces.append(data)
+
+    def end(self) -> None:
+        """The connection ended: the body is complete if it is one. Raises Malformed."""
+        whole = sse.loads(b"".join(self._pieces))
+        choice = choice_of(whole)
+        if choice is None:
+            raise sse.Malformed("an answer without a choice")
+        if isinstance(message := choice.get("message"), dict):
+            add_reasoning_content(message)
+        whole.update(self._answer.identity(streamed=False))
+        self.seen.usage = Usage.of(whole.get("usage") or {})
+        self.seen.content = self.seen.done = True
+        self._whole = _finite(whole)
+
+    def body(self) -> bytes:
+        return sse.dumps(self._whole)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return _LEAST_LOGPROB
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_finite(item) for item in value]
+    return value

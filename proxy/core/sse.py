@@ -1,0 +1,102 @@
+"""Server-sent events as the child writes and clients read them: splitting a byte stream, serialising.
+
+The child ends each event with one empty line, bare LF, and its JSON holds no raw newline
+(server.py, handle_completion), so an event is what lies between two `\\n\\n`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import orjson
+
+END = b"\n\n"
+DATA = b"data: "
+DONE = b"data: [DONE]"
+
+#: An event is held whole before it can be rewritten. Tool arguments of megabytes are real; a child
+#: that never ends an event must not fill the gateway's memory.
+MAX_EVENT_BYTES = 64 * 1024 * 1024
+
+
+class Malformed(ValueError):
+    """The child sent what is no event of its API."""
+
+
+class EventSplitter:
+    """Cuts a byte stream into events, whatever pieces it arrives in; linear in its length."""
+
+    __slots__ = ("_held", "_held_bytes")
+
+    def __init__(self) -> None:
+        self._held: list[bytes] = []  # pieces of the event that has not ended
+        self._held_bytes = 0
+
+    def feed(self, data: bytes) -> list[bytes]:
+        """Events that `data` completes, without their ending. Raises Malformed for one without end."""
+        if not self._held:
+            events = data.split(END)
+        elif END in data or (data[:1] == b"\n" and self._held[-1].endswith(b"\n")):
+            self._held.append(data)
+            events = b"".join(self._held).split(END)
+            self._held.clear()
+            self._held_bytes = 0
+        else:
+            events = [data]
+        rest = events.pop()
+        if rest:
+            self._hold(rest)
+        return events
+
+    def _hold(self, piece: bytes) -> None:
+        self._held.append(piece)
+        self._held_bytes += len(piece)
+        if self._held_bytes > MAX_EVENT_BYTES:
+            raise Malformed("an event without end")
+
+
+def loads(payload: bytes) -> dict[str, Any]:
+    """A JSON object from the child. Raises Malformed.
+
+    The child writes with the standard library, which lets through what strict JSON does not: a model
+    can put a lone surrogate into tool arguments, and log probabilities can be -Infinity.
+    """
+    try:
+        value = orjson.loads(payload)
+    except orjson.JSONDecodeError:
+        try:
+            value = json.loads(payload)
+        except ValueError as error:
+            raise Malformed(f"not JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise Malformed("not a JSON object")
+    return value
+
+
+def dumps(value: Mapping[str, Any]) -> bytes:
+    """JSON as bytes; a lone surrogate stays the escape that the child wrote."""
+    try:
+        return orjson.dumps(value)
+    except orjson.JSONEncodeError:
+        return json.dumps(value).encode("ascii")
+
+
+def event(value: Mapping[str, Any]) -> bytes:
+    """A data event, ended."""
+    return DATA + dumps(value) + END
+
+
+def comment(text: str) -> bytes:
+    """A comment, ended: readers skip it, byte timers see it."""
+    return f": {text}\n\n".encode()
+
+
+def prefill_progress(comment_line: bytes) -> tuple[int, int] | None:
+    """(processed, total) prompt tokens from the child's `: keepalive 512/2048`, else None."""
+    words = comment_line.split()
+    if len(words) != 3 or words[1] != b"keepalive":
+        return None
+    processed, slash, total = words[2].partition(b"/")
+    return (int(processed), int(total)) if slash and processed.isdigit() and total.isdigit() else None

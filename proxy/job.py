@@ -1,0 +1,132 @@
+"""One accepted request on its way through gate and relay, and everything that is measured about it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from proxy.core.answer import Answer
+from proxy.core.chat import CompletionRequest
+from proxy.core.child_stream import Seen, Usage
+from proxy.fitting import Fitted
+
+
+class Stage(StrEnum):
+    """Where a request is."""
+
+    WAITING = "waiting"  # in the queue
+    STARTING = "starting"  # has its place; the child is loading or restarting
+    PREFILL = "prefill"
+    DECODE = "decode"
+    ENDED = "ended"
+
+
+class Outcome(StrEnum):
+    """How it ended."""
+
+    OK = "ok"
+    CLIENT_GONE = "client_gone"
+    INVALID = "invalid"  # the child refused the request
+    UNAVAILABLE = "unavailable"  # 503, in headers or in the stream, before any content
+    FAILED = "failed"  # the answer broke, the child lives
+    CUT = "cut"  # the child died after content was sent
+    STOPPED = "stopped"  # the proxy itself is stopping
+    ERROR = "error"  # a bug of ours
+
+
+@dataclass(slots=True)
+class Job:
+    """Times are seconds on the monotonic clock, durations from `arrived` on.
+
+    Attributes:
+        outcome: final once the stage is ENDED; an error of ours until something better is known.
+        client: name of its key, or "anonymous".
+        deadline: it waits for its turn and for the child until then; running is not limited.
+        queue_s: how long it has waited for its turn, over all attempts.
+        first_content_s: when its client was sent content; None if it never was.
+        generation: number of the child's life that works on it, or did last.
+        seen: what the running attempt has shown.
+        reason: for an outcome other than ok, what metrics count it under.
+    """
+
+    request_id: str
+    request: CompletionRequest
+    fitted: Fitted
+    answer: Answer
+    client: str
+    arrived: float
+    deadline: float
+    stage: Stage = Stage.WAITING
+    outcome: Outcome = Outcome.ERROR
+    reason: str = ""
+    queue_s: float = 0.0
+    first_content_s: float | None = None
+    total_s: float | None = None
+    generation: int | None = None
+    seen: Seen | None = None
+
+    @property
+    def unstreamed(self) -> bool:
+        """Whether the child is asked for one body: only so does it report log probabilities."""
+        return self.request.logprobs and not self.request.stream
+
+    @property
+    def usage(self) -> Usage | None:
+        """Tokens as the child counted them; None until its answer is complete."""
+        return self.seen.usage if self.seen else None
+
+    @property
+    def completion_tokens(self) -> int:
+        """As counted by the child, or while it runs the number of events, which is nearly that."""
+        if self.usage is not None:
+            return self.usage.completion_tokens
+        return self.seen.events if self.seen else 0
+
+    def content_sent(self, now: float) -> None:
+        self.stage = Stage.DECODE
+        if self.first_content_s is None:
+            self.first_content_s = now - self.arrived
+
+    def end(self, now: float) -> None:
+        self.stage = Stage.ENDED
+        self.total_s = now - self.arrived
+
+    def headers(self) -> dict[str, str]:
+        """The headers of ours, as things stand; `x-request-id` is the edge's."""
+        headers = {
+            "x-mlxguard-prompt-tokens": str(self.fitted.prompt_tokens),
+            "x-mlxguard-queue-ms": str(round(self.queue_s * 1000)),
+            "x-mlxguard-attempts": str(self.answer.attempts),
+        }
+        if self.fitted.clamped:
+            headers["x-mlxguard-max-tokens"] = str(self.fitted.max_tokens)
+        if self.fitted.dropped_messages or self.fitted.dropped_tokens:
+            headers["x-mlxguard-truncated"] = (
+                f"messages={self.fitted.dropped_messages}; tokens={self.fitted.dropped_tokens}"
+            )
+        return headers
+
+    def summary(self) -> dict[str, Any]:
+        """For logs and status: numbers and names, no text of the conversation."""
+        usage = self.usage
+        return {
+            "request_id": self.request_id,
+            "answer_id": self.answer.id,
+            "client": self.client,
+            "stream": self.request.stream,
+            "stage": self.stage.value,
+            "outcome": self.outcome.value if self.stage is Stage.ENDED else None,
+            "reason": self.reason,
+            "attempts": self.answer.attempts,
+            "generation": self.generation,
+            "prompt_tokens": self.fitted.prompt_tokens,
+            "counted_prompt_tokens": usage.prompt_tokens if usage else None,
+            "cached_tokens": usage.cached_tokens if usage else None,
+            "completion_tokens": self.completion_tokens,
+            "max_tokens": self.fitted.max_tokens,
+            "prefill": self.seen.progress if self.seen else None,
+            "queue_ms": round(self.queue_s * 1000),
+            "first_content_ms": None if self.first_content_s is None else round(self.first_content_s * 1000),
+            "total_ms": None if self.total_s is None else round(self.total_s * 1000),
+        }

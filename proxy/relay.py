@@ -1,0 +1,236 @@
+"""One request against the child, from its place in the queue to the end of its answer.
+
+    enter the gate -> granted -> child ready -> ask -> relay ... [DONE]
+         ^                                       |
+         +-- replay, if the child died and the client has seen no content
+
+A replay goes back to the gate with its old arrival, in one step with giving its grant up; so after a
+restart requests run again in the order in which they came.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Any, Protocol
+
+from aiohttp import web
+
+from proxy.client_side import Client, ClientGone, StreamingClient, WaitingClient
+from proxy.core import sse
+from proxy.core.admission import Ticket
+from proxy.core.answer import Break, Phase, Verdict, judge_break
+from proxy.core.child_stream import Seen
+from proxy.core.refusal import error_text
+from proxy.errors import GuardError, InvalidRequest, RestartingFailed, Unavailable, UpstreamFailed
+from proxy.gate import Gate, Place
+from proxy.job import Job, Outcome, Stage
+from proxy.upstream import Exchange, Generation, Upstream, UpstreamBroken
+from supervisor.generation import NotReady
+from supervisor.lifecycle import State
+
+__all__ = ["Job", "Outcome", "Relay", "RelayOptions", "Stage"]
+
+log = logging.getLogger("mlxguard.relay")
+
+
+class DeathLike(Protocol):
+    """What is read of supervisor.diagnosis.Death."""
+
+    @property
+    def cause(self) -> Any: ...
+
+
+class SupervisorLike(Protocol):
+    """What is used of supervisor.runner.Supervisor."""
+
+    def ready(self, timeout_s: float) -> Awaitable[Generation]: ...
+
+    def judge(self, generation: Any) -> Awaitable[DeathLike | None]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class RelayOptions:
+    """Seconds; see [queue] in proxy.toml."""
+
+    hold_grace_s: float = 2.0
+    keepalive_s: float = 5.0
+    max_replays: int = 2
+
+
+class Relay:
+    """Serves requests that were parsed and fitted."""
+
+    def __init__(
+        self,
+        supervisor: SupervisorLike,
+        gate: Gate,
+        upstream: Upstream,
+        options: RelayOptions,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._supervisor = supervisor
+        self._gate = gate
+        self._upstream = upstream
+        self._options = options
+        self._clock = clock
+
+    async def serve(self, http_request: web.Request, job: Job) -> web.StreamResponse:
+        """The whole answer; `job` holds its outcome afterwards, whatever happened.
+
+        Raises:
+            GuardError: nothing was sent, and this is the answer.
+            asyncio.CancelledError: the client left, or the proxy stops.
+        """
+        client = self._client(http_request, job)
+        try:
+            async with client:
+                try:
+                    await self._complete(job, client)
+                    job.outcome = Outcome.OK
+                except GuardError as error:
+                    job.outcome, job.reason = _outcome_of(error, job)
+                    return await client.fail(error)
+                return await client.finish()
+        except ClientGone as gone:
+            job.outcome, job.reason = Outcome.CLIENT_GONE, "reset"
+            return gone.response
+        except asyncio.CancelledError:
+            job.outcome, job.reason = _outcome_of_cancelling(http_request)
+            raise
+        finally:
+            job.end(self._clock())
+
+    async def _complete(self, job: Job, client: Client) -> None:
+        """Attempts until one is complete. Raises GuardError when there will be none, ClientGone."""
+        ticket = Ticket(job.answer.id, job.client, arrived=job.arrived, deadline=job.deadline)
+        with self._gate.enter(ticket) as place:
+            while True:
+                await self._granted(job, place)
+                generation = await self._ready(job)
+                try:
+                    return await self._attempt(job, client, generation)
+                except UpstreamBroken as broken:
+                    await self._after_break(job, generation, broken)
+                place.again()
+
+    async def _granted(self, job: Job, place: Place) -> None:
+        job.stage = Stage.WAITING
+        since = self._clock()
+        try:
+            await place.granted()
+        finally:
+            job.queue_s += self._clock() - since
+
+    async def _ready(self, job: Job) -> Generation:
+        """Inside the gate, so that those who wait for a restart keep their order and their places."""
+        job.stage = Stage.STARTING
+        try:
+            return await self._supervisor.ready(max(0.0, job.deadline - self._clock()))
+        except NotReady as error:
+            if error.snapshot.state is State.FAILED:
+                raise RestartingFailed("restart_failed") from error
+            raise Unavailable("not_ready") from error
+
+    async def _attempt(self, job: Job, client: Client, generation: Generation) -> None:
+        """Ask the child once. Raises UpstreamBroken unless the answer is complete, ClientGone."""
+        job.stage, job.generation, job.seen = Stage.PREFILL, generation.number, client.begin()
+        job.answer.attempts += 1
+        fitted = job.fitted
+        body = job.request.upstream_body(
+            prompt=fitted.prompt, max_tokens=fitted.max_tokens, stream=not job.unstreamed
+        )
+        with generation.busy():
+            async with self._upstream.post(generation, job.answer.path, body) as exchange:
+                if exchange.status != HTTPStatus.OK:
+                    raise await _refusal(exchange)
+                try:
+                    await self._relay(job, client, job.seen, exchange)
+                except sse.Malformed as error:
+                    raise UpstreamBroken(Break.CUT, f"unreadable answer: {error}") from error
+
+    async def _relay(self, job: Job, client: Client, seen: Seen, exchange: Exchange) -> None:
+        while data := await exchange.read():
+            await client.feed(data)
+            if seen.content and job.stage is not Stage.DECODE:
+                job.content_sent(self._clock())
+            if seen.done:
+                return
+        client.end_of_input()
+        if not seen.done:
+            raise UpstreamBroken(Break.CUT, "the answer ended without [DONE]")
+
+    async def _after_break(self, job: Job, generation: Generation, broken: UpstreamBroken) -> None:
+        """Returns if the request is to be run again, else raises the GuardError that ends it."""
+        if broken.how is Break.NOT_CONNECTED:
+            job.answer.attempts -= 1
+        death = None if broken.how is Break.INVALID else await self._supervisor.judge(generation)
+        verdict = judge_break(
+            job.answer, broken.how, dead=death is not None, max_replays=self._options.max_replays
+        )
+        cause = str(death.cause) if death else None
+        extra = {"request_id": job.request_id, "generation": generation.number, "cause": cause}
+        log.warning(
+            "answer broke", extra={**extra, "verdict": verdict.value, "attempts": job.answer.attempts}
+        )
+        match verdict:
+            case Verdict.REPLAY:
+                return
+            case Verdict.INVALID:
+                raise InvalidRequest(broken.detail) from broken
+            case Verdict.FAILED:
+                raise UpstreamFailed("answer_broke") from broken
+            case Verdict.UNAVAILABLE:
+                raise Unavailable("child_died" if death else "not_connected") from broken
+
+    def _client(self, http_request: web.Request, job: Job) -> Client:
+        if not job.request.stream:
+            return WaitingClient(job)
+        return StreamingClient(
+            http_request,
+            job,
+            hold_grace_s=self._options.hold_grace_s,
+            keepalive_s=self._options.keepalive_s,
+            clock=self._clock,
+            describe=lambda: self._describe(job),
+        )
+
+    def _describe(self, job: Job) -> str:
+        """What a keep-alive comment says."""
+        match job.stage:
+            case Stage.WAITING:
+                return f"queued position={self._gate.position(job.answer.id) or 0}"
+            case Stage.STARTING:
+                return "restarting" if job.answer.attempts else "starting"
+            case Stage.PREFILL if job.seen and job.seen.progress:
+                return "prefill {}/{}".format(*job.seen.progress)
+            case stage:
+                return stage.value
+
+
+async def _refusal(exchange: Exchange) -> UpstreamBroken:
+    """An error reply of the child, as a break: 400 before it asked its model, 404 after."""
+    detail = error_text(await exchange.reply())
+    how = {400: Break.INVALID, 404: Break.REJECTED}.get(exchange.status, Break.CUT)
+    return UpstreamBroken(how, detail)
+
+
+def _outcome_of(error: GuardError, job: Job) -> tuple[Outcome, str]:
+    match error:
+        case Unavailable(reason=reason):
+            return (Outcome.CUT if job.answer.phase is Phase.CONTENT else Outcome.UNAVAILABLE), reason
+        case UpstreamFailed(reason=reason):
+            return Outcome.FAILED, reason
+        case _:
+            return Outcome.INVALID, "child_refused"
+
+
+def _outcome_of_cancelling(http_request: web.Request) -> tuple[Outcome, str]:
+    transport = http_request.transport
+    gone = transport is None or transport.is_closing()
+    return (Outcome.CLIENT_GONE, "closed") if gone else (Outcome.STOPPED, "stopped")

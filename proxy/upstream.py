@@ -1,0 +1,223 @@
+"""The HTTP client to the child. What aiohttp raises is translated once, here.
+
+The child is http.server: HTTP/1.0, one connection per request, the body ends with the connection
+(server.py, APIHandler). So an end proves nothing, and a connection is never used twice.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import socket
+import struct
+from collections.abc import AsyncIterator
+from contextlib import AbstractContextManager, asynccontextmanager
+from typing import TYPE_CHECKING, Any, Protocol
+
+import aiohttp
+from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_delay, wait_random_exponential
+
+from proxy.core.answer import Break
+
+if TYPE_CHECKING:
+    from aiohttp.client import ClientTimeout
+    from aiohttp.client_reqrep import ClientRequest
+    from aiohttp.connector import Connection
+    from aiohttp.tracing import Trace
+
+#: socketserver's listen backlog is 5: more at once are dropped by the kernel, and a dropped SYN is only
+#: sent again after a second. So: few at a time, give up soon, ask again soon.
+_CONNECTS_AT_ONCE = 4
+_CONNECT_TIMEOUT_S = 0.5
+_CONNECT_RETRIES_S = 5.0
+
+#: Bytes per stream that are read ahead of a slow client; aiohttp stops reading at twice as many.
+_READ_AHEAD_BYTES = 64 * 1024
+
+#: aiohttp sends larger bytes in one piece, which blocks the loop; from a file it sends pieces.
+_LARGE_BODY_BYTES = 512 * 1024
+
+#: A dead child's last words are already on their way; what has not come by then never will.
+_LAST_WORDS_S = 0.2
+
+_REPLY_BYTES = 64 * 1024
+
+#: Linger for zero seconds: closing resets the connection.
+_RESET_ON_CLOSE = struct.pack("ii", 1, 0)
+
+
+class Generation(Protocol):
+    """One life of the child, as supervisor.runner gives it out."""
+
+    number: int
+    base_url: str
+    died: asyncio.Future[Any]
+
+    def busy(self) -> AbstractContextManager[None]: ...
+
+    def progress(self) -> None: ...
+
+
+class UpstreamBroken(Exception):
+    """No complete answer. `how` says what came, `detail` what the child said; neither says why."""
+
+    def __init__(self, how: Break, detail: str) -> None:
+        super().__init__(detail)
+        self.how = how
+        self.detail = detail
+
+
+class _Connector(aiohttp.TCPConnector):
+    """Connects within the child's small backlog. Only connecting is retried: nothing was asked yet."""
+
+    def __init__(self) -> None:
+        super().__init__(force_close=True, limit=0, use_dns_cache=False)
+        self._turns = asyncio.Semaphore(_CONNECTS_AT_ONCE)
+        self._retrying = AsyncRetrying(
+            retry=retry_if_exception_type((aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError)),
+            stop=stop_after_delay(_CONNECT_RETRIES_S),
+            wait=wait_random_exponential(multiplier=0.02, max=0.5),
+            reraise=True,
+        )
+
+    async def connect(self, req: ClientRequest, traces: list[Trace], timeout: ClientTimeout) -> Connection:
+        async with self._turns:
+            return await self._retrying(super().connect, req, traces, timeout)
+
+
+class Exchange:
+    """One request and what the child answers, readable piece by piece."""
+
+    def __init__(self, response: aiohttp.ClientResponse, generation: Generation) -> None:
+        self._response = response
+        self._generation = generation
+        self._reading = False
+
+    @property
+    def status(self) -> int:
+        return self._response.status
+
+    async def read(self) -> bytes:
+        """All that has arrived, at least one byte; b"" at the end, complete or not.
+
+        Raises:
+            UpstreamBroken: the connection was reset, or the child is dead and silent.
+        """
+        if self._generation.died.done():
+            return await self._last_words()
+        self._reading = True
+        try:
+            data = await self._response.content.readany()
+        except (aiohttp.ClientError, OSError) as error:
+            raise UpstreamBroken(Break.CUT, _describe(error)) from error
+        finally:
+            self._reading = False
+        self._generation.progress()
+        return data
+
+    async def reply(self) -> bytes:
+        """The body of an error reply, as much of it as is worth reading."""
+        pieces = bytearray()
+        while len(pieces) < _REPLY_BYTES and (data := await self.read()):
+            pieces += data
+        return bytes(pieces)
+
+    def on_death(self) -> None:
+        """The generation died: a read that waits must not wait for ever on a stopped or wedged process."""
+        asyncio.get_running_loop().call_later(_LAST_WORDS_S, self._end_reading)
+
+    def _end_reading(self) -> None:
+        if self._reading:
+            self._response.content.set_exception(ConnectionAbortedError("the child died"))
+
+    async def _last_words(self) -> bytes:
+        try:
+            async with asyncio.timeout(_LAST_WORDS_S):
+                return await self._response.content.readany()
+        except (aiohttp.ClientError, OSError) as error:  # a timeout is an OSError
+            raise UpstreamBroken(Break.CUT, _describe(error)) from error
+
+    def close(self) -> None:
+        """Done with it, at whatever point.
+
+        A child that is still writing is told by a reset: its next write fails. After an orderly close only
+        the one after next does, and in prefill the next write is a whole step away.
+        """
+        connection = self._response.connection
+        if connection is not None and (transport := connection.transport) is not None:
+            sock = transport.get_extra_info("socket")
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
+            transport.abort()
+        self._response.close()
+
+
+class Upstream:
+    """Asks the child. Use as `async with`, or start() and stop()."""
+
+    def __init__(self) -> None:
+        self._session: aiohttp.ClientSession | None = None
+
+    async def start(self) -> None:
+        self._session = aiohttp.ClientSession(
+            connector=_Connector(),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_TIMEOUT_S),
+            auto_decompress=False,
+            trust_env=False,
+            read_bufsize=_READ_AHEAD_BYTES,
+            headers={"Content-Type": "application/json"},
+            skip_auto_headers=("Accept", "Accept-Encoding", "User-Agent"),
+        )
+
+    async def stop(self) -> None:
+        if self._session is not None:
+            await self._session.close()
+            self._session = None
+
+    @asynccontextmanager
+    async def post(self, generation: Generation, path: str, body: bytes) -> AsyncIterator[Exchange]:
+        """Ask the child; the exchange is readable within the block and cut at its end, also by cancelling.
+
+        Raises:
+            UpstreamBroken: it could not be asked, or closed or died before it began to answer.
+        """
+        exchange = Exchange(await self._send(generation, path, body), generation)
+        on_death = _ignoring_result(exchange.on_death)
+        generation.died.add_done_callback(on_death)
+        try:
+            yield exchange
+        finally:
+            generation.died.remove_done_callback(on_death)
+            exchange.close()
+
+    async def _send(self, generation: Generation, path: str, body: bytes) -> aiohttp.ClientResponse:
+        assert self._session is not None, "Upstream was not started"
+        data = body if len(body) < _LARGE_BODY_BYTES else io.BytesIO(body)
+        try:
+            async with _until(generation.died, grace_s=_LAST_WORDS_S):
+                return await self._session.post(generation.base_url + path, data=data, allow_redirects=False)
+        except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
+            raise UpstreamBroken(Break.NOT_CONNECTED, _describe(error)) from error
+        except (aiohttp.ClientError, OSError) as error:
+            raise UpstreamBroken(Break.CUT, _describe(error)) from error
+
+
+@asynccontextmanager
+async def _until(end: asyncio.Future[Any], *, grace_s: float) -> AsyncIterator[None]:
+    """Cancels the block and raises TimeoutError `grace_s` seconds after `end` is done."""
+    loop = asyncio.get_running_loop()
+    async with asyncio.timeout(None) as scope:
+        on_end = _ignoring_result(lambda: scope.reschedule(loop.time() + grace_s))
+        end.add_done_callback(on_end)
+        try:
+            yield
+        finally:
+            end.remove_done_callback(on_end)
+
+
+def _ignoring_result(callback: Any) -> Any:
+    return lambda _: callback()
+
+
+def _describe(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}"

@@ -1,0 +1,139 @@
+"""Aggregation, against what generate_response in server.py makes of the same generation unstreamed.
+
+tests/real/test_aggregate.py holds the same against the running server.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from proxy.core import sse
+from proxy.core.aggregate import Aggregator, WholeBody
+from proxy.core.answer import Answer
+from proxy.core.child_stream import Usage
+from tests.core import child_events as child
+from tests.core.test_sse import pieces_of
+
+
+def an_answer(*, is_chat: bool = True) -> Answer:
+    return Answer.new(unique="ours", created=42, model="served", is_chat=is_chat)
+
+
+def aggregated(stream: bytes, *, is_chat: bool = True) -> dict[str, Any]:
+    aggregator = Aggregator(an_answer(is_chat=is_chat))
+    aggregator.feed(stream)
+    assert aggregator.seen.done
+    body: dict[str, Any] = json.loads(aggregator.body())
+    return body
+
+
+def test_a_chat_answer() -> None:
+    assert aggregated(child.chat_stream("Hel", "lo", finish="length")) == {
+        "id": "chatcmpl-ours",
+        "system_fingerprint": "0.32.2-0.32.4-Linux",
+        "object": "chat.completion",
+        "model": "served",
+        "created": 42,
+        "choices": [
+            {"index": 0, "finish_reason": "length", "message": {"role": "assistant", "content": "Hello"}}
+        ],
+        "usage": {
+            "prompt_tokens": 7,
+            "completion_tokens": 3,
+            "total_tokens": 10,
+            "prompt_tokens_details": {"cached_tokens": 2},
+        },
+    }
+
+
+def test_no_text_is_null_in_chat_and_empty_in_text() -> None:
+    empty = child.usage() + child.DONE
+    assert aggregated(child.delta(finish="stop") + empty)["choices"][0]["message"]["content"] is None
+    assert aggregated(child.text("", finish="stop") + empty, is_chat=False)["choices"][0] == {
+        "index": 0,
+        "finish_reason": "stop",
+        "text": "",
+    }
+
+
+def test_tool_calls_lose_their_index() -> None:
+    calls = [child.tool_call("a", "{}"), child.tool_call("b", '{"x": 1}', index=1)]
+    stream = child.delta(tool_calls=calls[:1]) + child.delta(tool_calls=calls[1:], finish="tool_calls")
+
+    choice = aggregated(stream + child.usage() + child.DONE)["choices"][0]
+
+    assert choice["finish_reason"] == "tool_calls"
+    assert choice["message"] == {
+        "role": "assistant",
+        "content": None,
+        "tool_calls": [{k: v for k, v in call.items() if k != "index"} for call in calls],
+    }
+
+
+def test_reasoning_goes_under_both_names() -> None:
+    stream = child.delta(reasoning="I ") + child.delta(reasoning="think") + child.chat_stream("x")
+    assert aggregated(stream)["choices"][0]["message"] == {
+        "role": "assistant",
+        "content": "x",
+        "reasoning": "I think",
+        "reasoning_content": "I think",
+    }
+
+
+def test_an_end_without_done_is_not_complete() -> None:
+    aggregator = Aggregator(an_answer())
+    aggregator.feed(child.chat_stream("a").removesuffix(child.DONE))
+    aggregator.end()
+    assert not aggregator.seen.done
+
+
+@given(st.lists(st.text(alphabet='ab"\\\né', min_size=1)), st.lists(st.integers(min_value=0), max_size=12))
+def test_any_split_gives_the_whole_text(texts: list[str], cuts: list[int]) -> None:
+    aggregator = Aggregator(an_answer())
+
+    for piece in pieces_of(child.chat_stream(*texts), cuts):
+        aggregator.feed(piece)
+
+    body = json.loads(aggregator.body())
+    assert body["choices"][0]["message"]["content"] == ("".join(texts) or None)
+    assert aggregator.seen.usage == Usage(7, len(texts) + 1, 2)
+
+
+def whole_body(**choice: Any) -> bytes:
+    counts = {"prompt_tokens": 7, "completion_tokens": 1, "total_tokens": 8}
+    head = {**child.head(), "object": "chat.completion"}
+    choices = [{"index": 0, "finish_reason": "stop", **choice}]
+    return json.dumps({**head, "choices": choices, "usage": counts}).encode()
+
+
+def test_an_unstreamed_body_gets_our_identity() -> None:
+    whole = WholeBody(an_answer())
+    logprobs = {"content": [{"id": 5, "logprob": -math.inf}]}
+    body = whole_body(message={"role": "assistant", "content": "x", "reasoning": "r"}, logprobs=logprobs)
+    for piece in pieces_of(body, [10, 100]):
+        whole.feed(piece)
+
+    whole.end()
+
+    answer = json.loads(whole.body())
+    assert (answer["id"], answer["model"], answer["created"]) == ("chatcmpl-ours", "served", 42)
+    assert answer["choices"][0]["message"]["reasoning_content"] == "r"
+    assert answer["choices"][0]["logprobs"] == {"content": [{"id": 5, "logprob": -9999.0}]}
+    assert whole.seen.done
+    assert whole.seen.usage == Usage(7, 1, None)
+
+
+def test_a_cut_unstreamed_body_is_malformed() -> None:
+    whole = WholeBody(an_answer())
+    whole.feed(whole_body(message={"role": "assistant", "content": "x"})[:-1])
+
+    with pytest.raises(sse.Malformed):
+        whole.end()
+
+    assert not whole.seen.done

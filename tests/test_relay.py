@@ -1,0 +1,598 @@
+"""The relay as transcripts: what the child does, what the client sees, byte by byte."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import aiohttp
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
+
+from proxy.core import silence
+from proxy.core.admission import Budget
+from proxy.core.answer import Answer
+from proxy.core.chat import ChatPrompt, CompletionRequest
+from proxy.errors import GuardError
+from proxy.fitting import Fitted
+from proxy.gate import Gate
+from proxy.job import Job, Outcome, Stage
+from proxy.relay import Relay, RelayOptions
+from proxy.upstream import Upstream
+from tests.core import child_events as child_says
+from tests.fake_child import FakeChild, FakeSupervisor
+
+PROMPT = ChatPrompt(messages=({"role": "user", "content": "hi"},), tools=None, template_kwargs={})
+KEEP_QUIET = RelayOptions(hold_grace_s=60, keepalive_s=60)
+
+
+@dataclass
+class Stand:
+    """A relay between a fake child and real HTTP clients."""
+
+    child: FakeChild
+    supervisor: FakeSupervisor
+    upstream: Upstream
+    gate: Gate = field(default_factory=lambda: Gate(Budget(max_running=8), max_waiting=8))
+    options: RelayOptions = KEEP_QUIET
+    max_wait_s: float = 60.0
+    jobs: list[Job] = field(default_factory=list)
+    server: TestServer | None = None
+    session: aiohttp.ClientSession | None = None
+
+    async def start(self) -> None:
+        app = web.Application()
+        app.router.add_post("/{kind}", self._handle)
+        self.server = TestServer(app)
+        await self.server.start_server(shutdown_timeout=0.1)
+        self.session = aiohttp.ClientSession(self.server.make_url("/"))
+        await self.upstream.start()
+
+    async def stop(self) -> None:
+        assert self.session
+        assert self.server
+        await self.session.close()
+        await self.server.close()
+        await self.upstream.stop()
+
+    async def _handle(self, http_request: web.Request) -> web.StreamResponse:
+        relay = Relay(self.supervisor, self.gate, self.upstream, self.options)
+        job = self.job(await http_request.json(), is_chat=http_request.match_info["kind"] == "chat")
+        self.jobs.append(job)
+        try:
+            return await relay.serve(http_request, job)
+        except GuardError as error:
+            headers = {**error.headers(10), **job.headers()}
+            return web.json_response(error.body(), status=error.status, headers=headers)
+
+    def job(self, wish: dict[str, Any], *, is_chat: bool) -> Job:
+        now = asyncio.get_running_loop().time()
+        number = len(self.jobs)
+        answer = Answer.new(unique=str(number), created=42, model="served", is_chat=is_chat)
+        return Job(
+            request_id=f"req-{number}",
+            request=CompletionRequest(prompt=PROMPT, **wish),
+            fitted=Fitted(
+                PROMPT, prompt_tokens=7, max_tokens=16, clamped=False, dropped_messages=0, dropped_tokens=0
+            ),
+            answer=answer,
+            client="anonymous",
+            arrived=now,
+            deadline=now + self.max_wait_s,
+        )
+
+    def ask(self, kind: str = "chat", **wish: Any) -> asyncio.Task[aiohttp.ClientResponse]:
+        """A client's request; the task ends with the headers of its answer."""
+
+        async def headers() -> aiohttp.ClientResponse:
+            assert self.session
+            return await self.session.post(kind, json=wish)
+
+        return asyncio.create_task(headers())
+
+
+@pytest.fixture
+async def stand() -> AsyncIterator[Stand]:
+    before = _others()
+    async with FakeChild() as child:
+        stand = Stand(child, FakeSupervisor(), Upstream())
+        await stand.start()
+        stand.supervisor.up(child)
+        yield stand
+        await stand.stop()
+    assert stand.gate.snapshot().running == stand.gate.snapshot().waiting == 0
+    await eventually(lambda: _others() <= before, "a task was left behind")
+
+
+def _others() -> set[asyncio.Task[Any]]:
+    return asyncio.all_tasks() - {asyncio.current_task()}
+
+
+async def eventually(condition: Callable[[], bool], otherwise: str = "never happened") -> None:
+    """Lets the loop turn until it is so."""
+    for _ in range(2000):
+        if condition():
+            return
+        await asyncio.sleep(0.001)
+    pytest.fail(otherwise)
+
+
+def events_of(stream: bytes) -> list[dict[str, Any]]:
+    lines = [line.removeprefix(b"data: ") for line in stream.split(b"\n") if line.startswith(b"data: {")]
+    return [json.loads(line) for line in lines]
+
+
+def text_of(stream: bytes) -> str:
+    choices = [event["choices"][0] for event in events_of(stream) if event.get("choices")]
+    return "".join(choice["delta"].get("content", "") for choice in choices)
+
+
+# --- the ordinary case ---
+
+
+async def test_a_stream(stand: Stand) -> None:
+    asking = stand.ask(stream=True)
+    call = await stand.child.call()
+    assert call.path == "/v1/chat/completions"
+    assert call.json["stream"] is True
+    assert call.json["stream_options"] == {"include_usage": True}
+    await call.answer(child_says.chat_stream("Hel", "lo"))
+
+    response = await asking
+    stream = await response.read()
+
+    assert response.status == 200
+    assert response.content_type == "text/event-stream"
+    assert response.headers["Cache-Control"] == "no-cache"
+    assert response.headers["x-mlxguard-prompt-tokens"] == "7"
+    assert response.headers["x-mlxguard-attempts"] == "1"
+    assert text_of(stream) == "Hello"
+    assert {event["id"] for event in events_of(stream)} == {"chatcmpl-0"}
+    assert stream.endswith(b"data: [DONE]\n\n")
+    job = stand.jobs[0]
+    assert (job.outcome, job.stage) == (Outcome.OK, Stage.ENDED)
+    assert job.completion_tokens == 3
+    assert job.usage
+    assert job.usage.cached_tokens == 2
+    assert job.first_content_s is not None
+
+
+async def test_a_whole_answer(stand: Stand) -> None:
+    asking = stand.ask()
+    call = await stand.child.call()
+    assert call.json["stream"] is True, "so that its generation can be stopped"
+    await call.answer(b": keepalive 3/7\n\n" + child_says.chat_stream("Hel", "lo"))
+
+    response = await asking
+    body = await response.json()
+
+    assert response.status == 200
+    assert body["object"] == "chat.completion"
+    assert body["choices"][0]["message"]["content"] == "Hello"
+    assert body["usage"]["prompt_tokens"] == 7
+    assert response.headers["x-mlxguard-queue-ms"] == "0"
+
+
+async def test_log_probabilities_are_asked_for_unstreamed(stand: Stand) -> None:
+    asking = stand.ask(logprobs=True)
+    call = await stand.child.call()
+    assert call.json["stream"] is False
+    assert call.json["logprobs"] is True
+    counts = {"prompt_tokens": 7, "completion_tokens": 1, "total_tokens": 8}
+    choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": "x"}}
+    body = json.dumps({**child_says.head(), "choices": [choice], "usage": counts}).encode()
+    await call.send(b"HTTP/1.0 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+    await call.finish()
+
+    answer = await (await asking).json()
+
+    assert answer["id"] == "chatcmpl-0"
+    assert answer["choices"][0]["message"]["content"] == "x"
+
+
+async def test_an_answer_without_any_content_is_complete(stand: Stand) -> None:
+    asking = stand.ask(stream=True)
+    await (await stand.child.call()).answer(child_says.chat_stream())
+
+    stream = await (await asking).read()
+
+    assert events_of(stream)[0]["choices"][0]["finish_reason"] == "stop"
+    assert stream.endswith(b"data: [DONE]\n\n")
+    assert stand.jobs[0].outcome is Outcome.OK
+
+
+async def test_no_status_before_content(stand: Stand) -> None:
+    asking = stand.ask(stream=True)
+    call = await stand.child.call()
+    await call.start()
+    await call.send(b": keepalive 3/7\n\n" + child_says.delta() + child_says.delta(content=""))
+    await eventually(lambda: stand.jobs[0].seen is not None and stand.jobs[0].seen.events == 2)
+    assert not asking.done()
+    assert stand.jobs[0].summary()["prefill"] == (3, 7)
+
+    await call.send(child_says.delta(content="x"))
+
+    assert (await asking).status == 200
+    await call.send(child_says.DONE)
+    assert text_of(await (await asking).read()) == "x"
+
+
+async def test_events_of_one_read_leave_in_one_write(stand: Stand, monkeypatch: pytest.MonkeyPatch) -> None:
+    writes: list[bytes] = []
+    write = web.StreamResponse.write
+
+    async def recorded(self: web.StreamResponse, data: Any) -> None:
+        writes.append(bytes(data))
+        await write(self, data)
+
+    monkeypatch.setattr(web.StreamResponse, "write", recorded)
+    asking = stand.ask(stream=True)
+    call = await stand.child.call()
+    await call.start()
+    await call.send(b"".join(child_says.delta(content=f"{number} ") for number in range(100)))
+    response = await asking
+    await response.content.readexactly(10)
+    assert len(writes) == 1
+    assert writes[0].count(b"\n\n") == 100
+
+    await call.send(child_says.delta(content="next"))
+    await eventually(lambda: len(writes) == 2)
+    await call.send(child_says.DONE)
+    await response.read()
+
+
+async def test_a_single_event_of_two_megabytes(stand: Stand) -> None:
+    arguments = json.dumps({"content": "x" * 2_000_000})
+    asking = stand.ask(stream=True)
+    call = await stand.child.call()
+    await call.answer(child_says.delta(tool_calls=[child_says.tool_call("w", arguments)]) + child_says.DONE)
+
+    (event,) = events_of(await (await asking).read())
+
+    assert event["choices"][0]["delta"]["tool_calls"][0]["function"]["arguments"] == arguments
+
+
+# --- breaks ---
+
+
+@pytest.mark.parametrize("stream", [True, False])
+async def test_a_death_before_content_is_not_noticed(stand: Stand, stream: bool) -> None:
+    asking = stand.ask(stream=stream)
+    first = await stand.child.call()
+    await first.start()
+    await first.send(b": keepalive 3/7\n\n" + child_says.delta(run="first"))
+    stand.supervisor.down()
+    first.reset()
+    await eventually(lambda: stand.jobs[0].stage is Stage.STARTING)
+    assert not asking.done()
+
+    stand.supervisor.up(stand.child)
+    second = await stand.child.call()
+    assert second.body == first.body
+    await second.answer(child_says.chat_stream("Hello", run="second"))
+    response = await asking
+    body = await response.read()
+
+    assert response.status == 200
+    assert response.headers["x-mlxguard-attempts"] == "2"
+    assert b"Hello" in body
+    assert b"first" not in body
+    assert b"second" not in body
+    assert stand.jobs[0].generation == 2
+
+
+async def test_a_non_streaming_client_does_not_notice_a_late_death(stand: Stand) -> None:
+    asking = stand.ask()
+    first = await stand.child.call()
+    await first.start()
+    await first.send(child_says.delta(content="half of"))
+    stand.supervisor.down()
+    await first.finish()
+
+    stand.supervisor.up(stand.child)
+    await (await stand.child.call()).answer(child_says.chat_stream("whole"))
+
+    assert (await (await asking).json())["choices"][0]["message"]["content"] == "whole"
+
+
+async def test_a_death_after_content_ends_the_stream_by_contract(stand: Stand) -> None:
+    asking = stand.ask(stream=True)
+    call = await stand.child.call()
+    await call.start()
+    await call.send(child_says.delta(content="half"))
+    response = await asking
+    stand.supervisor.down()
+    await call.finish()
+
+    stream = await response.read()
+
+    *_, error, done, end = stream.split(b"\n\n")
+    assert text_of(stream[: stream.index(b'data: {"error"')]) == "half"
+    assert json.loads(error.removeprefix(b"data: "))["error"]["code"] == "503"
+    assert (done, end) == (b"data: [DONE]", b"")
+    assert (stand.jobs[0].outcome, stand.jobs[0].reason) == (Outcome.CUT, "child_died")
+
+
+@pytest.mark.parametrize("stream", [True, False])
+async def test_three_deaths_are_one_too_many(stand: Stand, stream: bool) -> None:
+    asking = stand.ask(stream=stream)
+    for _ in range(3):
+        call = await stand.child.call()
+        stand.supervisor.down()
+        await call.finish()
+        stand.supervisor.up(stand.child)
+
+    response = await asking
+
+    assert response.status == 503
+    assert response.headers["Retry-After"] == "10"
+    assert response.headers["x-mlxguard-attempts"] == "3"
+    assert stand.jobs[0].outcome is Outcome.UNAVAILABLE
+
+
+@pytest.mark.parametrize("stream", [True, False])
+@pytest.mark.parametrize("said", [b"", child_says.delta(), child_says.delta(content="x"), b"data: {\n\n"])
+async def test_a_broken_answer_of_a_living_child(stand: Stand, stream: bool, said: bytes) -> None:
+    asking = stand.ask(stream=stream)
+    call = await stand.child.call()
+    await call.answer(said)
+
+    response = await asking
+    body = await response.read()
+
+    if response.status == 200:
+        assert b"content" in said
+        assert (
+            json.loads(body.split(b"\n\n")[-3].removeprefix(b"data: "))["error"]["code"] == "upstream_error"
+        )
+        assert body.endswith(b"data: [DONE]\n\n")
+    else:
+        assert response.status == 500
+        assert json.loads(body)["error"]["code"] == "upstream_error"
+    assert stand.jobs[0].outcome is Outcome.FAILED
+    assert stand.supervisor.judged == 1
+
+
+async def test_a_connection_closed_without_an_answer_by_a_living_child(stand: Stand) -> None:
+    asking = stand.ask()
+    await (await stand.child.call()).finish()
+    assert (await asking).status == 500
+
+
+@pytest.mark.parametrize(("status", "judged"), [(400, 0), (404, 1)])
+async def test_an_error_of_a_living_child_is_the_clients_fault(
+    stand: Stand, status: int, judged: int
+) -> None:
+    asking = stand.ask(stream=True)
+    await (await stand.child.call()).refuse(status, "roles must alternate")
+
+    response = await asking
+
+    assert response.status == 400
+    error = (await response.json())["error"]
+    assert error["type"] == "invalid_request_error"
+    assert error["message"].endswith("roles must alternate")
+    assert stand.supervisor.judged == judged
+    assert stand.jobs[0].outcome is Outcome.INVALID
+
+
+async def test_a_404_of_a_dead_generation_thread_is_a_death(stand: Stand) -> None:
+    asking = stand.ask()
+    call = await stand.child.call()
+    stand.supervisor.down()
+    await call.refuse(404, "generation thread died")
+    stand.supervisor.up(stand.child)
+
+    await (await stand.child.call()).answer(child_says.chat_stream("x"))
+
+    assert (await asking).status == 200
+
+
+async def test_a_silent_dead_child_is_not_waited_for(stand: Stand) -> None:
+    """A stopped or wedged process keeps its sockets open."""
+    asking = stand.ask()
+    call = await stand.child.call()
+    await call.start()
+    await eventually(lambda: stand.jobs[0].stage is Stage.PREFILL)
+    stand.supervisor.down()
+    await call.dropped()
+    stand.supervisor.up(stand.child)
+    await (await stand.child.call()).answer(child_says.chat_stream("x"))
+    assert (await asking).status == 200
+
+
+async def test_a_death_before_the_childs_headers(stand: Stand) -> None:
+    asking = stand.ask()
+    call = await stand.child.call()
+    stand.supervisor.down()
+    await call.dropped()
+    stand.supervisor.up(stand.child)
+    await (await stand.child.call()).answer(child_says.chat_stream("x"))
+    assert (await asking).status == 200
+
+
+async def test_a_child_that_died_behind_a_whole_answer(stand: Stand) -> None:
+    """Its last words were on their way: the answer is complete, whatever became of the child."""
+    asking = stand.ask()
+    call = await stand.child.call()
+    await call.start()
+    await call.send(child_says.chat_stream("x"))
+    stand.supervisor.down()
+    assert (await asking).status == 200
+
+
+async def test_replays_run_in_the_order_of_arrival_before_new_requests(stand: Stand) -> None:
+    stand.gate.set_budget(Budget(max_running=2))
+    asking = [stand.ask(max_tokens=number) for number in range(2)]
+    calls = [await stand.child.call() for _ in range(2)]
+    asking += [stand.ask(max_tokens=number) for number in (2, 3)]
+    await eventually(lambda: stand.gate.snapshot().waiting == 2)
+    stand.supervisor.down()
+    for call in reversed(calls):
+        await call.finish()
+    await eventually(lambda: all(job.stage is Stage.STARTING for job in stand.jobs[:2]))
+    assert stand.gate.snapshot().waiting == 2
+
+    stand.supervisor.up(stand.child)
+    for _ in range(4):
+        await (await stand.child.call()).answer(child_says.chat_stream("x"))
+
+    assert [(await each).status for each in asking] == [200] * 4
+    assert [job.answer.attempts for job in stand.jobs] == [2, 2, 1, 1]
+
+
+# --- waiting ---
+
+
+async def test_a_failed_child_is_told_at_once(stand: Stand) -> None:
+    stand.supervisor.down()
+    stand.supervisor.give_up()
+
+    response = await stand.ask()
+
+    assert response.status == 503
+    assert response.headers["x-should-retry"] == "false"
+    assert stand.jobs[0].reason == "restart_failed"
+
+
+async def test_the_deadline_ends_waiting_for_a_restart(stand: Stand) -> None:
+    stand.supervisor.down()
+    stand.max_wait_s = 0.02
+
+    response = await stand.ask(stream=True)
+
+    assert response.status == 503
+    assert stand.jobs[0].reason == "not_ready"
+
+
+async def test_the_deadline_of_a_held_stream_ends_it_by_contract(stand: Stand) -> None:
+    stand.supervisor.down()
+    stand.options = RelayOptions(hold_grace_s=0.01, keepalive_s=0.01)
+    stand.max_wait_s = 0.1
+
+    response = await stand.ask(stream=True)
+    stream = await response.read()
+
+    assert response.status == 200
+    assert stream.startswith(b": starting\n\n: starting\n\n")
+    *_, error, done, _ = stream.split(b"\n\n")
+    assert json.loads(error.removeprefix(b"data: "))["error"]["code"] == "503"
+    assert done == b"data: [DONE]"
+    assert stand.jobs[0].outcome is Outcome.UNAVAILABLE
+
+
+async def test_a_full_queue(stand: Stand) -> None:
+    stand.gate = Gate(Budget(max_running=1), max_waiting=0)
+    asking = stand.ask()
+    call = await stand.child.call()
+
+    response = await stand.ask(stream=True)
+
+    assert response.status == 503
+    assert stand.jobs[1].reason == "queue_full"
+    await call.answer(child_says.chat_stream("x"))
+    assert (await asking).status == 200
+
+
+async def test_a_held_stream_tells_where_it_is(stand: Stand) -> None:
+    stand.options = RelayOptions(hold_grace_s=0.0, keepalive_s=0.005)
+    stand.gate.set_budget(Budget(max_running=1))
+    asking = stand.ask()
+    call = await stand.child.call()
+    held = await stand.ask(stream=True)
+    assert await held.content.readline() == b": queued position=1\n"
+    await call.answer(child_says.chat_stream("x"))
+    call = await stand.child.call()
+    await call.start()
+    await call.send(b": keepalive 512/2048\n\n")
+    await read_until(held, b": prefill 512/2048\n")
+    stand.supervisor.down()
+    await call.finish()
+    await read_until(held, b": restarting\n")
+    stand.supervisor.up(stand.child)
+    call = await stand.child.call()
+    await call.start()
+    await call.send(child_says.delta(content="Hel"))
+    await read_until(held, b": decode\n")  # a tool call is being generated: the child says nothing
+    await call.send(child_says.delta(content="lo") + child_says.DONE)
+    rest = await held.read()
+
+    assert text_of(rest) == "lo"
+    assert (await asking).status == 200
+
+
+async def read_until(response: aiohttp.ClientResponse, line: bytes) -> None:
+    async with asyncio.timeout(10):
+        while await response.content.readline() != line:
+            pass
+
+
+async def test_a_long_silence_gets_empty_events(stand: Stand, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(silence, "EMPTY_EVENT_EVERY_S", 0.02)
+    stand.options = RelayOptions(hold_grace_s=0.0, keepalive_s=0.005)
+    stand.supervisor.down()
+    held = await stand.ask(stream=True)
+
+    await read_until(held, stand.jobs[0].answer.empty_event().removesuffix(b"\n"))
+
+    held.close()
+
+
+# --- clients that leave, clients that are slow ---
+
+
+@pytest.mark.parametrize("stream", [True, False])
+@pytest.mark.parametrize("started", [True, False])
+async def test_the_child_is_dropped_when_the_client_leaves(stand: Stand, stream: bool, started: bool) -> None:
+    asking = stand.ask(stream=stream)
+    call = await stand.child.call()
+    if started:
+        await call.start()
+        await call.send(child_says.delta(content="x"))
+        await eventually(lambda: stand.jobs[0].stage is Stage.DECODE)
+    if asking.done():
+        (await asking).close()
+    else:
+        asking.cancel()
+    left = asyncio.get_running_loop().time()
+
+    await call.dropped()
+
+    assert asyncio.get_running_loop().time() - left < 0.1
+    await eventually(lambda: stand.jobs[0].stage is Stage.ENDED)
+    assert stand.jobs[0].outcome is Outcome.CLIENT_GONE
+    assert stand.gate.snapshot().running == 0
+
+
+@pytest.mark.parametrize("stream", [True, False])
+async def test_a_waiting_client_that_leaves_leaves_the_queue(stand: Stand, stream: bool) -> None:
+    stand.gate.set_budget(Budget(max_running=0))
+    asking = stand.ask(stream=stream)
+    await eventually(lambda: stand.gate.snapshot().waiting == 1)
+
+    asking.cancel()
+
+    await eventually(lambda: stand.gate.snapshot().waiting == 0)
+    await eventually(lambda: stand.jobs[0].outcome is Outcome.CLIENT_GONE)
+
+
+async def test_a_client_that_left_is_not_replayed(stand: Stand) -> None:
+    asking = stand.ask()
+    call = await stand.child.call()
+    stand.supervisor.down()
+    await call.finish()
+    await eventually(lambda: stand.jobs[0].stage is Stage.STARTING)
+    asking.cancel()
+    await eventually(lambda: stand.jobs[0].stage is Stage.ENDED)
+
+    stand.supervisor.up(stand.child)
+    other = stand.ask(max_tokens=99)
+    call = await stand.child.call()
+    await call.answer(child_says.chat_stream("x"))
+
+    assert (await other).status == 200
+    assert [job.answer.attempts for job in stand.jobs] == [1, 1]
