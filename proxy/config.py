@@ -19,8 +19,10 @@ import psutil
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, Strict, StringConstraints
 from pydantic_core import PydanticCustomError
 
-_SIZE = re.compile(r"(?P<number>[0-9]+(\.[0-9]+)?) *((?P<prefix>[KMGT])(?P<binary>I)?)?B?", re.IGNORECASE)
-_SCALE = {"": 0, "K": 1, "M": 2, "G": 3, "T": 4}
+_SIZE = re.compile(
+    r"(?P<number>[0-9]{1,18}(\.[0-9]{1,18})?) *((?P<prefix>[KMGT])(?P<binary>I)?)?B?", re.IGNORECASE
+)
+_POWER = {"K": 1, "M": 2, "G": 3, "T": 4}
 
 
 def parse_size(value: object) -> int:
@@ -36,13 +38,15 @@ def parse_size(value: object) -> int:
     match = _SIZE.fullmatch(text)
     if match is None:
         raise PydanticCustomError("size", 'a size such as "24GB", "24GiB" or 0.75 (of RAM)')
-    number, prefix = float(match["number"]), match["prefix"]
-    if prefix is None and "." in match["number"]:
-        if number > 1:
-            raise PydanticCustomError("size", "a share of RAM between 0.0 and 1.0, or a size with its unit")
-        return int(number * psutil.virtual_memory().total)
-    base = 1024 if match["binary"] else 1000
-    return int(match["number"]) if prefix is None else round(number * base ** _SCALE[prefix.upper()])
+    number = match["number"]
+    if match["prefix"]:
+        base = 1024 if match["binary"] else 1000
+        return round(float(number) * float(base) ** _POWER[match["prefix"].upper()])
+    if "." not in number:
+        return int(number)
+    if float(number) > 1:
+        raise PydanticCustomError("size", "a share of RAM between 0.0 and 1.0, or a size with its unit")
+    return int(float(number) * psutil.virtual_memory().total)
 
 
 def _matching(pattern: str, expected: str) -> AfterValidator:
@@ -66,8 +70,8 @@ def _zero_is_none(value: object) -> object:
     return None if value == 0 and value is not False else value
 
 
-def _expand_home(path: Path | None) -> Path | None:
-    return path.expanduser() if path else None
+def _path_text(value: object) -> object:
+    return os.path.expanduser(value) or None if isinstance(value, str) else value  # noqa: PTH111 - pathlib raises
 
 
 Flag = Annotated[bool, Strict()]
@@ -76,12 +80,14 @@ Count = Annotated[int, Strict(), Field(ge=1)]
 Size = Annotated[int, BeforeValidator(parse_size)]
 Seconds = Annotated[float, Strict(), Field(ge=0)]
 SomeSeconds = Annotated[float, Strict(), Field(gt=0)]
+SomeBytes = Annotated[Size, Field(ge=1)]
 AutoCount = Literal["auto"] | Count
 AutoSize = Literal["auto"] | Size
+AutoSomeBytes = Literal["auto"] | SomeBytes
 
 Text = Annotated[str, StringConstraints(min_length=1)]
 OptionalText = Annotated[str | None, BeforeValidator(_empty_is_none)]
-OptionalPath = Annotated[Path | None, BeforeValidator(_empty_is_none), AfterValidator(_expand_home)]
+OptionalPath = Annotated[Path | None, BeforeValidator(_path_text)]
 Unique = AfterValidator(_unique)
 #: RFC 6750 `b64token`, the only thing that can follow `Bearer `; it has no colon, so a name may precede it.
 ApiKey = Annotated[
@@ -125,7 +131,7 @@ class ServerSettings(Section):
     allowed_origins: Annotated[tuple[Origin, ...], Unique] = Field(
         (), description='Web pages let in, as "http://localhost:3000". Empty: none.'
     )
-    max_body_bytes: Size = Field(64 * 10**6, description="Largest request body.")
+    max_body_bytes: SomeBytes = Field(64 * 10**6, description="Largest request body.")
     body_timeout_s: SomeSeconds = Field(
         60.0, description="A request body must have arrived within this time."
     )
@@ -196,10 +202,12 @@ class PromptSettings(Section):
 class MemorySettings(Section):
     """What memory may be used. "auto" leaves a limit to the plan."""
 
-    max_active_memory_bytes: AutoSize = Field(
+    max_active_memory_bytes: AutoSomeBytes = Field(
         "auto", description='All memory of the child, as "24GB" or 0.75 (of RAM).'
     )
-    max_active_kv_bytes: AutoSize = Field("auto", description="KV cache of all running requests together.")
+    max_active_kv_bytes: AutoSomeBytes = Field(
+        "auto", description="KV cache of all running requests together."
+    )
     reserve_system_bytes: AutoSize = Field(
         "auto", description="Memory left to the system and other programs."
     )

@@ -74,7 +74,8 @@ def key_of(name: str) -> Key:
 
 
 def nearest(section: str, key: str) -> Key | None:
-    """The known setting most like this one: in the table that was meant, else the same key in another."""
+    """The known setting most like this one: in the table that was meant, else by its key alone in any."""
+    key = key or section
     meant = difflib.get_close_matches(section, SECTIONS, n=1)
     here = difflib.get_close_matches(key, [k for s, k in KEYS if s in meant], n=1, cutoff=0.7)
     if here:

@@ -7,6 +7,7 @@ Everything is validated together and every fault is told at once, each with its 
 from __future__ import annotations
 
 import difflib
+import os
 import re
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -150,7 +151,7 @@ def _anchored(file: Path, path: Key, value: object) -> object:
     is_path = path in _PATHS or (path == ("model", "path") and str(value).startswith(("./", "../")))
     if not is_path or not isinstance(value, str) or not value:
         return value
-    return str(file.absolute().parent / Path(value).expanduser())
+    return str(file.absolute().parent / os.path.expanduser(value))  # noqa: PTH111 - pathlib raises
 
 
 def _from_environment(environ: Mapping[str, str]) -> Iterator[_Given | Fault]:

@@ -23,6 +23,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextvars import ContextVar
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TextIO, TypeAlias
 
 from proxy.config import LogSettings
@@ -88,7 +89,7 @@ def setup(settings: LogSettings, stream: TextIO | None = None, keys: Iterable[st
     Raises:
         OSError: the file cannot be opened.
     """
-    stream = stream or sys.stderr
+    stream = stream or sys.stderr or Path(os.devnull).open("w")  # noqa: SIM115 - None if it was closed before
     mask = _masking(keys)
     human = settings.format == "human" or (settings.format == "auto" and stream.isatty())
     handlers: list[logging.Handler] = [_StreamHandler(stream)]
