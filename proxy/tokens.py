@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt, wait_exponential_jitter
+from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
 from proxy import frames
 from proxy.core.chat import ChatPrompt, Prompt, TextPrompt
@@ -176,6 +176,11 @@ class Tokens:
         self._worker: _Worker | None = None
         self._starting = asyncio.Lock()
 
+    @property
+    def pid(self) -> int | None:
+        """Process id of the worker, while there is one."""
+        return self._worker.pid if self._worker is not None and self._worker.alive else None
+
     async def start(self, model_path: Path, server_argv: Sequence[str]) -> TokenizerInfo:
         """Load the tokenizer of the model in the folder `model_path`, as a server with these flags would.
 
@@ -243,7 +248,7 @@ class Tokens:
                 async for attempt in AsyncRetrying(
                     retry=retry_if_exception_type(_WorkerDied),
                     stop=stop_after_attempt(_STARTS),
-                    wait=wait_exponential_jitter(initial=0.1, max=2.0),
+                    wait=wait_random_exponential(multiplier=0.1, max=2.0),
                     reraise=True,
                 ):
                     with attempt:

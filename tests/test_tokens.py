@@ -1,0 +1,219 @@
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import shutil
+import signal
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import pytest_asyncio
+
+from proxy.core.chat import ChatPrompt, TextPrompt
+from proxy.errors import InvalidRequest, Unavailable
+from proxy.tokens import TokenizerInfo, TokenizerUnavailable, Tokens
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")  # one worker serves most of the tests
+
+ENDLESS = "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}"
+TEXT = "def größe(x): # 漢字 👩‍👩‍👧 naïve\n    return x\n" * 60
+
+
+def said(*contents: str) -> ChatPrompt:
+    roles = ("user", "assistant")
+    return ChatPrompt(tuple({"role": roles[i % 2], "content": c} for i, c in enumerate(contents)))
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def tokens(tiny_model: Path) -> AsyncIterator[Tokens]:
+    client = Tokens(stall_s=30)
+    await client.start(tiny_model, [])
+    yield client
+    await client.stop()
+
+
+async def test_what_is_known_of_the_model(tokens: Tokens) -> None:
+    assert tokens.info == TokenizerInfo(1024, 32768, True, True, True)
+
+
+async def test_many_counts_at_once_each_get_their_own(tokens: Tokens) -> None:
+    alone = [await tokens.count(said("word " * n)) for n in range(20)]
+    assert await asyncio.gather(*(tokens.count(said("word " * n)) for n in range(20))) == alone
+    assert alone == sorted(set(alone))
+
+
+async def test_a_cancelled_count_disturbs_no_other(tokens: Tokens) -> None:
+    expected = await tokens.count(said("hi"))
+    doomed = asyncio.create_task(tokens.count(TextPrompt("x " * 200_000)))
+    other = asyncio.create_task(tokens.count(said("hi")))
+    await asyncio.sleep(0)
+    doomed.cancel()
+    assert await other == expected
+    with pytest.raises(asyncio.CancelledError):
+        await doomed
+
+
+async def test_a_killed_worker_is_replaced_and_what_was_pending_is_asked_again(tokens: Tokens) -> None:
+    expected, first = await tokens.count(said("hi")), tokens.pid
+    assert first is not None
+    os.kill(first, signal.SIGSTOP)
+    pending = [asyncio.create_task(tokens.count(said("hi"))) for _ in range(5)]
+    await asyncio.sleep(0)
+    os.kill(first, signal.SIGKILL)
+    assert await asyncio.gather(*pending) == [expected] * 5
+    assert tokens.pid != first
+
+
+async def test_only_the_request_that_a_worker_sits_on_is_refused(tiny_model: Path) -> None:
+    tokens = Tokens(stall_s=1.0)
+    await tokens.start(tiny_model, ["--chat-template", ENDLESS])
+    hung = asyncio.create_task(tokens.count(said("hi")))
+    behind = asyncio.create_task(tokens.count(TextPrompt("hi")))
+    with pytest.raises(Unavailable) as caught:
+        await hung
+    assert caught.value.reason == "tokenizer_stalled"
+    assert await behind == 1
+    await tokens.stop()
+
+
+async def test_more_than_may_wait_are_told_to_come_back(tiny_model: Path) -> None:
+    tokens = Tokens(stall_s=30, most_pending=2)
+    await tokens.start(tiny_model, [])
+    counts = await asyncio.gather(*(tokens.count(said("hi")) for _ in range(3)), return_exceptions=True)
+    assert [type(count) for count in counts] == [int, int, Unavailable]
+    await tokens.stop()
+
+
+async def test_without_a_worker_there_is_no_count() -> None:
+    with pytest.raises(Unavailable):
+        await Tokens().count(said("hi"))
+
+
+async def test_stopping_leaves_nothing_behind(tiny_model: Path) -> None:
+    tokens = Tokens()
+    await tokens.start(tiny_model, ["--chat-template", ENDLESS])
+    pid, pending = tokens.pid, asyncio.create_task(tokens.count(said("hi")))
+    await asyncio.sleep(0)
+    await tokens.stop(grace_s=5)  # its reader sees the end of the input even while the template runs
+    assert pid is not None
+    assert not psutil.pid_exists(pid)
+    with pytest.raises(Unavailable):
+        await pending
+
+
+async def test_a_folder_without_a_tokenizer(tmp_path: Path) -> None:
+    with pytest.raises(TokenizerUnavailable, match=r"config\.json"):
+        await Tokens().start(tmp_path, [])
+
+
+async def test_a_load_that_takes_too_long(tiny_model: Path) -> None:
+    with pytest.raises(TokenizerUnavailable, match="not loaded within"):
+        await Tokens(load_s=0.01).start(tiny_model, [])
+
+
+async def test_the_gateway_killed_leaves_no_worker(tiny_model: Path) -> None:
+    script = f"""
+import asyncio, os
+from pathlib import Path
+from proxy.tokens import Tokens
+async def main():
+    tokens = Tokens()
+    await tokens.start(Path({str(tiny_model)!r}), [])
+    print(tokens.pid, flush=True)
+    await asyncio.sleep(60)
+asyncio.run(main())
+"""
+    command = (sys.executable, "-c", script)
+    gateway = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
+    assert gateway.stdout is not None
+    worker = psutil.Process(int(await gateway.stdout.readline()))
+    gateway.kill()
+    await gateway.wait()
+    assert psutil.wait_procs([worker], timeout=5)[1] == []
+
+
+@pytest.mark.parametrize(
+    ("messages", "reason"),
+    [
+        (({"role": "robot", "content": "hi"},), "unknown role"),
+        (({"role": "assistant", "content": "", "tool_calls": [5]},), "does not accept"),
+    ],
+)
+async def test_what_a_template_refuses_is_the_clients_fault(
+    tokens: Tokens, messages: Any, reason: str
+) -> None:
+    with pytest.raises(InvalidRequest, match=reason) as caught:
+        await tokens.count(ChatPrompt(messages))
+    assert caught.value.param == "messages"
+    assert await tokens.count(said("hi")) > 0
+
+
+async def test_the_servers_template_flags_count(tiny_model: Path, tokens: Tokens) -> None:
+    unthinking = Tokens()
+    await unthinking.start(tiny_model, ["--model", "x", "--chat-template-args", '{"enable_thinking": false}'])
+    off, on = ({"enable_thinking": flag} for flag in (False, True))
+    prompt = said("hi")
+    plain = await tokens.count(prompt)
+    assert (
+        await unthinking.count(prompt) == await tokens.count(ChatPrompt(prompt.messages, None, off)) > plain
+    )
+    assert await unthinking.count(ChatPrompt(prompt.messages, None, on)) == plain
+    await unthinking.stop()
+
+
+async def test_without_a_template_the_server_has_one_of_its_own(tiny_model: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(
+        tiny_model, tmp_path / "m", ignore=shutil.ignore_patterns("*.jinja", "*.safetensors")
+    )
+    tokens = Tokens()
+    assert not (await tokens.start(folder, [])).has_chat_template
+    assert await tokens.count(said("hi")) == await tokens.count(TextPrompt("USER: hi\nASSISTANT:"))
+    await tokens.stop()
+
+
+@pytest.mark.parametrize(
+    ("config", "vocab_size", "context"),
+    [
+        ({"vocab_size": 2048, "max_position_embeddings": 77}, 2048, 77),
+        ({"vocab_size": None, "max_position_embeddings": None}, 1024, 32768),
+        (
+            {"vocab_size": None, "text_config": {"vocab_size": 4096, "max_position_embeddings": 99}},
+            4096,
+            32768,
+        ),
+        ({"max_position_embeddings": None, "text_config": {"max_position_embeddings": 99}}, 1024, 99),
+        ({"max_position_embeddings": None, "n_positions": 55}, 1024, 55),
+    ],
+)
+async def test_sizes_come_from_the_models_config(
+    tiny_model: Path, tmp_path: Path, config: dict[str, Any], vocab_size: int, context: int | None
+) -> None:
+    folder = shutil.copytree(tiny_model, tmp_path / "m", ignore=shutil.ignore_patterns("*.safetensors"))
+    changed = json.loads((folder / "config.json").read_text()) | config
+    (folder / "config.json").write_text(json.dumps({k: v for k, v in changed.items() if v is not None}))
+    tokens = Tokens()
+    info = await tokens.start(folder, [])
+    assert (info.vocab_size, info.context_length) == (vocab_size, context)
+    await tokens.stop()
+
+
+async def test_how_much_two_prompts_share(tokens: Tokens) -> None:
+    first, second = said("one two", "three", "four"), said("one two", "three", "five")
+    assert await tokens.shared(first, first) == await tokens.count(first)
+    assert 0 < await tokens.shared(first, said("other")) < await tokens.shared(first, second)
+
+
+@pytest.mark.parametrize("head", [0, 7])
+@pytest.mark.parametrize("limit", [8, 50, 333])
+async def test_a_text_loses_its_middle(tokens: Tokens, head: int, limit: int) -> None:
+    whole = TextPrompt(TEXT)
+    shorter, count = await tokens.trim(whole, head, limit)
+    assert await tokens.count(shorter) == count <= limit
+    assert count > limit - 8
+    assert await tokens.shared(whole, shorter) >= head
+    assert TEXT.endswith(shorter.text[-20:] if count > 40 else "\n")
