@@ -1,4 +1,4 @@
-"""The embedded model's weights, as far as arithmetic goes: what no layer may touch, and what a script makes of it.
+"""The embedded model's weights as arithmetic: what no layer may touch, and what a script makes of it.
 
 The shapes are written out here, since asking mlx_lm for them imports mlx; that the real server loads all
 architectures and says what it should is in tests/real/test_tiny_served.py.

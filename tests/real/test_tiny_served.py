@@ -1,0 +1,64 @@
+"""The unmodified server loads every kind of small model, and says with it what it should."""
+
+from __future__ import annotations
+
+import json
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from supervisor.tiny import ARCHITECTURES
+from tests.conftest import MakeTiny
+from tests.real.processes import Running, bare_server
+from tests.scripted import ANSWER, CALLS, SAY, SAY_WITH_TOOLS, THOUGHT, TOOLS
+
+pytestmark = pytest.mark.real
+
+
+def ask(server: Running, **body: Any) -> dict[str, Any]:
+    request = urllib.request.Request(f"{server.base_url}/chat/completions", json.dumps(body).encode())
+    with urllib.request.urlopen(request, timeout=60) as answer:
+        content: dict[str, Any] = json.loads(answer.read())
+    return content
+
+
+def hello(text: str) -> list[dict[str, str]]:
+    return [{"role": "user", "content": text}]
+
+
+def test_random_text_goes_on_and_depends_on_the_prompt(shared_server: Running) -> None:
+    answers = [ask(shared_server, messages=hello(text), max_tokens=100) for text in ("Hello", "What is new?")]
+    for answer in answers:
+        assert answer["choices"][0]["finish_reason"] == "length"
+        assert answer["usage"]["completion_tokens"] == 100
+        text = answer["choices"][0]["message"]["content"]
+        assert "\ufffd" not in text
+        assert len(set(text)) > 20
+    first, second = (answer["choices"][0]["message"]["content"] for answer in answers)
+    assert first != second
+
+
+def test_the_same_prompt_gets_the_same_answer(shared_server: Running) -> None:
+    first, second = (ask(shared_server, messages=hello("Hello"), max_tokens=20) for _ in range(2))
+    assert first["choices"] == second["choices"]
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_a_script_is_said_and_ends(architecture: str, make_tiny: MakeTiny, tmp_path: Path) -> None:
+    model = make_tiny(architecture=architecture, say=SAY, say_with_tools=SAY_WITH_TOOLS)
+    with bare_server(model, tmp_path) as server:
+        answer = ask(server, messages=hello("Weather?"), temperature=1.0)["choices"][0]
+        assert answer["finish_reason"] == "stop"
+        assert answer["message"]["reasoning"].strip() == THOUGHT
+        assert answer["message"]["content"].strip() == ANSWER
+
+        called = ask(server, messages=hello("Weather?"), tools=TOOLS)["choices"][0]
+        assert called["finish_reason"] == "tool_calls"
+        functions = [call["function"] for call in called["message"]["tool_calls"]]
+        assert [(call["name"], json.loads(call["arguments"])) for call in functions] == list(CALLS)
+
+        results = [{"role": "tool", "tool_call_id": "1", "content": "sunny"}]
+        messages = [*hello("Weather?"), called["message"], *results]
+        assert ask(server, messages=messages, tools=TOOLS)["choices"][0]["finish_reason"] == "stop"
