@@ -47,6 +47,27 @@ def server_options(argv: Sequence[str]) -> argparse.Namespace:
     return options
 
 
+def configured(config: dict[str, Any], *keys: str) -> int | None:
+    """The first of these numbers in a config.json; multimodal models have their language model's deeper."""
+    for key in keys:
+        for section in (config, config.get("text_config")):
+            value = section.get(key) if isinstance(section, dict) else None
+            if type(value) is int and value > 0:
+                return value
+    return None
+
+
+def context_length(config: dict[str, Any], model_max_length: Any) -> int | None:
+    """Longest context in tokens: what the model was made for, else what its tokenizer says, else None.
+
+    The tokenizer's number comes second: it is often that of another model of the family.
+    """
+    if (length := configured(config, *_CONTEXT_KEYS)) is not None:
+        return length
+    sane = type(model_max_length) is int and 0 < model_max_length < _LONGEST_SANE_CONTEXT
+    return model_max_length if sane else None
+
+
 class Tokenizer:
     """The child's tokenizer and chat template."""
 
@@ -72,27 +93,12 @@ class Tokenizer:
         """What `proxy.tokens.TokenizerInfo` holds."""
         wrapper = self._wrapper
         return {
-            "vocab_size": self._configured("vocab_size") or len(wrapper),
-            "context_length": self._context_length(),
+            "vocab_size": configured(self._config, "vocab_size") or len(wrapper),
+            "context_length": context_length(self._config, getattr(wrapper, "model_max_length", None)),
             "has_chat_template": bool(wrapper.has_chat_template),
             "has_tool_calling": bool(wrapper.has_tool_calling),
             "has_thinking": bool(wrapper.has_thinking),
         }
-
-    def _configured(self, key: str) -> int | None:
-        """A number of config.json; multimodal models keep their language model's in `text_config`."""
-        for config in (self._config, self._config.get("text_config")):
-            value = config.get(key) if isinstance(config, dict) else None
-            if isinstance(value, int) and value > 0:
-                return value
-        return None
-
-    def _context_length(self) -> int | None:
-        for key in _CONTEXT_KEYS:
-            if (length := self._configured(key)) is not None:
-                return length
-        longest = getattr(self._wrapper, "model_max_length", None)
-        return longest if isinstance(longest, int) and 0 < longest < _LONGEST_SANE_CONTEXT else None
 
     def encode(self, prompt: dict[str, Any]) -> list[int]:
         """The token ids that the child will see. `prompt`: the fields of a request body that make the prompt.

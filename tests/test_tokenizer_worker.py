@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 
 from proxy import frames
-from proxy.tokenizer_worker import server_options
+from proxy.tokenizer_worker import configured, context_length, server_options
 
 COMMAND = [sys.executable, "-P", "-m", "proxy.tokenizer_worker"]
 
@@ -38,6 +39,38 @@ def test_flags_may_be_abbreviated_as_for_the_server() -> None:
 def test_flags_that_the_server_would_refuse(argv: list[str]) -> None:
     with pytest.raises(ValueError, match="--chat-template"):
         server_options(argv)
+
+
+@pytest.mark.parametrize(
+    ("config", "expected"),
+    [
+        ({"vocab_size": 9}, 9),
+        ({"vocab_size": 9, "text_config": {"vocab_size": 8}}, 9),
+        ({"vocab_size": None, "text_config": {"vocab_size": 8}}, 8),
+        ({"text_config": None}, None),
+        ({"vocab_size": 0}, None),
+        ({"vocab_size": True}, None),
+        ({"vocab_size": "9"}, None),
+    ],
+)
+def test_a_number_of_the_models_config(config: dict[str, Any], expected: int | None) -> None:
+    assert configured(config, "vocab_size") == expected
+
+
+@pytest.mark.parametrize(
+    ("config", "model_max_length", "expected"),
+    [
+        ({"max_position_embeddings": 77}, 55, 77),
+        ({"n_positions": 77}, 55, 77),
+        ({"text_config": {"max_position_embeddings": 77}}, None, 77),
+        ({}, 55, 55),
+        ({}, 10**30, None),
+        ({}, 1e30, None),
+        ({}, None, None),
+    ],
+)
+def test_the_context_length(config: dict[str, Any], model_max_length: Any, expected: int | None) -> None:
+    assert context_length(config, model_max_length) == expected
 
 
 def test_what_libraries_print_does_not_reach_the_frames() -> None:

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import shutil
 import signal
@@ -173,32 +172,6 @@ async def test_without_a_template_the_server_has_one_of_its_own(tiny_model: Path
     tokens = Tokens()
     assert not (await tokens.start(folder, [])).has_chat_template
     assert await tokens.count(said("hi")) == await tokens.count(TextPrompt("USER: hi\nASSISTANT:"))
-    await tokens.stop()
-
-
-@pytest.mark.parametrize(
-    ("config", "vocab_size", "context"),
-    [
-        ({"vocab_size": 2048, "max_position_embeddings": 77}, 2048, 77),
-        ({"vocab_size": None, "max_position_embeddings": None}, 1024, 32768),
-        (
-            {"vocab_size": None, "text_config": {"vocab_size": 4096, "max_position_embeddings": 99}},
-            4096,
-            32768,
-        ),
-        ({"max_position_embeddings": None, "text_config": {"max_position_embeddings": 99}}, 1024, 99),
-        ({"max_position_embeddings": None, "n_positions": 55}, 1024, 55),
-    ],
-)
-async def test_sizes_come_from_the_models_config(
-    tiny_model: Path, tmp_path: Path, config: dict[str, Any], vocab_size: int, context: int | None
-) -> None:
-    folder = shutil.copytree(tiny_model, tmp_path / "m", ignore=shutil.ignore_patterns("*.safetensors"))
-    changed = json.loads((folder / "config.json").read_text()) | config
-    (folder / "config.json").write_text(json.dumps({k: v for k, v in changed.items() if v is not None}))
-    tokens = Tokens()
-    info = await tokens.start(folder, [])
-    assert (info.vocab_size, info.context_length) == (vocab_size, context)
     await tokens.stop()
 
 
