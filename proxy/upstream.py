@@ -98,10 +98,10 @@ class Exchange:
         return self._response.status
 
     async def read(self) -> bytes:
-        """All that has arrived, at least one byte; b"" at the end, complete or not.
+        """All that has arrived, at least one byte; b"" at the end, which may also have been a reset.
 
         Raises:
-            UpstreamBroken: the connection was reset, or the child is dead and silent.
+            UpstreamBroken: the end came before a length that was told, or the child is dead and silent.
         """
         if self._generation.died.done():
             return await self._last_words()

@@ -63,6 +63,14 @@ class Call:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self._writer.transport.abort()
 
+    async def was_reset(self) -> bool:
+        """How the proxy has ended it: by a reset, or in order."""
+        try:
+            await self._reader.read()
+        except ConnectionResetError:
+            return True
+        return False
+
     async def dropped(self) -> None:
         """Returns when the proxy has closed its side, or reset it."""
         with contextlib.suppress(ConnectionError):
@@ -80,7 +88,8 @@ class FakeChild:
         self._writers: list[asyncio.StreamWriter] = []
 
     async def __aenter__(self) -> Self:
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0, limit=2**20)
+        await self.listen_again()
+        assert self._server is not None
         self.port = self._server.sockets[0].getsockname()[1]
         return self
 
@@ -97,6 +106,10 @@ class FakeChild:
         """From now on connections are refused, as after an exit."""
         if self._server is not None:
             self._server.close()
+
+    async def listen_again(self) -> None:
+        """On the same port."""
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port, limit=2**20)
 
     async def call(self) -> Call:
         """The next request, read whole."""

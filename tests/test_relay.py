@@ -4,131 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator
 from typing import Any
 
 import aiohttp
 import pytest
 from aiohttp import web
-from aiohttp.test_utils import TestServer
 
 from proxy.core import silence
 from proxy.core.admission import Budget
-from proxy.core.answer import Answer
-from proxy.core.chat import ChatPrompt, CompletionRequest
-from proxy.errors import GuardError
-from proxy.fitting import Fitted
 from proxy.gate import Gate
-from proxy.job import Job, Outcome, Stage
-from proxy.relay import Relay, RelayOptions
-from proxy.upstream import Upstream
+from proxy.job import Outcome, Stage
+from proxy.relay import RelayOptions
 from tests.core import child_events as child_says
-from tests.fake_child import FakeChild, FakeSupervisor
-
-PROMPT = ChatPrompt(messages=({"role": "user", "content": "hi"},), tools=None, template_kwargs={})
-KEEP_QUIET = RelayOptions(hold_grace_s=60, keepalive_s=60)
-
-
-@dataclass
-class Stand:
-    """A relay between a fake child and real HTTP clients."""
-
-    child: FakeChild
-    supervisor: FakeSupervisor
-    upstream: Upstream
-    gate: Gate = field(default_factory=lambda: Gate(Budget(max_running=8), max_waiting=8))
-    options: RelayOptions = KEEP_QUIET
-    max_wait_s: float = 60.0
-    jobs: list[Job] = field(default_factory=list)
-    server: TestServer | None = None
-    session: aiohttp.ClientSession | None = None
-
-    async def start(self) -> None:
-        app = web.Application()
-        app.router.add_post("/{kind}", self._handle)
-        self.server = TestServer(app)
-        await self.server.start_server(shutdown_timeout=0.1)
-        self.session = aiohttp.ClientSession(self.server.make_url("/"))
-        await self.upstream.start()
-
-    async def stop(self) -> None:
-        assert self.session
-        assert self.server
-        await self.session.close()
-        await self.server.close()
-        await self.upstream.stop()
-
-    async def _handle(self, http_request: web.Request) -> web.StreamResponse:
-        relay = Relay(self.supervisor, self.gate, self.upstream, self.options)
-        job = self.job(await http_request.json(), is_chat=http_request.match_info["kind"] == "chat")
-        self.jobs.append(job)
-        try:
-            return await relay.serve(http_request, job)
-        except GuardError as error:
-            headers = {**error.headers(10), **job.headers()}
-            return web.json_response(error.body(), status=error.status, headers=headers)
-
-    def job(self, wish: dict[str, Any], *, is_chat: bool) -> Job:
-        now = asyncio.get_running_loop().time()
-        number = len(self.jobs)
-        answer = Answer.new(unique=str(number), created=42, model="served", is_chat=is_chat)
-        return Job(
-            request_id=f"req-{number}",
-            request=CompletionRequest(prompt=PROMPT, **wish),
-            fitted=Fitted(
-                PROMPT, prompt_tokens=7, max_tokens=16, clamped=False, dropped_messages=0, dropped_tokens=0
-            ),
-            answer=answer,
-            client="anonymous",
-            arrived=now,
-            deadline=now + self.max_wait_s,
-        )
-
-    def ask(self, kind: str = "chat", **wish: Any) -> asyncio.Task[aiohttp.ClientResponse]:
-        """A client's request; the task ends with the headers of its answer."""
-
-        async def headers() -> aiohttp.ClientResponse:
-            assert self.session
-            return await self.session.post(kind, json=wish)
-
-        return asyncio.create_task(headers())
+from tests.relay_stand import Stand, a_stand, events_of, eventually, text_of
 
 
 @pytest.fixture
 async def stand() -> AsyncIterator[Stand]:
-    before = _others()
-    async with FakeChild() as child:
-        stand = Stand(child, FakeSupervisor(), Upstream())
-        await stand.start()
-        stand.supervisor.up(child)
+    async with a_stand() as stand:
         yield stand
-        await stand.stop()
-    assert stand.gate.snapshot().running == stand.gate.snapshot().waiting == 0
-    await eventually(lambda: _others() <= before, "a task was left behind")
-
-
-def _others() -> set[asyncio.Task[Any]]:
-    return asyncio.all_tasks() - {asyncio.current_task()}
-
-
-async def eventually(condition: Callable[[], bool], otherwise: str = "never happened") -> None:
-    """Lets the loop turn until it is so."""
-    for _ in range(2000):
-        if condition():
-            return
-        await asyncio.sleep(0.001)
-    pytest.fail(otherwise)
-
-
-def events_of(stream: bytes) -> list[dict[str, Any]]:
-    lines = [line.removeprefix(b"data: ") for line in stream.split(b"\n") if line.startswith(b"data: {")]
-    return [json.loads(line) for line in lines]
-
-
-def text_of(stream: bytes) -> str:
-    choices = [event["choices"][0] for event in events_of(stream) if event.get("choices")]
-    return "".join(choice["delta"].get("content", "") for choice in choices)
 
 
 # --- the ordinary case ---

@@ -19,8 +19,8 @@ class Usage:
     @classmethod
     def of(cls, usage: dict[str, Any]) -> Usage:
         """Raises Malformed."""
-        details = usage.get("prompt_tokens_details") or {}
         try:
+            details = usage.get("prompt_tokens_details") or {}
             return cls(
                 prompt_tokens=int(usage["prompt_tokens"]),
                 completion_tokens=int(usage["completion_tokens"]),

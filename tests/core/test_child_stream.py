@@ -1,0 +1,56 @@
+"""What is noted of the child's events; test_rewrite.py and test_aggregate.py see them whole."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from proxy.core import sse
+from proxy.core.child_stream import Seen, Usage, add_reasoning_content, choice_of, delta_of, read_event
+from tests.core import child_events as child
+
+
+def seen_in(*blocks: bytes) -> Seen:
+    seen = Seen()
+    for block in blocks:
+        read_event(block.removesuffix(sse.END), seen)
+    return seen
+
+
+def test_a_whole_answer_is_noted() -> None:
+    seen = seen_in(b": keepalive 3/7", child.delta(content="x"), child.usage(), child.DONE)
+    assert seen == Seen(events=1, content=True, done=True, progress=(3, 7), usage=Usage(7, 3, 2))
+
+
+def test_progress_stays_over_other_comments() -> None:
+    assert seen_in(b": keepalive 3/7", b": something").progress == (3, 7)
+
+
+def test_usage_of_a_server_without_a_prompt_cache() -> None:
+    assert seen_in(child.usage(cached=None)).usage == Usage(7, 3, None)
+
+
+@pytest.mark.parametrize("usage", [{}, {"prompt_tokens": None, "completion_tokens": 1}, None, []])
+def test_usage_without_counts_is_malformed(usage: Any) -> None:
+    with pytest.raises(sse.Malformed):
+        seen_in(child.event({"choices": [], "usage": usage}))
+
+
+@pytest.mark.parametrize(
+    "event", [{}, {"choices": None}, {"choices": [5]}, {"choices": []}, {"choices": [{}, {}]}]
+)
+def test_an_event_has_one_choice_or_usage(event: dict[str, Any]) -> None:
+    with pytest.raises(sse.Malformed):
+        choice_of(event)
+
+
+def test_the_delta_of_chat_and_of_text() -> None:
+    assert delta_of({"delta": {"content": "x"}}) == {"content": "x"}
+    assert delta_of({"text": "x"}) == {"text": "x"}
+
+
+def test_reasoning_under_both_names_only_when_there_is_some() -> None:
+    part: dict[str, Any] = {"reasoning": ""}
+    add_reasoning_content(part)
+    assert part == {"reasoning": ""}
