@@ -34,11 +34,11 @@ from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_at
 
 from supervisor.model import fault
 
-ATTEMPTS = 6  # over about a minute: longer troubles are for the one who started it to see
+_ATTEMPTS = 6  # over about a minute: longer troubles are for the one who started it to see
 _REPORT_EVERY_S = 5.0
 
 
-def fetch(name: str, revision: str | None) -> Path:
+def fetch(name: str, revision: str | None, attempts: int) -> Path:
     """The folder of a complete snapshot: the one on disk, without asking the hub, or else a downloaded one.
 
     Raises whatever the hub's client raises, after retries of what may pass.
@@ -51,7 +51,7 @@ def fetch(name: str, revision: str | None) -> Path:
         return folder
     retrying = Retrying(
         retry=retry_if_exception(is_transient),
-        stop=stop_after_attempt(ATTEMPTS),
+        stop=stop_after_attempt(attempts),
         wait=wait_random_exponential(multiplier=1, max=30),
         before_sleep=_say_retry,
         reraise=True,
@@ -118,18 +118,20 @@ class _Progress(tqdm):
     """The hub's progress bars, as lines: only the one that counts bytes written, and only now and then."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self._said = time.monotonic()
         shown = {"disable": False, "mininterval": _REPORT_EVERY_S, "miniters": 1}
         super().__init__(*args, **(kwargs | shown))  # type: ignore[no-untyped-call]
 
     def display(self, *args: Any, **kwargs: Any) -> None:
-        due = time.monotonic() - getattr(self, "_said", 0.0) >= _REPORT_EVERY_S
+        due = time.monotonic() - self._said >= _REPORT_EVERY_S
         if self.unit == "B" and self.n and due:
             self._said = time.monotonic()
             _say(bytes=int(self.n), total=int(self.total or 0))
 
 
 def _end_with_stdin() -> None:
-    sys.stdin.buffer.read()
+    while os.read(0, 1024):  # not sys.stdin, whose lock a thread at its read would hold at exit
+        pass
     os._exit(1)
 
 
@@ -137,10 +139,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m supervisor.download")
     parser.add_argument("name")
     parser.add_argument("--revision")
+    parser.add_argument("--attempts", type=int, default=_ATTEMPTS)
     arguments = parser.parse_args(argv)
     threading.Thread(target=_end_with_stdin, daemon=True).start()
     try:
-        folder = fetch(arguments.name, arguments.revision)
+        folder = fetch(arguments.name, arguments.revision, arguments.attempts)
     except Exception as error:  # noqa: BLE001  (whatever the hub's client raises becomes the one line we answer)
         _say(error=explain(error, arguments.name, arguments.revision))
         return 1

@@ -129,7 +129,7 @@ def _weights_fault(folder: Path) -> str | None:
         missing = {name for name in index["weight_map"].values() if not (folder / name).exists()}
     except FileNotFoundError:
         return None  # one file needs no index
-    except (OSError, ValueError, LookupError, AttributeError) as error:
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         return f"has a model.safetensors.index.json that cannot be read ({error!r})"
     return f"lacks {len(missing)} of its weight files, as {min(missing)}" if missing else None
 
@@ -173,7 +173,7 @@ async def _snapshot(name: str, revision: str | None) -> Path:
         event = json.loads(line)
         match event:
             case {"retry": _}:
-                log.warning("download interrupted", extra={"model": name, **event})
+                log.warning("download_interrupted", extra={"model": name, **event})
             case {"bytes": _}:
                 log.info("downloading", extra={"model": name, **event})
             case _:

@@ -12,7 +12,7 @@ import pytest
 
 from tests.scripted import SAY, SAY_WITH_TOOLS
 
-MODELS = Path(__file__).parent.parent / ".out" / "models"
+MODELS = Path(__file__).resolve().parent.parent / ".out" / "models"
 
 MakeTiny = Callable[..., Path]
 
