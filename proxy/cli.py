@@ -6,6 +6,7 @@ What a command needs is imported when it runs: --help and the first answer of `s
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import subprocess
 import sys
@@ -43,6 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _serve(arguments: argparse.Namespace) -> int:
     from proxy import logs
     from proxy.api_keys import known_keys
+    from proxy.config_summary import not_acted_on
 
     loaded = _load(arguments)
     if loaded is None:
@@ -52,6 +54,8 @@ def _serve(arguments: argparse.Namespace) -> int:
         logs.setup(settings.log, keys=known_keys(settings.server))
     except OSError as error:
         return _fail([f"log.file: {settings.log.file}: {error.strerror}"], ExitCode.CONFIGURATION)
+    for setting in not_acted_on(loaded):
+        logging.getLogger("mlxguard.cli").warning("setting has no effect yet", extra={"setting": setting})
     from proxy.app import serve
 
     return serve(settings, loaded.source)
@@ -133,7 +137,8 @@ class _Version(argparse.Action):
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
         from importlib.metadata import version
 
-        parser.exit(message=f"{_NAME} {version(_NAME)}\n")
+        print(_NAME, version(_NAME))
+        parser.exit()
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -287,3 +287,14 @@ class Settings(Section):
 SECTIONS: dict[str, type[Section]] = {
     name: type(field.default) for name, field in Settings.model_fields.items()
 }
+
+#: Settings whose place and name are fixed, and that nothing acts on yet: `check` and the log say so.
+NOT_ACTED_ON = frozenset(
+    {
+        "prompt.compaction_headroom_tokens",
+        "prompt.trim_tool_output",
+        "memory.max_active_memory_bytes",
+        "memory.max_active_kv_bytes",
+        "memory.reserve_system_bytes",
+    }
+)

@@ -40,7 +40,7 @@ _LONGEST_VALUE, _LONGEST_TRACEBACK, _MOST_ITEMS = 500, 8_000, 50
 _UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 #: A value that needs quotes to be told from its neighbours.
-_NEEDS_QUOTES = re.compile(r'[\s"=]|^$')
+_NEEDS_QUOTES = re.compile(r'[\s"=\\,\[\]]|^$')
 
 #: What every record has; anything else came by `extra`.
 _STANDARD = {*vars(logging.makeLogRecord({})), "message", "asctime", "taskName"}
@@ -190,8 +190,10 @@ def _escape(text: str) -> str:
 def _quoted(value: Plain) -> str:
     if isinstance(value, list):
         return f"[{','.join(map(_quoted, value))}]"
-    text = _escape(str(value))
-    return '"' + text.replace('"', '\\"') + '"' if _NEEDS_QUOTES.search(text) else text
+    text = str(value)
+    if not _NEEDS_QUOTES.search(_escape(text)):
+        return text
+    return '"' + _escape(text.replace("\\", "\\\\").replace('"', '\\"')) + '"'
 
 
 def _masking(keys: Iterable[str]) -> Mask:

@@ -41,7 +41,7 @@ def test_without_a_file_the_defaults_hold_and_the_log_can_say_so() -> None:
 
 
 def test_a_file_that_was_asked_for_must_exist(tmp_path: Path) -> None:
-    with pytest.raises(ConfigurationError, match="other.toml: No such file"):
+    with pytest.raises(ConfigurationError, match=r"other\.toml: No such file"):
         load(tmp_path / "other.toml", {}, ())
 
 
