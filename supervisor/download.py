@@ -111,7 +111,7 @@ def _say(**event: Any) -> None:
 
 def _say_retry(state: RetryCallState) -> None:
     error = state.outcome.exception() if state.outcome else None
-    _say(retry=state.attempt_number, reason=type(error and error.__cause__ or error).__name__)
+    _say(retry=state.attempt_number, reason=type(getattr(error, "__cause__", None) or error).__name__)
 
 
 class _Progress(tqdm):
