@@ -90,8 +90,9 @@ class Death:
 class Generation:
     """One life of the child that has become ready.
 
-    `died` resolves with the Death the moment it is known. Whoever serves a request holds `busy()` and
-    calls `progress()` for every read that brought bytes; a stall is judged by both.
+    `died` resolves with the Death the moment it is known. It is shared: wait for it with `asyncio.wait` or
+    under `shield`, since `wait_for` would cancel it for everybody. Whoever serves a request holds `busy()`
+    and calls `progress()` for every read that brought bytes; a stall is judged by both.
     """
 
     def __init__(self, number: int, port: int, on_idle: Callable[[], None]) -> None:
@@ -147,7 +148,7 @@ class Snapshot:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """A change of state; `death` when a generation ended by it."""
+    """A change of state; `death` if a generation's end was learned with it. Each is told once."""
 
     before: State
     state: State

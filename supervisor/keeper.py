@@ -22,16 +22,17 @@ import time
 #: ignored, children inherit that, and the server would never see the first step of an orderly stop.
 RESET = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGPIPE, signal.SIGQUIT, signal.SIGCHLD)
 
+#: The keeper goes last: only the lifeline ends it. (SIGPIPE: the gateway may go while it is told something.)
+IGNORED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGPIPE)
+
 
 def main(arguments: list[str]) -> int:
     lifeline, status = take(int(arguments[0])), take(int(arguments[1]))
     grace_s = float(arguments[2])
     passed = [int(fd) for fd in arguments[3].split(",") if fd]
-    wake = wake_on_exit()
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)  # the keeper goes last; only the lifeline ends it
     pid = spawn(arguments[4:])
     report(status, f"pid {pid}")
+    wake = wake_on_exit()
     let_go(passed)
     return watch(pid, lifeline, wake, status, grace_s)
 
@@ -54,14 +55,22 @@ def wake_on_exit() -> int:
 
 
 def spawn(command: list[str]) -> int:
-    """Start the child in a session, and so a process group, of its own."""
+    """Start the child in a session, and so a process group, of its own.
+
+    Signals are held back meanwhile: an order that comes between fork and exec must not be lost to a
+    disposition that the child has not yet reset.
+    """
+    signal.pthread_sigmask(signal.SIG_BLOCK, RESET)
+    for number in RESET:
+        signal.signal(number, signal.SIG_DFL)
     pid = os.fork()
     if pid:
+        for number in IGNORED:
+            signal.signal(number, signal.SIG_IGN)
+        signal.pthread_sigmask(signal.SIG_SETMASK, [])
         return pid
     try:
         os.setsid()
-        for number in RESET:
-            signal.signal(number, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_SETMASK, [])
         os.execvp(command[0], command)
     except OSError as error:
@@ -82,15 +91,15 @@ def let_go(passed: list[int]) -> None:
 
 def watch(pid: int, lifeline: int, wake: int, status: int, grace_s: float) -> int:
     while True:
-        readable, _, _ = select.select([lifeline, wake], [], [])
-        if wake in readable:
-            os.read(wake, 512)
         ended = reap(pid)
         if ended is not None:
             signal_group(pid, signal.SIGKILL)  # what the child left behind in its group
             report(status, ended)
             return 0
-        if lifeline in readable:
+        readable, _, _ = select.select([lifeline, wake], [], [])
+        if wake in readable:
+            os.read(wake, 512)
+        elif lifeline in readable:
             orders = os.read(lifeline, 64)
             if not orders:
                 end(pid, grace_s)

@@ -14,7 +14,7 @@ import aiohttp
 TICK_S = 0.5
 
 #: A server that holds the GIL (a search stall) answers late; only many of these in a row mean anything.
-HEALTH_TIMEOUT_S = 1.0
+HEALTH_TIMEOUT_S = 0.5
 
 #: Movement inside the child without any byte for this many stall times is spinning, not work.
 SPINNING = 5
@@ -65,7 +65,7 @@ class Probe:
                 self.refusal = f"HTTP {response.status} {text[:300]}"
                 return (
                     Answer.TOKEN
-                    if response.status == 200 and _has_token(await response.json())
+                    if response.status == 200 and _has_token(await response.json(content_type=None))
                     else Answer.ERROR
                 )
         except TimeoutError:
@@ -109,9 +109,11 @@ class StallWatch:
     least half of it. A machine that slept starts the silence anew, and so does a child without work.
     """
 
-    def __init__(self, stall_s: float, canary_timeout_s: float, *, now: float, wall: float) -> None:
+    def __init__(
+        self, stall_s: float, canary_timeout_s: float, signs: Signs, *, now: float, wall: float
+    ) -> None:
         self._stall_s = max(stall_s - canary_timeout_s, stall_s / 2)
-        self._seen: Signs | None = None
+        self._seen = signs
         self._now, self._wall = now, wall
         self._moved = self._read = now
 
@@ -121,9 +123,9 @@ class StallWatch:
 
     def tick(self, signs: Signs, *, now: float, wall: float) -> Stall:
         before, self._seen = self._seen, signs
-        if self._slept(now, wall) or before is None:
+        if self._slept(now, wall):
             self.reset(now)
-        self._note_movement(before or signs, signs, now)
+        self._note_movement(before, signs, now)
         if now - self._moved >= self._stall_s:
             return Stall.QUIET
         return Stall.SPINNING if now - self._read >= SPINNING * self._stall_s else Stall.NONE

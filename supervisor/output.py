@@ -22,7 +22,7 @@ _RECORD = re.compile(r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} - (?P<level>[A-Z]+)
 _ACCESS = re.compile(r'^[0-9a-fA-F.:]+ - - \[[^\]]*\] "(?P<what>[A-Z]+ \S*)')
 _NATIVE = re.compile(r"^(libc\+\+abi|terminating|Traceback|\[METAL\]|Fatal Python error)")
 _SECRET = re.compile(
-    r"(Raw body: |(Invalid|Incoming) Request Body: |Outgoing Response: |Failed to parse tool call \()"
+    r"(Raw body: |(Invalid|Incoming) Request Body: |Outgoing Response: |Failed to parse tool call \((\w+: )?)"
 )
 
 
@@ -69,12 +69,11 @@ def _ours(line: str) -> bool:
 
 
 def _level(line: str) -> int:
-    if _ACCESS.match(line):
-        return logging.DEBUG
+    """What the server says of each request (five lines at INFO) is for debugging here."""
     record = _RECORD.match(line)
-    if record is None:
-        return logging.WARNING  # tracebacks and native code have no level
-    return logging.getLevelNamesMapping().get(record["level"], logging.WARNING)
+    if _ACCESS.match(line) or (record is not None and record["level"] in ("DEBUG", "INFO")):
+        return logging.DEBUG
+    return logging.WARNING  # tracebacks and native code have no level of their own
 
 
 class Lines(asyncio.Protocol):

@@ -20,6 +20,7 @@ from typing import IO
 
 import psutil
 
+from supervisor.keeper import signal_group
 from supervisor.output import Lines
 
 _KEEPER = Path(__file__).with_name("keeper.py")
@@ -118,6 +119,11 @@ class Child:
         for transport in self._transports:
             transport.close()
 
+    async def wait_closed(self) -> None:
+        """Wait until the keeper is reaped and every pipe closed, some milliseconds after `exited`."""
+        if self._ending is not None:
+            await self._ending
+
     def _on_status(self, line: bytes) -> None:
         word, number = line.decode().split()
         match word:
@@ -186,6 +192,5 @@ def _runs(pid: int) -> bool:
 
 
 def kill_group(pid: int) -> None:
-    """SIGKILL the process group that `pid` leads."""
-    with contextlib.suppress(ProcessLookupError, PermissionError):  # gone; macOS says EPERM for zombies
-        os.killpg(pid, signal.SIGKILL)
+    """SIGKILL the process group that `pid` leads, or will lead in a moment (see `keeper.signal_group`)."""
+    signal_group(pid, signal.SIGKILL)

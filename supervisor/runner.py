@@ -82,7 +82,8 @@ class Supervisor:
         self._timer: asyncio.TimerHandle | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._ended: Counter[Cause] = Counter()
-        self._last: Death | None = None
+        self._last: Death | None = None  # of a kind that was no plan of ours
+        self._untold: Death | None = None  # subscribers have not heard of it
         self._session: aiohttp.ClientSession | None = None
         self._clear()
 
@@ -230,7 +231,8 @@ class Supervisor:
                 if self._child is not None:
                     self._child.kill()
             case lifecycle.Overdue():
-                self._broke(self._life.generation, Symptom.START_TIMEOUT, firmly=True)
+                broke = functools.partial(self._broke, self._life.generation, firmly=True)
+                asyncio.get_running_loop().call_soon(broke, Symptom.START_TIMEOUT)
 
     def _rearm(self) -> None:
         if self._timer is not None:
@@ -248,8 +250,9 @@ class Supervisor:
         log.log(level, "child_state", extra=extra)
         changed, self._changed = self._changed, asyncio.Event()
         changed.set()
+        death, self._untold = self._untold, None
         for callback in self._callbacks:
-            callback(Change(before, life.state, life.generation, self._death))
+            callback(Change(before, life.state, life.generation, death))
 
     def _spawn_task(self, work: Awaitable[None], name: str) -> asyncio.Task[None]:
         task = asyncio.ensure_future(work)
@@ -328,7 +331,7 @@ class Supervisor:
 
     def _on_line(self, line: str) -> None:
         if self._life.state is State.STARTING and port_taken(line):
-            self._broke(self._life.generation, Symptom.PORT_TAKEN)
+            self._broke(self._life.generation, Symptom.PORT_TAKEN, firmly=True)
         elif suspicious(line) and self._watch is not None and self._life.state in _ALIVE:
             self._examine()
 
@@ -366,6 +369,8 @@ class Supervisor:
         retry = Retry.COUNTED
         if self._death is None:
             retry = NATURES[self._die(Symptom.EXIT, exit_).cause].retry
+        if self._child is not None:
+            self._spawn_task(self._child.wait_closed(), "close")
         self._child = None
         self._feed(lifecycle.Exited(retry, self._random()))
 
@@ -388,7 +393,7 @@ class Supervisor:
             evidence.last_lines,
             life.state,
         )
-        self._death = death
+        self._death = self._untold = death
         if self._generation is not None and not self._generation.died.done():
             self._generation.died.set_result(death)
         if death.cause is not Cause.OWN_STOP:

@@ -98,7 +98,8 @@ class Watch:
 
     async def serve(self, generation: Generation, stall_s: float) -> None:
         """Look twice a second until it is dead."""
-        stalls = StallWatch(stall_s, self._canary_timeout_s, now=time.monotonic(), wall=time.time())
+        first = self._signs(generation)
+        stalls = StallWatch(stall_s, self._canary_timeout_s, first, now=time.monotonic(), wall=time.time())
         while True:
             await asyncio.sleep(TICK_S)
             health = await self._probe.health()

@@ -1,0 +1,79 @@
+"""A supervisor over the fake server: see fake_server.py for why it is fake."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import psutil
+import pytest
+
+from supervisor.runner import Generation, Launch, Supervisor, SupervisorOptions
+
+FAKE = (sys.executable, "-S", str(Path(__file__).with_name("fake_server.py")))
+
+Supervise = Callable[..., Supervisor]
+
+
+def fake_launch(*told: str) -> Launch:
+    """Runs the fake server, told `key=value`."""
+    flags = [part for item in told for part in ("--fake", item)]
+    return Launch(argv=(), env={}, command=(*FAKE, *flags))
+
+
+@pytest.fixture
+async def supervise(tmp_path: Path) -> AsyncIterator[Supervise]:
+    """`supervise("key=value", ..., prepare=..., max_restarts=...)`: a supervisor, stopped at the end."""
+    made: list[Supervisor] = []
+
+    def make(
+        *told: str, prepare: Callable[[], Awaitable[Launch]] | None = None, **options: Any
+    ) -> Supervisor:
+        async def launch() -> Launch:
+            return fake_launch(*told)
+
+        defaults: dict[str, Any] = {"backoff_base_s": 0.01, "canary_timeout_s": 0.3}
+        chosen = SupervisorOptions(**{"state_dir": tmp_path / "state", **defaults, **options})
+        made.append(Supervisor(prepare or launch, chosen, random=lambda: 0.5))
+        return made[-1]
+
+    yield make
+    for supervisor in made:
+        supervisor.stop_now()
+        await supervisor.stop()
+
+
+async def tell(generation: Generation, **what: object) -> None:
+    """Tell the running fake server something; it may die of it."""
+    query = {key: str(value) for key, value in what.items()}
+    async with aiohttp.ClientSession() as session:
+        with suppress(aiohttp.ClientError):
+            async with session.get(f"{generation.base_url}/fake", params=query) as response:
+                await response.read()
+
+
+def alive(pid: int) -> bool:
+    """True if the process exists and is more than a zombie that nobody has reaped."""
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+async def until(true: Callable[[], bool], within_s: float = 10.0) -> bool:
+    """Wait for what nobody tells us of; False if it did not come."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(within_s):
+            while not true():  # noqa: ASYNC110  (there is no event to wait for)
+                await asyncio.sleep(0.005)
+    return true()
+
+
+async def gone(pid: int, within_s: float = 5.0) -> bool:
+    """Wait for the end of a process that is not our child."""
+    return await until(lambda: not alive(pid), within_s)

@@ -1,0 +1,37 @@
+"""What the gateway is handed: counting requests, and what a death says of itself."""
+
+from __future__ import annotations
+
+import pytest
+
+from supervisor.diagnosis import Cause
+from supervisor.generation import Death, Generation
+from supervisor.lifecycle import State
+
+
+async def test_requests_are_counted_and_the_end_of_the_last_is_told() -> None:
+    idle: list[int] = []
+    generation = Generation(3, 4711, lambda: idle.append(generation.in_flight))
+    assert generation.base_url == "http://127.0.0.1:4711"
+    with generation.busy():
+        with pytest.raises(RuntimeError), generation.busy():
+            assert generation.in_flight == 2
+            raise RuntimeError
+        assert (generation.in_flight, idle) == (1, [])
+        generation.progress()
+    assert (generation.in_flight, idle, generation.reads) == (0, [0], 1)
+
+
+@pytest.mark.parametrize(
+    ("cause", "memory", "heals", "own"),
+    [
+        (Cause.METAL_OOM, True, True, False),
+        (Cause.BAD_MODEL, False, False, False),
+        (Cause.WEDGE, False, True, False),
+        (Cause.RECYCLED, False, True, True),
+        (Cause.OWN_STOP, False, True, True),
+    ],
+)
+def test_what_follows_from_a_death(cause: Cause, memory: bool, heals: bool, own: bool) -> None:
+    death = Death(1, cause, "", "", None, None, (), State.READY)
+    assert (death.memory, death.heals, death.own) == (memory, heals, own)

@@ -1,0 +1,113 @@
+"""What the operating system says of processes and ports; the macOS half against Apple's header."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import socket
+import subprocess
+import sys
+import time
+from types import SimpleNamespace
+
+import pytest
+
+from supervisor import machine
+from supervisor.process import kill_group
+
+
+def test_memory_counts_the_whole_group_and_nothing_else() -> None:
+    code = (
+        "import subprocess, sys; b = bytearray(50_000_000); subprocess.run([sys.executable, *sys.argv[1:]])"
+    )
+    inner = "import time; block = bytearray(80_000_000); print('ready', flush=True); time.sleep(60)"
+    command = [sys.executable, "-S", "-c", code, "-S", "-c", inner]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, start_new_session=True) as leader:
+        assert leader.stdout
+        leader.stdout.readline()
+        memory = machine.memory_of(leader.pid)
+        assert memory is not None
+        assert 130_000_000 < memory < 230_000_000
+        assert len(machine.group(leader.pid)) == 2
+        kill_group(leader.pid)
+    assert machine.memory_of(leader.pid) is None
+
+
+def test_who_is_gone_is_unknown_and_no_error() -> None:
+    with subprocess.Popen([sys.executable, "-S", "-c", ""]) as done:
+        done.wait()
+    assert machine.memory_of(done.pid) is None
+    assert machine.cpu_seconds(done.pid) is None
+    assert machine.created(done.pid) is None
+    assert machine.group(done.pid) == []
+
+
+def test_cpu_time_grows_with_work() -> None:
+    before = machine.cpu_seconds(os.getpid())
+    until = time.process_time() + 0.1
+    while time.process_time() < until:
+        pass
+    after = machine.cpu_seconds(os.getpid())
+    assert before is not None
+    assert after is not None
+    assert after - before >= 0.05
+
+
+def test_the_holder_of_a_port_is_named() -> None:
+    code = (
+        "import socket, sys; s = socket.create_server(('127.0.0.1', 0));"
+        "print(s.getsockname()[1], flush=True); sys.stdin.read()"
+    )
+    command = [sys.executable, "-S", "-c", code]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True
+    ) as holder:
+        assert holder.stdout
+        port = int(holder.stdout.readline())
+        described = machine.holder_of_port(port)
+        assert described is not None
+        assert described.endswith(f"(pid {holder.pid})")
+        assert machine.listens(holder.pid, port) is True
+        assert machine.listens(os.getpid(), port) is False
+        kill_group(holder.pid)
+
+
+def test_a_free_port_has_no_holder() -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        assert machine.holder_of_port(probe.getsockname()[1]) is None
+
+
+def test_memory_of_the_machine() -> None:
+    assert 0 < machine.free_memory() < machine.total_memory()
+
+
+def test_footprint_is_read_from_where_apples_header_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stands in for libproc, which Linux lacks; writes struct rusage_info_v0 of sys/resource.h."""
+
+    class RusageInfoV0(ctypes.Structure):
+        _fields_ = (
+            ("ri_uuid", ctypes.c_uint8 * 16),
+            ("ri_user_time", ctypes.c_uint64),
+            ("ri_system_time", ctypes.c_uint64),
+            ("ri_pkg_idle_wkups", ctypes.c_uint64),
+            ("ri_interrupt_wkups", ctypes.c_uint64),
+            ("ri_pageins", ctypes.c_uint64),
+            ("ri_wired_size", ctypes.c_uint64),
+            ("ri_resident_size", ctypes.c_uint64),
+            ("ri_phys_footprint", ctypes.c_uint64),
+            ("ri_proc_start_abstime", ctypes.c_uint64),
+            ("ri_proc_exit_abstime", ctypes.c_uint64),
+        )
+
+    def proc_pid_rusage(pid: int, flavor: int, buffer: object) -> int:
+        if pid != 42:
+            return -1
+        info = RusageInfoV0.from_address(ctypes.addressof(buffer._obj))  # type: ignore[attr-defined]
+        info.ri_phys_footprint, info.ri_resident_size = 123_456, 1
+        return 0
+
+    monkeypatch.setattr(machine, "_libproc", lambda: SimpleNamespace(proc_pid_rusage=proc_pid_rusage))
+    assert ctypes.sizeof(machine._RusageInfoV0) == ctypes.sizeof(RusageInfoV0)
+    assert machine._footprint(42) == 123_456
+    assert machine._footprint(43) is None
