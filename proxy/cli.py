@@ -38,7 +38,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     if words[0] == "tiny-model":
         return _tiny_model(words[1:])
     arguments = _parser().parse_args(words)
-    return int(arguments.run(arguments))
+    try:
+        return int(arguments.run(arguments))
+    except KeyboardInterrupt:  # before or after the time in which `serve` has its own handlers
+        return ExitCode.INTERRUPTED
 
 
 def _serve(arguments: argparse.Namespace) -> int:
@@ -54,11 +57,16 @@ def _serve(arguments: argparse.Namespace) -> int:
         logs.setup(settings.log, keys=known_keys(settings.server))
     except OSError as error:
         return _fail([f"log.file: {settings.log.file}: {error.strerror}"], ExitCode.CONFIGURATION)
+    log = logging.getLogger("mlxguard.cli")
     for setting in not_acted_on(loaded):
-        logging.getLogger("mlxguard.cli").warning("setting has no effect yet", extra={"setting": setting})
-    from proxy.app import serve
+        log.warning("setting has no effect yet", extra={"setting": setting})
+    try:
+        from proxy.app import serve
 
-    return serve(settings, loaded.source)
+        return serve(settings, loaded.source)
+    except Exception:  # the outermost frame: a bug is one event, with its keys masked
+        log.exception("internal error")
+        return ExitCode.INTERNAL
 
 
 def _check(arguments: argparse.Namespace) -> int:

@@ -90,6 +90,26 @@ def test_serve_warns_of_settings_without_effect(
     assert (warning["level"], warning["setting"]) == ("warning", "memory.max_active_memory_bytes")
 
 
+def test_a_bug_ends_in_the_log(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def fail(*_: object) -> int:
+        raise RuntimeError("key sk-canary-4711")
+
+    monkeypatch.setattr("proxy.app.serve", fail)
+    words = ["--set", "log.format=json", "--set", "server.api_keys=sk-canary-4711"]
+    assert main(words) == ExitCode.INTERNAL
+    (line,) = capsys.readouterr().err.splitlines()
+    assert json.loads(line)["traceback"].endswith("RuntimeError: key [key]")
+    assert "4711" not in line
+
+
+def test_interrupted_while_starting(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*_: object) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("proxy.app.serve", interrupt)
+    assert main([]) == ExitCode.INTERRUPTED
+
+
 @pytest.mark.parametrize("command", ["serve", "check"])
 def test_faults_are_all_printed_and_nothing_starts(
     served: list[tuple[Settings, str]], capsys: pytest.CaptureFixture[str], command: str
