@@ -118,7 +118,6 @@ class StreamingClient:
         self._silence = Silence.begin(clock(), grace_s=hold_grace_s, keepalive_s=keepalive_s)
         self._response: web.StreamResponse | None = None
         self._opening = asyncio.Lock()
-        self._writing = False
         self._keeper: asyncio.Task[None] | None = None
         self._held: list[bytes] = []
         self._rewriter = self._fresh()
@@ -183,13 +182,10 @@ class StreamingClient:
 
     async def _write(self, data: bytes) -> None:
         response = self._response or await self._open()
-        self._writing = True
         try:
             await response.write(data)
         except ConnectionError as error:
             raise ClientGone(response) from error
-        finally:
-            self._writing = False
         self._silence.event_sent(self._clock())
 
     async def _close(self) -> web.StreamResponse:
@@ -213,8 +209,9 @@ class StreamingClient:
         empty_event = self._silence.sign(now) is Sign.EMPTY_EVENT
         sign = self._answer.empty_event() if empty_event else sse.comment(self._describe())
         response = await self._open()
-        # A client that does not read what it has needs no more; and two writers must not wait in drain().
-        if self._writing or _congested(self._http_request):
+        # Who does not read what it has needs no more. And only one may wait in aiohttp's drain(): both
+        # would share a future, and cancelling the keeper would cancel the stream.
+        if _congested(self._http_request):
             return True
         try:
             await response.write(sign)

@@ -37,6 +37,8 @@ _READ_AHEAD_BYTES = 64 * 1024
 #: aiohttp sends larger bytes in one piece, which blocks the loop; from a file it sends pieces.
 _LARGE_BODY_BYTES = 512 * 1024
 
+_NOT_CONNECTED = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError)
+
 #: A dead child's last words are already on their way; what has not come by then never will.
 _LAST_WORDS_S = 0.2
 
@@ -73,16 +75,22 @@ class _Connector(aiohttp.TCPConnector):
     def __init__(self) -> None:
         super().__init__(force_close=True, limit=0, use_dns_cache=False)
         self._turns = asyncio.Semaphore(_CONNECTS_AT_ONCE)
-        self._retrying = AsyncRetrying(
-            retry=retry_if_exception_type((aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError)),
-            stop=stop_after_delay(_CONNECT_RETRIES_S),
-            wait=wait_random_exponential(multiplier=0.02, max=0.5),
-            reraise=True,
-        )
 
     async def connect(self, req: ClientRequest, traces: list[Trace], timeout: ClientTimeout) -> Connection:
         async with self._turns:
-            return await self._retrying(super().connect, req, traces, timeout)
+            try:
+                return await super().connect(req, traces, timeout)
+            except _NOT_CONNECTED:
+                return await _patiently()(super().connect, req, traces, timeout)
+
+
+def _patiently() -> AsyncRetrying:
+    return AsyncRetrying(
+        retry=retry_if_exception_type(_NOT_CONNECTED),
+        stop=stop_after_delay(_CONNECT_RETRIES_S),
+        wait=wait_random_exponential(multiplier=0.02, max=0.5),
+        reraise=True,
+    )
 
 
 class Exchange:
@@ -196,7 +204,7 @@ class Upstream:
         try:
             async with _until(generation.died, grace_s=_LAST_WORDS_S):
                 return await self._session.post(generation.base_url + path, data=data, allow_redirects=False)
-        except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
+        except _NOT_CONNECTED as error:
             raise UpstreamBroken(Break.NOT_CONNECTED, _describe(error)) from error
         except (aiohttp.ClientError, OSError) as error:
             raise UpstreamBroken(Break.CUT, _describe(error)) from error

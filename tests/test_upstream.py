@@ -101,15 +101,12 @@ async def test_what_is_not_read_is_not_taken_from_the_child(child: FakeChild, up
 async def test_nobody_listens(child: FakeChild, upstream: Upstream, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("proxy.upstream._CONNECT_RETRIES_S", 0.05)
     child.stop_listening()
-    upstream = Upstream()
-    await upstream.start()
 
     with pytest.raises(UpstreamBroken) as broken:
         async with upstream.post(life_of(child), PATH, b"{}"):
             pass
 
     assert broken.value.how is Break.NOT_CONNECTED
-    await upstream.stop()
 
 
 async def test_a_child_that_listens_a_moment_later_is_reached(upstream: Upstream) -> None:

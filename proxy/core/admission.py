@@ -6,6 +6,7 @@ from bisect import bisect_left, insort
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
+from itertools import takewhile
 from typing import Any, Literal
 
 
@@ -135,13 +136,14 @@ class Admission:
         """Take in one event and decide. Raises ValueError for an impossible one, changing nothing."""
         self._apply(event)
         self._positions = None
+        newcomer = event.ticket if isinstance(event, Arrive) else None
         # 1. Who waited too long goes, before it is granted what it could not use.
-        effects = [*self._expired(now)]
+        effects = [*self._expired(now, sparing=newcomer)]
         # 2. Who can run, runs.
         effects += self._granted()
-        # 3. Who came when all places to run and to wait were taken, goes.
-        if isinstance(event, Arrive):
-            effects += self._turned_away(event.ticket)
+        # 3. Who has just come and found no place, and has no time or no room to wait, goes.
+        if newcomer is not None:
+            effects += self._turned_away(newcomer, now)
         return effects
 
     def next_deadline(self) -> float | None:
@@ -197,11 +199,12 @@ class Admission:
             del self._lines[whose]
         return True
 
-    def _expired(self, now: float) -> Iterator[Effect]:
-        while self._deadlines and self._deadlines[0][0] <= now:
-            id = self._deadlines[0][1]
-            self._forget(id)
-            yield Refuse(id, Reason.DEADLINE)
+    def _expired(self, now: float, sparing: Ticket | None) -> Iterator[Effect]:
+        late = [id for _, id in takewhile(lambda entry: entry[0] <= now, self._deadlines)]
+        for id in late:
+            if sparing is None or id != sparing.id:
+                self._forget(id)
+                yield Refuse(id, Reason.DEADLINE)
 
     def _granted(self) -> Iterator[Effect]:
         longest = max((ticket.rows for ticket in self._running.values()), default=0)
@@ -224,9 +227,14 @@ class Admission:
         )
         return self._waiting[first[0][2]][1]
 
-    def _turned_away(self, ticket: Ticket) -> Iterator[Effect]:
-        if len(self._waiting) > self._max_waiting and self._forget(ticket.id):
-            yield Refuse(ticket.id, Reason.QUEUE_FULL)
+    def _turned_away(self, ticket: Ticket, now: float) -> Iterator[Effect]:
+        if ticket.id in self._waiting:
+            if ticket.deadline <= now:
+                self._forget(ticket.id)
+                yield Refuse(ticket.id, Reason.DEADLINE)
+            elif len(self._waiting) > self._max_waiting:
+                self._forget(ticket.id)
+                yield Refuse(ticket.id, Reason.QUEUE_FULL)
 
     def _order(self) -> list[str]:
         """Ids in the order of their turns, if nobody comes or leaves."""

@@ -113,6 +113,13 @@ def test_who_is_too_late_is_not_granted() -> None:
     assert gate.handle(Leave("a"), 6) == [Refuse("b", Reason.DEADLINE), Grant("c")]
 
 
+def test_who_has_no_patience_runs_at_once_or_not_at_all() -> None:
+    gate = a_gate()
+    assert arrive(gate, ticket("a", until=0)) == [Grant("a")]
+    assert arrive(gate, ticket("b", until=0)) == [Refuse("b", Reason.DEADLINE)]
+    assert gate.handle(Requeue("a"), 1) == [Refuse("a", Reason.DEADLINE)], "nor is it run again"
+
+
 def test_leaving_is_one_event_wherever_one_is() -> None:
     gate = a_gate()
     arrive(gate, ticket("a"), ticket("b"), ticket("c"))
@@ -183,21 +190,21 @@ class Promises(RuleBasedStateMachine):
         self.running: set[str] = set()
         self.ended: set[str] = set()
 
-    def take(self, effects: list[Effect]) -> None:
+    def take(self, effects: list[Effect], newcomer: str = "") -> None:
         for effect in effects:
             assert effect.id not in self.ended, "ended twice"
             assert effect.id not in self.running, "granted twice"
             if isinstance(effect, Grant):
-                assert self.now < self.tickets[effect.id].deadline
+                assert effect.id == newcomer or self.now < self.tickets[effect.id].deadline
                 self.running.add(effect.id)
             else:
                 self.ended.add(effect.id)
 
-    @rule(target=ids, client=st.sampled_from("abc"), patience=st.integers(1, 20), age=st.integers(0, 5))
+    @rule(target=ids, client=st.sampled_from("abc"), patience=st.integers(0, 20), age=st.integers(0, 5))
     def arrives(self, client: str, patience: int, age: int) -> str:
         id = f"{client}{len(self.tickets)}"
         self.tickets[id] = ticket(id, client=client, at=self.now - age, until=self.now + patience)
-        self.take(self.gate.handle(Arrive(self.tickets[id]), self.now))
+        self.take(self.gate.handle(Arrive(self.tickets[id]), self.now), newcomer=id)
         return id
 
     @rule(id=ids)
