@@ -20,7 +20,7 @@ from proxy.job import Job
 __all__ = ["CONTENT_TYPE", "Gauges", "Metrics"]
 
 # OpenMetrics' creation times double the page, and nothing here is read by rate since creation.
-disable_created_metrics()
+disable_created_metrics()  # type: ignore[no-untyped-call]  # the package types all but this
 
 #: Seconds. From a warm side request to a 128k-token prefill on a laptop.
 _LATENCY_BUCKETS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 50, 100, 250, 500)

@@ -107,7 +107,7 @@ class Status:
             child_state=child.state,
             child_states=tuple(State),
             generation=child.generation,
-            deaths_by_cause={str(cause): count for cause, count in child.restarts_by_cause.items()},
+            deaths_by_cause=_by_name(child),
             running=gate.running,
             waiting=gate.waiting,
             memory_bytes={kind: size for kind, size in _memory(child).items() if size is not None},
@@ -145,11 +145,15 @@ def _describe_child(child: Snapshot) -> dict[str, Any]:
         "port": child.port,
         "in_flight": child.in_flight,
         "restarts": child.restarts,
-        "ended_by_cause": dict(child.restarts_by_cause),
+        "ended_by_cause": _by_name(child),
         "last_death": _last_death(child),
         "next_restart_s": child.next_restart_s,
         "memory": _memory(child),
     }
+
+
+def _by_name(child: Snapshot) -> dict[str, int]:
+    return {cause.value: count for cause, count in child.restarts_by_cause.items()}
 
 
 def _last_death(child: Snapshot) -> dict[str, Any] | None:
