@@ -173,11 +173,7 @@ class Relay:
         verdict = judge_break(
             job.answer, broken.how, dead=death is not None, max_replays=self._options.max_replays
         )
-        cause = str(death.cause) if death else None
-        extra = {"request_id": job.request_id, "generation": generation.number, "cause": cause}
-        log.warning(
-            "answer broke", extra={**extra, "verdict": verdict.value, "attempts": job.answer.attempts}
-        )
+        self._log_break(job, generation, broken, death, verdict)
         match verdict:
             case Verdict.REPLAY:
                 return
@@ -187,6 +183,29 @@ class Relay:
                 raise UpstreamFailed("answer_broke") from broken
             case Verdict.UNAVAILABLE:
                 raise Unavailable("child_died" if death else "not_connected") from broken
+
+    def _log_break(
+        self,
+        job: Job,
+        generation: Generation,
+        broken: UpstreamBroken,
+        death: DeathLike | None,
+        verdict: Verdict,
+    ) -> None:
+        fields = {
+            "request_id": job.request_id,
+            "generation": generation.number,
+            "how": broken.how.name.lower(),
+            "cause": str(death.cause) if death else None,
+            "verdict": verdict.value,
+            "attempts": job.answer.attempts,
+        }
+        if broken.how in (
+            Break.CUT,
+            Break.NOT_CONNECTED,
+        ):  # else it is the child's text, which may quote a prompt
+            fields["detail"] = broken.detail
+        log.warning("answer broke", extra=fields)
 
     def _client(self, http_request: web.Request, job: Job) -> Client:
         if not job.request.stream:

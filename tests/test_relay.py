@@ -275,6 +275,19 @@ async def test_an_error_of_a_living_child_is_the_clients_fault(
     assert stand.jobs[0].outcome is Outcome.INVALID
 
 
+async def test_a_break_is_logged_without_the_childs_text(
+    stand: Stand, caplog: pytest.LogCaptureFixture
+) -> None:
+    asking = stand.ask()
+    await (await stand.child.call()).refuse(404, "the user said: secret")
+    assert (await asking).status == 400
+
+    (record,) = [record for record in caplog.records if record.name == "mlxguard.relay"]
+    fields = vars(record)
+    assert (fields["how"], fields["verdict"], fields["generation"]) == ("rejected", "invalid", 1)
+    assert "secret" not in str(fields)
+
+
 async def test_a_404_of_a_dead_generation_thread_is_a_death(stand: Stand) -> None:
     asking = stand.ask()
     call = await stand.child.call()
