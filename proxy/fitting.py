@@ -1,10 +1,11 @@
 """Makes a request fit: refuse or cut a prompt over the limit, default and clamp max_tokens.
 
-Every count here is exact: what is sent was rendered and counted as it is sent.
+What is sent was rendered and counted exactly as it is sent.
 """
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from typing import Literal, Protocol
@@ -25,7 +26,7 @@ _ROOMS_PER_ANSWER = 8
 class Counter(Protocol):
     """What fitting needs of `proxy.tokens.Tokens`."""
 
-    async def count(self, prompt: Prompt) -> int: ...
+    async def count(self, prompt: Prompt, limit: int | None = None) -> int: ...
     async def shared(self, prompt: Prompt, other: Prompt) -> int: ...
     async def trim(self, prompt: TextPrompt, head: int, limit: int) -> tuple[TextPrompt, int]: ...
 
@@ -76,10 +77,10 @@ class Fitted:
 
 async def fit(request: CompletionRequest, tokens: Counter, limits: Limits) -> Fitted:
     """Raises PromptTooLong with exact numbers, and what `tokens.count` raises."""
-    count = await tokens.count(request.prompt)
+    limit = limits.longest_prompt
+    count = await tokens.count(request.prompt, limit)
     if count < 1:
         raise InvalidRequest("The prompt has no tokens.", param="messages" if request.is_chat else "prompt")
-    limit = limits.longest_prompt
     if limit is None or count <= limit:
         return _fitted(request, request.prompt, count, count, limits)
     cut = await _cut(request, tokens, limits, limit) if limits.policy == "truncate" else None
@@ -124,7 +125,8 @@ async def _cut(
     if isinstance(request.prompt, ChatPrompt):
         cut = await _cut_turns(request.prompt, tokens, limits.keep_tokens, aim)
     elif limits.keep_tokens < aim:
-        cut = await tokens.trim(request.prompt, limits.keep_tokens, aim)
+        with contextlib.suppress(InvalidRequest):  # a tokenizer that cannot say where its tokens are
+            cut = await tokens.trim(request.prompt, limits.keep_tokens, aim)
     return cut if cut is not None and 0 < cut[1] <= limit else None
 
 
@@ -142,7 +144,7 @@ async def _cut_turns(
 
     async def fits(index: int) -> bool:
         shorter = replace(prompt, messages=conversation.without(kept, cuts[index]))
-        count = await _count_if_accepted(tokens, shorter)
+        count = await _count_if_accepted(tokens, shorter, aim)
         if count is not None:
             seen[index] = (shorter, count)
         return count is not None and count <= aim
@@ -167,10 +169,10 @@ async def _kept_turns(
     return await _first(len(conversation.turns), covers)
 
 
-async def _count_if_accepted(tokens: Counter, prompt: Prompt) -> int | None:
+async def _count_if_accepted(tokens: Counter, prompt: Prompt, limit: int) -> int | None:
     """The count, or None where the template refuses what a cut has left."""
     try:
-        return await tokens.count(prompt)
+        return await tokens.count(prompt, limit)
     except InvalidRequest:
         return None
 

@@ -8,12 +8,9 @@ on is refused.
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import itertools
 import logging
 import re
 import sys
-from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,15 +18,14 @@ from typing import Any
 
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
-from proxy import frames
 from proxy.core.chat import ChatPrompt, Prompt, TextPrompt
 from proxy.errors import InvalidRequest, Unavailable
+from proxy.worker import Refused, Stalled, Worker, WorkerDied
 
 log = logging.getLogger("mlxguard.tokens")
 
 _COMMAND = (sys.executable, "-P", "-m", "proxy.tokenizer_worker")  # -P: the current folder shadows nothing
 _STARTS = 3
-_STDERR_LINES = 20
 #: Agents match on digits of statuses in error texts; a template author's text may have any.
 _DIGITS = re.compile(r"\d+")
 _LONGEST_REASON = 200
@@ -50,121 +46,6 @@ class TokenizerUnavailable(Exception):
     """The tokenizer of this model cannot be loaded; the text says why, for the log and the operator."""
 
 
-class _WorkerDied(Exception):
-    """The worker ended, or was killed, before it answered."""
-
-
-class _Stalled(Exception):
-    """The worker was killed over this request: it gave no answer within the time."""
-
-
-class _Refused(Exception):
-    """The worker answered that the template or the tokenizer raised. `kind`: the exception's class name."""
-
-    def __init__(self, kind: str, message: str) -> None:
-        super().__init__(message)
-        self.kind = kind
-
-
-class _Worker:
-    """One life of the worker process."""
-
-    def __init__(self, process: asyncio.subprocess.Process, stall_s: float) -> None:
-        assert process.stdin is not None and process.stdout is not None and process.stderr is not None
-        self._process = process
-        self._stdin, self._stdout, self._stderr = process.stdin, process.stdout, process.stderr
-        self.stall_s = stall_s
-        self._loop = asyncio.get_running_loop()
-        self._ids = itertools.count()
-        self._pending: dict[int, asyncio.Future[Any]] = {}
-        self._watchdog: asyncio.TimerHandle | None = None
-        self._reader = asyncio.create_task(self._read())
-        self._listener = asyncio.create_task(self._listen())
-        self.said: deque[str] = deque(maxlen=_STDERR_LINES)
-        self.alive = True
-
-    @property
-    def pid(self) -> int:
-        return self._process.pid
-
-    def __len__(self) -> int:
-        """Requests that have no answer yet."""
-        return len(self._pending)
-
-    async def ask(self, request: dict[str, Any]) -> Any:
-        """The result of one request. Raises _Refused, _Stalled or _WorkerDied."""
-        if not self.alive:
-            raise _WorkerDied
-        request_id = next(self._ids)
-        answer = self._pending[request_id] = self._loop.create_future()
-        try:
-            self._arm()
-            self._stdin.write(frames.encode({"id": request_id, **request}))
-            with contextlib.suppress(ConnectionError):  # the reader sees the death and fails the answer
-                await self._stdin.drain()
-            return await answer
-        finally:
-            if not answer.cancel() and not answer.cancelled():
-                answer.exception()  # marks it as seen where the caller went away while it came
-
-    async def stop(self, grace_s: float) -> None:
-        """End the process: its input closes, and after `grace_s` it is killed."""
-        self._stdin.close()
-        try:
-            await asyncio.wait_for(self._process.wait(), grace_s)
-        except TimeoutError:
-            self.kill()
-        await asyncio.gather(self._reader, self._listener)
-        await self._process.wait()
-
-    def kill(self) -> None:
-        with contextlib.suppress(ProcessLookupError):
-            self._process.kill()
-
-    async def _read(self) -> None:
-        while (answer := await frames.read_async(self._stdout)) is not None:
-            self._settle(self._pending.pop(answer["id"]), answer)
-            self._arm()
-        self.alive = False
-        self._disarm()
-        for waiting in self._pending.values():
-            if not waiting.done():
-                waiting.set_exception(_WorkerDied())
-        self._pending.clear()
-
-    @staticmethod
-    def _settle(waiting: asyncio.Future[Any], answer: dict[str, Any]) -> None:
-        if waiting.done():
-            return
-        error = answer.get("error")
-        if error is None:
-            waiting.set_result(answer["result"])
-        else:
-            waiting.set_exception(_Refused(error["kind"], error["message"]))
-
-    async def _listen(self) -> None:
-        async for line in self._stderr:
-            self.said.append(line.decode(errors="replace").rstrip())
-
-    def _arm(self) -> None:
-        """The time runs for the oldest request, from when the one before it was answered."""
-        self._disarm()
-        if self._pending:
-            self._watchdog = self._loop.call_later(self.stall_s, self._give_up)
-
-    def _disarm(self) -> None:
-        if self._watchdog is not None:
-            self._watchdog.cancel()
-            self._watchdog = None
-
-    def _give_up(self) -> None:
-        oldest = next(iter(self._pending.values()))
-        if not oldest.done():
-            oldest.set_exception(_Stalled())
-        log.error("tokenizer_stalled", extra={"pid": self.pid, "stall_s": self.stall_s})
-        self.kill()
-
-
 class Tokens:
     """Counts prompts. One per gateway."""
 
@@ -173,7 +54,7 @@ class Tokens:
         self.info: TokenizerInfo | None = None
         self._stall_s, self._load_s, self._most_pending = stall_s, load_s, most_pending
         self._load: dict[str, Any] | None = None
-        self._worker: _Worker | None = None
+        self._worker: Worker | None = None
         self._starting = asyncio.Lock()
 
     @property
@@ -199,13 +80,16 @@ class Tokens:
         if worker is not None:
             await worker.stop(grace_s)
 
-    async def count(self, prompt: Prompt) -> int:
-        """Tokens that the child will see: its `usage.prompt_tokens`.
+    async def count(self, prompt: Prompt, limit: int | None = None) -> int:
+        """Tokens that the child will see: its `usage.prompt_tokens`. May be cancelled.
+
+        Exact, except that a prompt of more than a million characters that is also more than twice `limit`
+        tokens gets an estimate (still above `limit`), in a second instead of a minute.
 
         Raises InvalidRequest if the template or the tokenizer refuses the prompt, Unavailable if there is no
-        tokenizer to be had. May be cancelled.
+        tokenizer to be had.
         """
-        return int(await self._ask({"op": "count", "prompt": prompt.fields()}, prompt))
+        return int(await self._ask({"op": "count", "prompt": prompt.fields(), "limit": limit}, prompt))
 
     async def shared(self, prompt: Prompt, other: Prompt) -> int:
         """Length of the common prefix of two prompts, in tokens. Raises as `count`."""
@@ -225,11 +109,11 @@ class Tokens:
     async def _ask(self, request: dict[str, Any], prompt: Prompt) -> Any:
         try:
             return await self._ask_twice(request)
-        except _Refused as refusal:
+        except Refused as refusal:
             raise _translated(refusal, prompt) from refusal
-        except _Stalled:
+        except Stalled:
             raise Unavailable("tokenizer_stalled") from None
-        except (_WorkerDied, TokenizerUnavailable) as error:
+        except (WorkerDied, TokenizerUnavailable) as error:
             raise Unavailable("tokenizer_unavailable") from error
 
     async def _ask_twice(self, request: dict[str, Any]) -> Any:
@@ -238,50 +122,56 @@ class Tokens:
             raise Unavailable("tokenizer_busy")
         try:
             return await worker.ask(request)
-        except _WorkerDied:
+        except WorkerDied:
             return await (await self._living()).ask(request)
 
-    async def _living(self) -> _Worker:
-        """The worker, started again if it has died. Raises TokenizerUnavailable or _WorkerDied."""
+    async def _living(self) -> Worker:
+        """The worker, started again if it has died. Raises TokenizerUnavailable or WorkerDied."""
         async with self._starting:
             if self._worker is None or not self._worker.alive:
-                async for attempt in AsyncRetrying(
-                    retry=retry_if_exception_type(_WorkerDied),
-                    stop=stop_after_attempt(_STARTS),
-                    wait=wait_random_exponential(multiplier=0.1, max=2.0),
-                    reraise=True,
-                ):
-                    with attempt:
-                        self._worker = await self._started()
+                await self._replace()
             assert self._worker is not None
             return self._worker
 
-    async def _started(self) -> _Worker:
-        if self._load is None:
+    async def _replace(self) -> None:
+        if self._worker is not None:
+            await self._worker.stop(0)
+        async for attempt in AsyncRetrying(
+            retry=retry_if_exception_type(WorkerDied),
+            stop=stop_after_attempt(_STARTS),
+            wait=wait_random_exponential(multiplier=0.1, max=2.0),
+            reraise=True,
+        ):
+            with attempt:
+                self._worker = await self._started(self._load)
+
+    async def _started(self, load: dict[str, Any] | None) -> Worker:
+        if load is None:
             raise TokenizerUnavailable("the tokenizer was not started")
-        process = await asyncio.create_subprocess_exec(
-            *_COMMAND,
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-        )
-        worker = _Worker(process, self._load_s)
+        worker = await Worker.spawn(_COMMAND, self._load_s)
         try:
-            self.info = TokenizerInfo(**await worker.ask(self._load))
-        except BaseException as error:
+            self.info = await self._loaded(worker, load)
+        except BaseException:
             await worker.stop(0)
-            log.warning("tokenizer_start_failed", extra={"pid": worker.pid, "stderr": list(worker.said)})
-            if isinstance(error, _Refused):
-                raise TokenizerUnavailable(f"{error.kind}: {error}") from error
-            if isinstance(error, _Stalled):
-                raise TokenizerUnavailable(f"not loaded within {self._load_s:g} s") from error
+            log.warning("tokenizer_start_failed", extra={"pid": worker.pid, "stderr": worker.said})
             raise
         worker.stall_s = self._stall_s
         log.info("tokenizer_ready", extra={"pid": worker.pid, "vocab_size": self.info.vocab_size})
         return worker
 
+    async def _loaded(self, worker: Worker, load: dict[str, Any]) -> TokenizerInfo:
+        try:
+            info = TokenizerInfo(**await worker.ask(load))
+        except Refused as refusal:
+            raise TokenizerUnavailable(f"{refusal.kind}: {refusal}") from refusal
+        except Stalled:
+            raise TokenizerUnavailable(f"not loaded within {self._load_s:g} s") from None
+        if load is not self._load:
+            raise TokenizerUnavailable("stopped while it was loaded")
+        return info
 
-def _translated(refusal: _Refused, prompt: Prompt) -> Exception:
+
+def _translated(refusal: Refused, prompt: Prompt) -> Exception:
     """What the client is told. Only a template's own words pass: other exceptions may quote the prompt."""
     if refusal.kind == "MemoryError":
         return Unavailable("tokenizer_memory")

@@ -46,7 +46,7 @@ class Letters:
                 rendered = shorter
         return rendered
 
-    async def count(self, prompt: Prompt) -> int:
+    async def count(self, prompt: Prompt, limit: int | None = None) -> int:
         self.counted += 1
         return len(self.render(prompt))
 

@@ -190,3 +190,13 @@ async def test_a_text_loses_its_middle(tokens: Tokens, head: int, limit: int) ->
     assert count > limit - 8
     assert await tokens.shared(whole, shorter) >= head
     assert TEXT.endswith(shorter.text[-20:] if count > 40 else "\n")
+
+
+async def test_a_huge_prompt_far_over_the_limit_is_estimated(tokens: Tokens) -> None:
+    huge = TEXT * (1_200_000 // len(TEXT))
+    exact = await tokens.count(TextPrompt(huge))
+    for prompt in (TextPrompt(huge), said(huge)):
+        assert abs(await tokens.count(prompt, limit=1000) - exact) < exact / 50
+    shorter, count = await tokens.trim(TextPrompt(huge), 10, 1000)
+    assert 990 < count <= 1000
+    assert await tokens.count(shorter, limit=1000) == count

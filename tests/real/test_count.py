@@ -26,8 +26,8 @@ BOUNDS = Bounds(vocab_size=1024)
 SNIPPETS = (
     "", " ", "\n\n", "hello world", "def f(x):\n\treturn x * 2\n", "größe naïve café", "漢字かな交じり文",
     "\U0001f469\u200d\U0001f469\u200d\U0001f467\U0001f1e6", "<|im_start|>", "<|im_end|>\n", "<think>",
-    "</think>", "<tool_call>", "</tool_call>", "<|endoftext|>", "<|im_", '{"a": [1, 2.50, null]}', "\u200b\ufeff\u00a0",
-    "e\u0301\u0301", "\\u0000 \\n", "a" * 300, "  trailing  ", "\r\n\t\x7f\x1b[0m",
+    "</think>", "<tool_call>", "</tool_call>", "<|endoftext|>", "<|im_", '{"a": [1, 2.50, null]}',
+    "\u200b\ufeff\u00a0", "e\u0301\u0301", "\\u0000 \\n", "a" * 300, "  trailing  ", "\r\n\t\x7f\x1b[0m",
 )  # fmt: skip
 
 

@@ -1,0 +1,154 @@
+"""A worker process as the gateway sees it: answers requests in order, is killed when it is stuck."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+from proxy import frames
+
+log = logging.getLogger("mlxguard.worker")
+
+#: Bytes of the end of standard error that are kept, for the log entry of a failed start.
+_SAID_BYTES = 2000
+
+
+class WorkerDied(Exception):
+    """The worker ended, or was killed, before it answered."""
+
+
+class Stalled(Exception):
+    """The worker was killed over this request: it gave no answer within the time."""
+
+
+class Refused(Exception):
+    """The worker answered that something was raised. `kind`: the name of the exception's class."""
+
+    def __init__(self, kind: str, message: str) -> None:
+        super().__init__(message)
+        self.kind = kind
+
+
+class Worker:
+    """One life of a worker process. Requests are dicts, answers as `proxy.tokenizer_worker` gives them."""
+
+    def __init__(self, process: asyncio.subprocess.Process, stall_s: float) -> None:
+        assert process.stdin is not None and process.stdout is not None and process.stderr is not None
+        self._process = process
+        self._stdin, self._stdout, self._stderr = process.stdin, process.stdout, process.stderr
+        self.stall_s = stall_s
+        self._loop = asyncio.get_running_loop()
+        self._ids = itertools.count()
+        self._pending: dict[int, asyncio.Future[Any]] = {}
+        self._watchdog: asyncio.TimerHandle | None = None
+        self._reader = asyncio.create_task(self._read())
+        self._listener = asyncio.create_task(self._listen())
+        self._said = b""
+        self.alive = True
+
+    @classmethod
+    async def spawn(cls, command: Sequence[str], stall_s: float) -> Worker:
+        """Start the process; it may take `stall_s` for its first answer as for any other."""
+        pipe = asyncio.subprocess.PIPE
+        return cls(
+            await asyncio.create_subprocess_exec(*command, stdin=pipe, stdout=pipe, stderr=pipe), stall_s
+        )
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
+    def said(self) -> list[str]:
+        """The last lines that it wrote to standard error."""
+        return self._said.decode(errors="replace").splitlines()
+
+    def __len__(self) -> int:
+        """Requests that have no answer yet."""
+        return len(self._pending)
+
+    async def ask(self, request: dict[str, Any]) -> Any:
+        """The result of one request. Raises Refused, Stalled or WorkerDied."""
+        if not self.alive:
+            raise WorkerDied
+        request_id = next(self._ids)
+        answer = self._pending[request_id] = self._loop.create_future()
+        try:
+            if self._watchdog is None:
+                self._arm()
+            self._stdin.write(frames.encode({"id": request_id, **request}))
+            with contextlib.suppress(ConnectionError):  # the reader sees the death and fails the answer
+                await self._stdin.drain()
+            return await answer
+        finally:
+            if not answer.cancel() and not answer.cancelled():
+                answer.exception()  # marks it as seen where the caller went away while it came
+
+    async def stop(self, grace_s: float) -> None:
+        """End the process: its input closes, and after `grace_s` it is killed."""
+        self._stdin.close()
+        try:
+            await asyncio.wait_for(self._process.wait(), grace_s)
+        except TimeoutError:
+            self.kill()
+        await asyncio.gather(self._reader, self._listener)
+        await self._process.wait()
+
+    def kill(self) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            self._process.kill()
+
+    async def _read(self) -> None:
+        try:
+            while (answer := await frames.read_async(self._stdout)) is not None:
+                self._settle(self._pending.pop(answer["id"]), answer)
+                self._arm()
+        except (ValueError, LookupError, TypeError):
+            log.exception("worker_not_understood", extra={"pid": self.pid})
+            self.kill()
+        finally:
+            self._end()
+
+    def _end(self) -> None:
+        self.alive = False
+        self._disarm()
+        for waiting in self._pending.values():
+            if not waiting.done():
+                waiting.set_exception(WorkerDied())
+        self._pending.clear()
+
+    @staticmethod
+    def _settle(waiting: asyncio.Future[Any], answer: dict[str, Any]) -> None:
+        if waiting.done():
+            return
+        error = answer.get("error")
+        if error is None:
+            waiting.set_result(answer["result"])
+        else:
+            waiting.set_exception(Refused(error["kind"], error["message"]))
+
+    async def _listen(self) -> None:
+        while piece := await self._stderr.read(_SAID_BYTES):
+            self._said = (self._said + piece)[-_SAID_BYTES:]
+
+    def _arm(self) -> None:
+        """The time runs for the oldest request, from when the one before it was answered."""
+        self._disarm()
+        if self._pending:
+            self._watchdog = self._loop.call_later(self.stall_s, self._give_up)
+
+    def _disarm(self) -> None:
+        if self._watchdog is not None:
+            self._watchdog.cancel()
+            self._watchdog = None
+
+    def _give_up(self) -> None:
+        oldest = next(iter(self._pending.values()))
+        if not oldest.done():
+            oldest.set_exception(Stalled())
+        log.error("worker_stalled", extra={"pid": self.pid, "stall_s": self.stall_s})
+        self.kill()
