@@ -118,6 +118,7 @@ def guard(model: Path, folder: Path, *options: str, ready: bool = True) -> Itera
     settings = {
         "server.port": 0,
         "model.path": model,
+        "model.served_name": "tiny",
         "supervisor.state_dir": folder / "state",
         "log.format": "json",
     }

@@ -1,0 +1,124 @@
+"""What people use: openai-python, the newest and 2.20, and llm, against proxy and real server."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from tests.real.processes import Guard, until
+from tests.real.venvs import environment
+from tests.scripted import ANSWER
+
+pytestmark = [pytest.mark.real, pytest.mark.timeout(300)]
+
+SESSION = Path(__file__).with_name("openai_session.py")
+
+
+@pytest.fixture(
+    scope="session",
+    params=["newest", pytest.param("openai==2.20.0", marks=pytest.mark.clients)],
+)
+def python(request: pytest.FixtureRequest) -> Path:
+    """The Python of an environment with a version of the openai package; the newest is in our own."""
+    if request.param == "newest":
+        return Path(sys.executable)
+    return environment(request.param) / "python"
+
+
+def test_openai(python: Path, shared_guard: Guard) -> None:
+    sessions = ["plain", "stream", "completions", "logprobs", "errors", "asynchronous"]
+    _run([str(python), str(SESSION), shared_guard.base_url, *sessions])
+
+
+def test_openai_with_tools(python: Path, scripted_guard: Guard) -> None:
+    _run([str(python), str(SESSION), scripted_guard.base_url, "tools"])
+
+
+@pytest.mark.parametrize(
+    ("what", "states"),
+    [
+        ("close_stream", ["streaming", "cancelled"]),
+        ("cancel_task", ["waiting", "cancelled"]),
+        ("time_out", ["cancelled"]),
+    ],
+)
+def test_who_leaves_stops_the_generation(
+    python: Path, shared_guard: Guard, what: str, states: list[str]
+) -> None:
+    """The client stays alive, so that it is its giving up that is noticed and not its end."""
+    with _session(python, shared_guard, what) as session:
+        for state in states:
+            assert session.stdout is not None
+            assert session.stdout.readline().strip() == state
+            if state == "cancelled":
+                until("no request is left", lambda: not shared_guard.status()["requests"], 10)
+                until("the server rests", lambda: _is_idle(shared_guard), 10)
+            else:
+                until("the server works", lambda: _generated(shared_guard) > 20)
+                assert not _is_idle(shared_guard)
+            assert session.stdin is not None
+            session.stdin.write("\n")
+            session.stdin.flush()
+        assert session.wait(60) == 0
+
+
+@contextmanager
+def _session(python: Path, proxy: Guard, what: str) -> Iterator[subprocess.Popen[str]]:
+    command = [str(python), str(SESSION), proxy.base_url, what]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as session:
+        try:
+            yield session
+        finally:
+            session.kill()
+
+
+def _generated(proxy: Guard) -> int:
+    return sum(request["completion_tokens"] or 0 for request in proxy.status()["requests"])
+
+
+def _is_idle(proxy: Guard) -> bool:
+    """By the child's own use of the processor, whatever the proxy says of it."""
+    child = psutil.Process(proxy.status()["child"]["pid"])
+    return child.cpu_percent(interval=0.5) < 20
+
+
+@pytest.fixture(scope="session")
+def llm() -> Path:
+    return environment("llm==0.36") / "llm"
+
+
+def _llm_environment(folder: Path, proxy: Guard) -> dict[str, str]:
+    (folder / "extra-openai-models.yaml").write_text(
+        f"- model_id: local\n  model_name: tiny\n  api_base: {proxy.base_url}\n  supports_tools: true\n"
+    )
+    return os.environ | {"LLM_USER_PATH": str(folder)}
+
+
+@pytest.mark.clients
+@pytest.mark.parametrize("mode", [[], ["--no-stream"]])
+def test_llm(llm: Path, shared_guard: Guard, tmp_path: Path, mode: list[str]) -> None:
+    command = [str(llm), "-m", "local", "hi", "--key", "x", "-o", "max_tokens", "20", *mode]
+    text = _run(command, env=_llm_environment(tmp_path, shared_guard))
+    assert len(text.strip()) > 20
+
+
+@pytest.mark.clients
+def test_llm_calls_functions(llm: Path, scripted_guard: Guard, tmp_path: Path) -> None:
+    function = "def get_weather(city: str, unit: str = 'C') -> str:\n    return 'sunny'\n"
+    command = [str(llm), "-m", "local", "Weather?", "--key", "x", "--functions", function, "--td"]
+    text = _run(command, env=_llm_environment(tmp_path, scripted_guard))
+    assert ANSWER in text
+
+
+def _run(command: list[str], **options: Any) -> str:
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120, **options)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
