@@ -6,8 +6,9 @@ MLX's own.
 
 Some ten times a second one JSON line goes to TELEMETRY_FD: active, peak and cache bytes of MLX, which
 can be read from inside the process only, and `beat`, which counts the samples in which the generation
-thread stood at another place than in the sample before. A silent phase that works (a long prefill, the
-text of a tool call) moves it; a wedged thread does not.
+thread stood at another place than in the sample before. A silent phase that works (a search in the
+prompt cache, the text of a tool call) moves it; a wedged thread does not. A thread that is always found
+in the same call of MLX, as in a prefill, moves the memory instead.
 """
 
 from __future__ import annotations

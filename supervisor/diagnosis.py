@@ -181,7 +181,7 @@ SIGNATURES: tuple[Signature, ...] = (
     _row(
         Cause.UNSUPPORTED_FLAG, r"error: (unrecognized arguments|argument -|ambiguous option)", loading=True
     ),
-    _row(Cause.SERVER_MISSING, r"No module named '?(mlx|mlx_lm)\b|^mlxguard: cannot run", loading=True),
+    _row(Cause.SERVER_MISSING, r"No module named ('mlx(_lm)?'|mlx_lm$)|^mlxguard: cannot run", loading=True),
     _row(Cause.BAD_MODEL, r"Model type .* not supported", loading=True),
     _row(Cause.BAD_MODEL, r"ValueError: (Missing|Received) \d+ parameters", loading=True),
     _row(Cause.BAD_MODEL, r"FileNotFoundError: .*(config\.json|[Ss]afetensors)", loading=True),

@@ -16,8 +16,9 @@ TICK_S = 0.5
 #: A server that holds the GIL (a search stall) answers late; only many of these in a row mean anything.
 HEALTH_TIMEOUT_S = 0.5
 
-#: Movement inside the child without any byte for this many stall times is spinning, not work.
-SPINNING = 5
+#: A thread that moves for this many stall times, with no byte sent and no memory changed, is spinning. A
+#: search in the prompt cache looks the same: 18 s for each of many requests behind a session of 128k tokens.
+SPINNING = 10
 
 #: A gap between two ticks, or between wall and monotonic clock, from which on the machine must have slept.
 SLEPT_S = 5.0
@@ -92,14 +93,19 @@ class Signs:
 
     in_flight: int
     reads: int  # times that bytes came for some request
-    inside: tuple[int, ...] = ()  # telemetry (beat, active bytes), or the CPU time in whole steps
+    beat: int = 0  # times that the generation thread, or the process, was seen at work
+    memory: tuple[int, ...] = ()  # changes with every step of MLX
     heard: bool = True  # /health was answered
+
+    def work_since(self, before: Signs) -> bool:
+        """Something came of it since."""
+        return self.reads != before.reads or self.memory != before.memory
 
 
 class Stall(Enum):
     NONE = auto()
     QUIET = auto()  # nothing moves
-    SPINNING = auto()  # something moves inside, but nothing has come out for very long
+    SPINNING = auto()  # the thread moves, but nothing has come of it for very long
 
 
 class StallWatch:
@@ -115,11 +121,11 @@ class StallWatch:
         self._stall_s = max(stall_s - canary_timeout_s, stall_s / 2)
         self._seen = signs
         self._now, self._wall = now, wall
-        self._moved = self._read = now
+        self._moved = self._worked = now
 
     def reset(self, now: float) -> None:
         """The canary was answered."""
-        self._moved = self._read = now
+        self._moved = self._worked = now
 
     def tick(self, signs: Signs, *, now: float, wall: float) -> Stall:
         before, self._seen = self._seen, signs
@@ -128,7 +134,7 @@ class StallWatch:
         self._note_movement(before, signs, now)
         if now - self._moved >= self._stall_s:
             return Stall.QUIET
-        return Stall.SPINNING if now - self._read >= SPINNING * self._stall_s else Stall.NONE
+        return Stall.SPINNING if now - self._worked >= SPINNING * self._stall_s else Stall.NONE
 
     def _slept(self, now: float, wall: float) -> bool:
         elapsed, elapsed_wall = now - self._now, wall - self._wall
@@ -136,12 +142,12 @@ class StallWatch:
         return elapsed > SLEPT_S or abs(elapsed_wall - elapsed) > SLEPT_S
 
     def _note_movement(self, before: Signs, signs: Signs, now: float) -> None:
-        if signs.reads != before.reads or (not signs.in_flight and signs.heard):
+        if signs.work_since(before) or (not signs.in_flight and signs.heard):
             self.reset(now)
-        elif signs.inside != before.inside:
+        elif signs.beat != before.beat:
             self._moved = now
 
 
 def moved(before: Signs, after: Signs, stall: Stall) -> bool:
     """True if the child moved while a canary went unanswered. Spinning is no movement."""
-    return after.reads != before.reads or (stall is not Stall.SPINNING and after.inside != before.inside)
+    return after.work_since(before) or (stall is not Stall.SPINNING and after.beat != before.beat)

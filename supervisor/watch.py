@@ -32,6 +32,7 @@ REFUSALS = 3
 
 #: Without telemetry, an otherwise idle process that uses this share of a core is at work.
 _CPU_SHARE = 0.2
+_MEMORY_STEP = 1_000_000
 
 
 class Broke(Protocol):
@@ -121,15 +122,18 @@ class Watch:
         return answer is not Answer.TOKEN and not moved(before, self._signs(generation), stall)
 
     def _signs(self, generation: Generation, *, heard: bool = True) -> Signs:
-        return Signs(generation.in_flight, generation.reads, self._inside(), heard)
-
-    def _inside(self) -> tuple[int, ...]:
         telemetry = self._child.telemetry
         if telemetry is not None:
-            return telemetry.beat, telemetry.active_bytes
-        return (self._cpu_steps(),)
+            memory = (telemetry.active_bytes, telemetry.cache_bytes)
+            return Signs(generation.in_flight, generation.reads, telemetry.beat, memory, heard)
+        beat = self._cpu_beat_now()
+        return Signs(generation.in_flight, generation.reads, beat, (self._memory_steps(),), heard)
 
-    def _cpu_steps(self) -> int:
+    def _memory_steps(self) -> int:
+        """Memory from outside, in steps that a Python program that merely spins does not cross."""
+        return (machine.memory_of(self._child.pid or 0) or 0) // _MEMORY_STEP
+
+    def _cpu_beat_now(self) -> int:
         """Counts the looks between which the process was at work: a coarse beat for telemetry = "off"."""
         used, now = machine.cpu_seconds(self._child.pid or 0) or 0.0, time.monotonic()
         if now - self._cpu_at >= TICK_S / 2:
@@ -176,5 +180,5 @@ class Watch:
 
     def _lively(self, before: Signs, after: Signs) -> bool:
         """Others got bytes since, or the generation thread was seen to move twice: a dead one has no beat."""
-        beats = self._child.telemetry is not None and after.inside[0] - before.inside[0] >= 2
+        beats = self._child.telemetry is not None and after.beat - before.beat >= 2
         return beats or after.reads != before.reads

@@ -70,7 +70,7 @@ def main() -> None:
             signal.signal(number, signal.SIG_IGN)
     if "grandchild" in told:
         code = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(600)"
-        grandchild = subprocess.Popen([sys.executable, "-c", code])
+        grandchild = subprocess.Popen([sys.executable, "-c", code, told.get("mark", "")])
         sys.stderr.write(f"grandchild {grandchild.pid}\n")
     obey()
     if "start" in told:

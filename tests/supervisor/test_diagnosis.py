@@ -81,6 +81,7 @@ def test_memory_and_metal_text_names_the_cause_however_the_death_was_noticed(lin
             Cause.BAD_MODEL,
         ),
         ("ValueError: Model type nonesuch not supported.", None, Cause.BAD_MODEL),
+        ("ModuleNotFoundError: No module named 'mlx_lm.models.nonesuch'", None, Cause.LOAD_FAILED),
         (
             "RuntimeError: [load_safetensors] The JSON header is 2442 bytes long but the file is only 1000 "
             "bytes. Perhaps an incomplete download or corrupt file?",
@@ -99,6 +100,7 @@ def test_memory_and_metal_text_names_the_cause_however_the_death_was_noticed(lin
         ("mlx_lm.server: error: unrecognized arguments: --nonesuch 3", 2, Cause.UNSUPPORTED_FLAG),
         ("mlx_lm.server: error: argument --kv-bits: invalid int value: 'foo'", 2, Cause.UNSUPPORTED_FLAG),
         ("ModuleNotFoundError: No module named 'mlx_lm'", 1, Cause.SERVER_MISSING),
+        ("/usr/bin/python3: No module named mlx_lm", 1, Cause.SERVER_MISSING),
         ("mlxguard: cannot run /nowhere/server: No such file or directory", 127, Cause.SERVER_MISSING),
     ],
 )

@@ -13,7 +13,7 @@ from aiohttp.test_utils import TestServer
 
 from supervisor.liveness import SPINNING, Answer, Health, Probe, Signs, Stall, StallWatch, moved
 
-BUSY = Signs(in_flight=1, reads=0, inside=(0, 0))
+BUSY = Signs(in_flight=1, reads=0, beat=0, memory=(7, 3))
 IDLE = replace(BUSY, in_flight=0)
 
 
@@ -47,22 +47,16 @@ def test_a_busy_child_that_does_not_move_is_tested_so_that_the_canary_ends_with_
     "signs",
     [
         lambda n: replace(BUSY, reads=n // 80),  # a byte every 40 s
+        lambda n: replace(BUSY, memory=(7, n // 80)),  # a long prefill, the text of a tool call
         lambda n: IDLE,
     ],
 )
-def test_bytes_and_having_nothing_to_do_are_no_stall(signs: Callable[[int], Signs]) -> None:
-    assert Clock().until_stall(signs) == (1000.0, Stall.NONE)
+def test_bytes_memory_that_moves_and_having_nothing_to_do_are_no_stall(signs: Callable[[int], Signs]) -> None:
+    assert Clock().until_stall(signs, limit_s=5000.0) == (5000.0, Stall.NONE)
 
 
-@pytest.mark.parametrize(
-    "signs",
-    [
-        lambda n: replace(BUSY, inside=(n // 80, 7)),  # the beat: a search stall, the text of a tool call
-        lambda n: replace(BUSY, inside=(0, n // 80)),  # memory: a long prefill
-    ],
-)
-def test_movement_inside_is_work_but_not_for_ever(signs: Callable[[int], Signs]) -> None:
-    assert Clock().until_stall(signs) == (SPINNING * 50.0, Stall.SPINNING)
+def test_a_thread_that_only_moves_is_searching_but_not_for_ever() -> None:
+    assert Clock().until_stall(lambda n: replace(BUSY, beat=n)) == (SPINNING * 50.0, Stall.SPINNING)
 
 
 def test_an_idle_child_that_does_not_even_answer_health_is_tested() -> None:
@@ -82,8 +76,9 @@ def test_a_machine_that_slept_starts_the_silence_anew() -> None:
 
 def test_what_counts_as_life_while_a_canary_is_unanswered() -> None:
     assert not moved(BUSY, BUSY, Stall.QUIET)
-    assert moved(BUSY, replace(BUSY, inside=(1, 0)), Stall.QUIET)
-    assert not moved(BUSY, replace(BUSY, inside=(1, 0)), Stall.SPINNING)
+    assert moved(BUSY, replace(BUSY, beat=1), Stall.QUIET)
+    assert not moved(BUSY, replace(BUSY, beat=1), Stall.SPINNING)
+    assert moved(BUSY, replace(BUSY, memory=(8, 3)), Stall.SPINNING)
     assert moved(BUSY, replace(BUSY, reads=1), Stall.SPINNING)
 
 

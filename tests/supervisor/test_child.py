@@ -1,0 +1,151 @@
+"""child.py alone: it needs no model, no server and no package of ours for what it does itself."""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from supervisor import child
+
+#: A stand-in for mlx_lm and mlx, since these tests are about what happens around the real ones: it
+#: prints what it was given, then stays busy in a thread that is named like the server's.
+FAKE_SERVER = """
+import sys, threading, time
+import mlx.core as mx
+def main():
+    print(sys.argv, mx.limit, [p for p in sys.path if p.endswith("supervisor")], flush=True)
+    threading.Thread(target=_run_generate, daemon=True).start()
+    time.sleep(60)
+def _run_generate():
+    while True:
+        mx.active += 1
+"""
+FAKE_MX = """
+active, limit = 5, None
+def set_cache_limit(value):
+    global limit
+    limit = value
+def get_active_memory(): return active
+def get_peak_memory(): return 7
+def get_cache_memory(): return 3
+"""
+
+
+@pytest.fixture
+def fakes(tmp_path: Path) -> Path:
+    for name, text in {"mlx_lm/server.py": FAKE_SERVER, "mlx/core.py": FAKE_MX}.items():
+        path = tmp_path / name
+        path.parent.mkdir()
+        path.parent.joinpath("__init__.py").touch()
+        path.write_text(text)
+    return tmp_path
+
+
+def start(fakes: Path, writer: int, *arguments: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-S", child.__file__, str(writer), *arguments],
+        pass_fds=(writer,),
+        env={**os.environ, "PYTHONPATH": str(fakes), "PYTHONUNBUFFERED": "1"},
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def test_the_server_gets_its_arguments_and_telemetry_flows(fakes: Path) -> None:
+    reader, writer = os.pipe()
+    with start(fakes, writer, "1000", "--model", "m", "--port", "1") as process, os.fdopen(reader) as pipe:
+        os.close(writer)
+        assert process.stdout
+        assert process.stdout.readline() == "['mlx_lm.server', '--model', 'm', '--port', '1'] 1000 []\n"
+        samples = [json.loads(pipe.readline()) for _ in range(8)]
+        process.kill()
+    assert samples[0] == {"active": 0, "peak": 0, "cache": 0, "beat": 0}  # before the server is loaded
+    assert samples[-1]["active"] > 5
+    assert (samples[-1]["peak"], samples[-1]["cache"]) == (7, 3)
+    assert samples[-1]["beat"] > 0
+
+
+def test_nobody_left_to_read_is_the_end(fakes: Path, tmp_path: Path) -> None:
+    """The gateway and the keeper were both killed."""
+    shortened = tmp_path / "child.py"
+    shortened.write_text(Path(child.__file__).read_text().replace("ORPHAN_S = 4.0", "ORPHAN_S = 0.2"))
+    reader, writer = os.pipe()
+    command = [sys.executable, "-S", str(shortened), str(writer), "-"]
+    env = {**os.environ, "PYTHONPATH": str(fakes)}
+    with subprocess.Popen(
+        command, pass_fds=(writer,), env=env, start_new_session=True, stdout=subprocess.DEVNULL
+    ) as process:
+        os.close(writer)
+        os.close(reader)
+        assert process.wait(5) == -9
+
+
+def test_the_beat_moves_with_the_generation_thread_and_rests_with_it() -> None:
+    stop, rest = threading.Event(), threading.Event()
+
+    def _run_generate() -> None:
+        while not stop.is_set():
+            sum(number * number for number in range(100))
+        rest.wait()
+
+    thread = threading.Thread(target=_run_generate, daemon=True)
+    thread.start()
+    assert child.generation_thread() == thread.ident
+    assert len(places(thread.ident)) > 1
+    stop.set()
+    time.sleep(0.05)
+    assert len(places(thread.ident)) == 1
+    rest.set()
+    thread.join()
+    assert child.generation_thread() is None
+    assert child.place(None) is None
+
+
+def places(thread_id: int | None) -> set[object]:
+    """Where the thread was seen in a fifth of a second."""
+    seen = set()
+    for _ in range(100):
+        seen.add(child.place(thread_id))
+        time.sleep(0.002)  # gives up the GIL, so that the thread runs at all
+    return seen
+
+
+def test_a_sample_is_one_line_that_fits_a_pipe_in_one_piece() -> None:
+    size = 2**60
+    mx: Any = SimpleNamespace(
+        get_active_memory=lambda: size, get_peak_memory=lambda: size, get_cache_memory=lambda: size
+    )
+    line = child.sample(mx, 2**40)
+    assert line.endswith(b"}\n")
+    assert len(line) < 512  # POSIX: writes up to PIPE_BUF (512 at least) are never torn
+
+
+def test_it_is_self_contained_and_patches_nothing() -> None:
+    tree = ast.parse(Path(child.__file__).read_text())
+    modules = {
+        name.split(".")[0]
+        for node in ast.walk(tree)
+        for name in (
+            [alias.name for alias in node.names]
+            if isinstance(node, ast.Import)
+            else [node.module or ""]
+            if isinstance(node, ast.ImportFrom)
+            else []
+        )
+    }
+    assert modules - set(sys.stdlib_module_names) == {"mlx", "mlx_lm"}
+    assigned = [
+        node for node in ast.walk(tree) if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store)
+    ]
+    assert [ast.unparse(node) for node in assigned] == ["sys.argv"]

@@ -1,0 +1,132 @@
+"""No orphan, however the gateway goes: real processes, killed at every moment of their lives.
+
+The fake server can ignore SIGTERM and leave a grandchild, which the real one does not.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from supervisor.records import Records, read_json
+from tests.supervisor.conftest import alive, gone, until
+
+ROOT = Path(__file__).parents[2]
+
+
+class Host:
+    """The process in host.py, of which the children are looked for from outside."""
+
+    def __init__(self, state_dir: Path, *arguments: str) -> None:
+        self.state_dir = state_dir
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "tests.supervisor.host", str(state_dir), *arguments],
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+
+    async def line(self) -> str:
+        assert self._process.stdout
+        return (await asyncio.to_thread(self._process.stdout.readline)).strip()
+
+    def family(self) -> set[int]:
+        return {process.pid for process in psutil.Process(self._process.pid).children(recursive=True)}
+
+    def kill(self, number: int = signal.SIGKILL) -> None:
+        """End the host and nothing else."""
+        self._process.send_signal(number)
+        self._process.wait()
+        assert self._process.stdout
+        self._process.stdout.close()
+
+
+async def all_gone(family: set[int]) -> bool:
+    """Within 5 seconds of the end of the gateway."""
+    return await until(lambda: not any(map(alive, family)), within_s=5.0)
+
+
+@pytest.mark.parametrize("told", [(), ("ignore=all", "grandchild=yes")], ids=["plain", "stubborn"])
+async def test_a_killed_gateway_leaves_nothing(tmp_path: Path, told: tuple[str, ...]) -> None:
+    host = Host(tmp_path, "fake", *told)
+    while await host.line() != "ready":
+        pass
+    family = host.family()
+    assert len(family) == (2 if not told else 3)
+    host.kill()
+    start = time.monotonic()
+    assert await all_gone(family)
+    assert time.monotonic() - start < (1.0 if not told else 3.0)
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGABRT], ids=lambda n: n.name)
+async def test_whatever_ends_the_gateway(tmp_path: Path, number: signal.Signals) -> None:
+    host = Host(tmp_path, "fake")
+    await host.line()
+    family = host.family()
+    host.kill(number)
+    assert family
+    assert await all_gone(family)
+
+
+async def test_ten_kills_at_ten_moments_of_a_start(tmp_path: Path) -> None:
+    """From before the keeper exists until after the first token; found by a mark in the command line."""
+    moments_met = set()
+    for number in range(10):
+        mark = str(tmp_path / f"kill-{number}")
+        host = Host(Path(mark), "fake", f"mark={mark}", "ignore=all", "grandchild=yes")
+        await until(lambda mark=mark: Path(mark, "lock").exists())  # type: ignore[misc]
+        await asyncio.sleep(0.02 * number)
+        host.kill()
+        moments_met.add(len(marked(mark)))
+        assert await until(lambda mark=mark: not marked(mark), within_s=5.0)  # type: ignore[misc]
+    assert len(moments_met) > 1
+
+
+def marked(mark: str) -> list[int]:
+    """The processes that run with this mark: keeper, child, grandchild."""
+    running = psutil.process_iter(["cmdline", "status"])
+    return [
+        process.pid
+        for process in running
+        if process.info["status"] != psutil.STATUS_ZOMBIE
+        and any(mark in word for word in process.info["cmdline"] or ())
+    ]
+
+
+async def test_a_double_kill_is_cleaned_up_by_the_next_start(tmp_path: Path) -> None:
+    host = Host(tmp_path, "fake", "ignore=all")
+    while await host.line() != "ready":
+        pass
+    record = read_json(tmp_path / "child.json")
+    assert record is not None
+    keeper = psutil.Process(record["pid"]).ppid()
+    os.kill(keeper, signal.SIGSTOP)  # or it would do its work before we get to it
+    host.kill()
+    os.kill(keeper, signal.SIGKILL)
+    assert alive(record["pid"])
+    state = Records(tmp_path)
+    state.open()
+    assert state.end_left_over() == record["pid"]
+    assert await gone(record["pid"])
+    state.close()
+
+
+async def test_a_gateway_that_is_killed_while_the_keeper_is_stopped(tmp_path: Path) -> None:
+    """As when a terminal stops everything: the keeper does its work as soon as it runs again."""
+    host = Host(tmp_path, "fake")
+    child = int((await host.line()).removeprefix("child "))
+    keeper = psutil.Process(child).ppid()
+    os.kill(keeper, signal.SIGSTOP)
+    host.kill()
+    os.kill(keeper, signal.SIGCONT)
+    assert await gone(child)
