@@ -11,7 +11,7 @@ import io
 import socket
 import struct
 from collections.abc import AsyncIterator
-from contextlib import AbstractContextManager, asynccontextmanager
+from contextlib import AbstractContextManager, asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any, Protocol
 
 import aiohttp
@@ -149,12 +149,13 @@ class Exchange:
         """Done with it, at whatever point.
 
         A child that is still writing is told by a reset: its next write fails. After an orderly close only
-        the one after next does, and in prefill the next write is a whole step away.
+        the one after next does, and in prefill that is a whole step more (measured with the real server).
         """
         connection = self._response.connection
         if connection is not None and (transport := connection.transport) is not None:
             sock = transport.get_extra_info("socket")
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
+            with suppress(OSError):  # macOS: EINVAL for a connection that the child has just ended
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
             transport.abort()
         self._response.close()
 

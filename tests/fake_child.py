@@ -97,8 +97,10 @@ class FakeChild:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.stop_listening()
+        await asyncio.sleep(0)  # what was accepted a moment ago gets its writer
         for writer in self._writers:
-            writer.transport.abort()
+            if not writer.is_closing() or writer.transport.get_write_buffer_size():
+                writer.transport.abort()
             with contextlib.suppress(ConnectionError):
                 await writer.wait_closed()
 
