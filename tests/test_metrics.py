@@ -1,0 +1,74 @@
+from __future__ import annotations
+
+from prometheus_client.parser import text_string_to_metric_families
+
+from proxy.core.answer import Answer
+from proxy.core.chat import Bounds, parse_text
+from proxy.core.child_stream import Seen, Usage
+from proxy.fitting import Fitted
+from proxy.job import Job, Outcome
+from proxy.metrics import Gauges, Metrics
+
+NOW = Gauges(
+    child_state="ready",
+    child_states=("starting", "ready"),
+    generation=3,
+    deaths_by_cause={"metal_oom": 2},
+    running=1,
+    waiting=4,
+    memory_bytes={"active": 1000},
+)
+
+
+def samples(metrics: Metrics) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
+    families = text_string_to_metric_families(metrics.exposition().decode())
+    return {(s.name, tuple(sorted(s.labels.items()))): s.value for family in families for s in family.samples}
+
+
+def ended(*, counted: int, attempts: int = 1) -> Job:
+    request = parse_text(b'{"prompt": "a"}', Bounds())
+    fitted = Fitted(request.prompt, 7, 5, clamped=False, dropped_messages=0, dropped_tokens=0)
+    answer = Answer.new(unique="1", created=0, model="m", is_chat=False)
+    answer.attempts = attempts
+    job = Job("r", request, fitted, answer, "anonymous", arrived=0.0, deadline=1.0)
+    job.outcome, job.seen, job.first_content_s = Outcome.OK, Seen(), 0.3
+    job.seen.usage = Usage(prompt_tokens=counted, completion_tokens=5, cached_tokens=2)
+    return job
+
+
+def test_gauges_are_read_when_scraped() -> None:
+    got = samples(Metrics(lambda: NOW))
+    assert got["mlxguard_child_state", (("state", "ready"),)] == 1
+    assert got["mlxguard_child_state", (("state", "starting"),)] == 0
+    assert got["mlxguard_child_generation", ()] == 3
+    assert got["mlxguard_child_ended_total", (("cause", "metal_oom"),)] == 2
+    assert got["mlxguard_requests_running", ()] == 1
+    assert got["mlxguard_requests_waiting", ()] == 4
+    assert got["mlxguard_child_memory_bytes", (("kind", "active"),)] == 1000
+
+
+def test_an_answer_is_counted_once_with_its_tokens() -> None:
+    metrics = Metrics(lambda: NOW)
+    metrics.settle(ended(counted=7))
+    got = samples(metrics)
+    assert got["mlxguard_answers_total", (("outcome", "ok"), ("reason", ""))] == 1
+    assert got["mlxguard_tokens_total", (("kind", "prompt"),)] == 7
+    assert got["mlxguard_tokens_total", (("kind", "cached"),)] == 2
+    assert got["mlxguard_tokens_total", (("kind", "completion"),)] == 5
+    assert got["mlxguard_first_token_seconds_count", ()] == 1
+    assert got["mlxguard_replays_total", ()] == 0
+    assert got["mlxguard_count_drift_total", ()] == 0
+
+
+def test_replays_and_a_count_that_differs_from_the_childs_are_seen() -> None:
+    metrics = Metrics(lambda: NOW)
+    metrics.settle(ended(counted=8, attempts=3))
+    got = samples(metrics)
+    assert got["mlxguard_replays_total", ()] == 2
+    assert got["mlxguard_count_drift_total", ()] == 1
+
+
+def test_two_applications_do_not_share_counters() -> None:
+    one, other = Metrics(lambda: NOW), Metrics(lambda: NOW)
+    one.settle(ended(counted=7))
+    assert ("mlxguard_answers_total", (("outcome", "ok"), ("reason", ""))) not in samples(other)
