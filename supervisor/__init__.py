@@ -8,8 +8,11 @@ Where things are, from decision to deed:
 
     policy.py      pure: how often and how late to restart
     diagnosis.py   pure: exit, last lines and liveness -> cause, explanation, advice
+    events.py      pure: what happens, what is to be done
     lifecycle.py   pure: (state, event) -> new state and effects
     runner.py      Supervisor: the only writer of the state; feeds events, carries out effects
+    attempt.py     one attempt at running the child, from launch to end
+    deaths.py      counts and reports of what ended
     generation.py  what the gateway is handed: Generation, Death, Snapshot, Launch, options
     watch.py       one living child: first token, stalls, what a broken answer means
     liveness.py    /health, the canary, and the arithmetic of silence (pure)
@@ -18,6 +21,7 @@ Where things are, from decision to deed:
     child.py       inside the child: telemetry, then the unmodified server
     command.py     command line, environment, port
     output.py      the child's output: lines, masked, the last ones kept
+    tasks.py       background tasks that do not fail in silence
     machine.py     what the operating system knows; all that differs by platform
     records.py     state folder: lock, running child, crash reports
     model.py       the model's folder: the embedded tiny model, a folder, a hub id

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from supervisor.diagnosis import NATURES, Cause
-from supervisor.lifecycle import State
-from supervisor.policy import Retry
+from supervisor.lifecycle import Rules, State
+from supervisor.policy import Policy, Retry
 from supervisor.process import Telemetry
 
 
@@ -47,6 +47,18 @@ class SupervisorOptions:
     sigint_grace_s: float = 10.0
     sigterm_grace_s: float = 5.0
     proxy_port: int | None = None
+
+    @property
+    def rules(self) -> Rules:
+        """What the lifecycle needs of them."""
+        return Rules(
+            policy=Policy(self.max_restarts, self.restart_window_s, self.backoff_base_s, self.backoff_max_s),
+            start_timeout_s=self.start_timeout_s,
+            drain_s=self.drain_s,
+            sigint_grace_s=self.sigint_grace_s,
+            sigterm_grace_s=self.sigterm_grace_s,
+            cooldown_s=self.cooldown_s,
+        )
 
 
 class CannotStart(Exception):

@@ -16,7 +16,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from supervisor import runner
+from supervisor import attempt
 from supervisor.diagnosis import Cause
 from supervisor.lifecycle import State
 from supervisor.runner import Generation, Launch, NotReady, Supervisor, SupervisorOptions
@@ -184,9 +184,9 @@ async def test_a_port_that_another_server_took_is_left_to_it(
     supervise: Supervise, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
-        free = runner.free_port
+        free = attempt.free_port
         ports = iter((other.getsockname()[1], free()))
-        monkeypatch.setattr(runner, "free_port", lambda: next(ports))
+        monkeypatch.setattr(attempt, "free_port", lambda: next(ports))
         supervisor = supervise(max_restarts=0)
         await supervisor.start()
         assert (await supervisor.ready(60)).number == 2

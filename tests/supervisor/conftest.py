@@ -69,7 +69,7 @@ async def until(true: Callable[[], bool], within_s: float = 10.0) -> bool:
     """Wait for what nobody tells us of; False if it did not come."""
     with suppress(TimeoutError):
         async with asyncio.timeout(within_s):
-            while not true():  # noqa: ASYNC110  (there is no event to wait for)
+            while not true():
                 await asyncio.sleep(0.005)
     return true()
 

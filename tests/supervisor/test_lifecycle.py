@@ -8,9 +8,7 @@ from itertools import product
 
 import pytest
 
-from supervisor.lifecycle import (
-    FREE_TRIES,
-    After,
+from supervisor.events import (
     Broke,
     Cut,
     Deadline,
@@ -20,20 +18,16 @@ from supervisor.lifecycle import (
     Exited,
     FirstToken,
     Force,
-    IllegalEvent,
     Kill,
     Launch,
     Launched,
-    Life,
     Overdue,
     Recycle,
-    Rules,
     Signal,
     Start,
-    State,
     Stop,
-    handle,
 )
+from supervisor.lifecycle import FREE_TRIES, After, IllegalEvent, Life, Rules, State, handle
 from supervisor.policy import Policy, Retry
 
 RULES = Rules(

@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from supervisor import runner
+from supervisor import attempt
 from supervisor.diagnosis import Cause
 from supervisor.lifecycle import IllegalEvent, State
 from supervisor.records import AlreadyRunning
@@ -172,9 +172,9 @@ async def test_a_taken_port_is_changed_without_counting_a_crash(
     other = supervise()
     await other.start()
     taken = (await other.ready(10)).port
-    free = runner.free_port
+    free = attempt.free_port
     ports = iter((taken, taken, free()))
-    monkeypatch.setattr(runner, "free_port", lambda: next(ports))
+    monkeypatch.setattr(attempt, "free_port", lambda: next(ports))
     supervisor = supervise(state_dir=other._options.state_dir / "second", max_restarts=0)
     await supervisor.start()
     generation = await supervisor.ready(10)

@@ -1,0 +1,153 @@
+"""One attempt at running the child: launched, perhaps ready, over one day. It tells; `runner.py` decides."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import logging
+import time
+from collections.abc import Callable
+from typing import Protocol
+
+import aiohttp
+
+from supervisor import machine
+from supervisor.command import command_line, environment, free_port
+from supervisor.diagnosis import Evidence, Finding, Symptom, diagnose, port_taken, suspicious
+from supervisor.generation import Death, Generation, Launch, SupervisorOptions
+from supervisor.lifecycle import State
+from supervisor.output import Transcript
+from supervisor.process import Child, Exit
+from supervisor.tasks import Tasks
+from supervisor.watch import Watch
+
+log = logging.getLogger("mlxguard.supervisor")
+
+
+class Listener(Protocol):
+    """Who is told. Each call names the attempt, since a late one may be about an attempt that is over."""
+
+    def on_first_token(self, attempt: Attempt) -> None: ...
+
+    def on_idle(self, attempt: Attempt) -> None: ...
+
+    def on_broke(
+        self, attempt: Attempt, symptom: Symptom, *, firmly: bool = False, note: str = ""
+    ) -> None: ...
+
+    def on_exit(self, attempt: Attempt, exit_: Exit) -> None: ...
+
+
+class Attempt:
+    """The running child and all that is known of it. `generation` exists from the first token on."""
+
+    def __init__(self, number: int, options: SupervisorOptions, listener: Listener, tasks: Tasks) -> None:
+        self.number = number
+        self.child: Child | None = None
+        self.port: int | None = None
+        self.generation: Generation | None = None
+        self.ready_since: float | None = None  # wall clock
+        self.death: Death | None = None
+        self.transcript = Transcript(self._on_line)
+        self._options = options
+        self._listener = listener
+        self._tasks = tasks
+        self._watch: Watch | None = None
+        self._watching: asyncio.Task[None] | None = None
+        self._examining: asyncio.Task[None] | None = None
+        self._launched_at = 0.0
+        self._memory: tuple[float, int | None] = (0.0, None)
+
+    @property
+    def pid(self) -> int | None:
+        return self.child.pid if self.child else None
+
+    async def launch(self, launch: Launch, session: aiohttp.ClientSession) -> None:
+        """Start the process. Once it is started, this does not wait again. Raises OSError."""
+        port = free_port()
+        child = Child(self.transcript.feed)
+        await child.spawn(lambda fd: command_line(launch, port, fd), environment(launch))
+        self.child, self.port, self._launched_at = child, port, time.monotonic()
+        broke = functools.partial(self._listener.on_broke, self)
+        self._watch = Watch(child, session, port, self._options.canary_timeout_s, broke)
+        child.exited.add_done_callback(self._on_exit)
+        log.info("child_started", extra={"generation": self.number, "port": port})
+        if launch.telemetry and launch.command:
+            log.warning("telemetry_off", extra={"reason": "[upstream] command is run as it is"})
+
+    def watch(self, on_pid: Callable[[int], None]) -> None:
+        """Look after the child from now on; `on_pid` is called in a thread."""
+        assert self.child is not None
+        assert self._watch is not None
+        self._watching = self._tasks.start(self._look_after(self.child, self._watch, on_pid), "watch")
+
+    def stop_watching(self) -> None:
+        if self._watching is not None:
+            self._watching.cancel()
+
+    async def _look_after(self, child: Child, watch: Watch, on_pid: Callable[[int], None]) -> None:
+        await child.born
+        if child.pid is not None:
+            await asyncio.to_thread(on_pid, child.pid)
+        if not await watch.first_token():
+            return
+        assert self.port is not None
+        generation = Generation(self.number, self.port, functools.partial(self._listener.on_idle, self))
+        self.generation, self.ready_since = generation, time.time()
+        load_s = round(time.monotonic() - self._launched_at, 3)
+        log.info("child_ready", extra={"generation": self.number, "pid": child.pid, "load_s": load_s})
+        self._listener.on_first_token(self)
+        await watch.serve(generation, self._options.stall_s)
+
+    def examine(self) -> asyncio.Task[None]:
+        """Find out whether the child lives; one examination at a time, for all who ask together."""
+        assert self._watch is not None
+        if self._examining is None or self._examining.done():
+            self._examining = self._tasks.start(self._watch.examine(self.generation), "examine")
+        return self._examining
+
+    def die(self, symptom: Symptom, state: State, exit_: Exit | None = None, note: str = "") -> Death:
+        """The end is known: find its cause and tell whoever waits for an answer."""
+        exit_ = exit_ or Exit(None, None)
+        lines = (*self.transcript.lines, *((note,) if note else ()))
+        evidence = Evidence(symptom, exit_.code, exit_.signal, lines)
+        return self.die_of(diagnose(evidence, loading=self.generation is None), evidence, state)
+
+    def die_of(self, finding: Finding, evidence: Evidence, state: State) -> Death:
+        """As `die`, with a cause that is known already."""
+        self.death = Death(
+            self.number,
+            finding.cause,
+            finding.explanation,
+            finding.advice,
+            evidence.exit_code,
+            evidence.signal,
+            evidence.last_lines,
+            state,
+        )
+        if self.generation is not None and not self.generation.died.done():
+            self.generation.died.set_result(self.death)
+        return self.death
+
+    def memory_bytes(self) -> int | None:
+        """Measured from outside, at most once a second: it walks the process table."""
+        if self.pid is None:
+            return None
+        if time.monotonic() - self._memory[0] > 1.0:
+            self._memory = time.monotonic(), machine.memory_of(self.pid)
+        return self._memory[1]
+
+    def _on_line(self, line: str) -> None:
+        if self.death is not None or self._watch is None:
+            return
+        if self.generation is None and port_taken(line):
+            self._listener.on_broke(self, Symptom.PORT_TAKEN, firmly=True)
+        elif suspicious(line):
+            self.examine()
+
+    def _on_exit(self, exited: asyncio.Future[Exit]) -> None:
+        self.stop_watching()
+        if self.child is not None:
+            self._tasks.start(self.child.wait_closed(), "close")
+            self.child = None
+        self._listener.on_exit(self, exited.result())

@@ -1,0 +1,32 @@
+"""Background tasks of one owner: none is lost to the garbage collector, and none fails in silence."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Coroutine
+
+log = logging.getLogger("mlxguard.tasks")
+
+
+class Tasks:
+    """Starts tasks, logs what went wrong in them, and waits for all of them at the end."""
+
+    def __init__(self) -> None:
+        self._running: set[asyncio.Task[None]] = set()
+
+    def start(self, work: Coroutine[None, None, None], name: str) -> asyncio.Task[None]:
+        task = asyncio.create_task(work, name=name)
+        self._running.add(task)
+        task.add_done_callback(self._on_done)
+        return task
+
+    async def finish(self) -> None:
+        """Wait until every task has ended by itself."""
+        while self._running:
+            await asyncio.wait(self._running)
+
+    def _on_done(self, task: asyncio.Task[None]) -> None:
+        self._running.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("task_failed", extra={"task": task.get_name()}, exc_info=error)
