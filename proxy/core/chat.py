@@ -18,10 +18,9 @@ import orjson
 from proxy.core import sampling
 from proxy.core.fields import boolean, holds_nul, integer, mapping, refuse, string, too_deep
 from proxy.core.messages import DEEPEST, MESSAGE_FIELDS, Message, parse_messages, parse_tools
+from proxy.core.names import CHILD_MODEL
 from proxy.errors import InvalidRequest
 
-#: The model that the child was started with; any other name would make it load another one.
-_CHILD_MODEL = "default_model"
 _LONGEST_MODEL_NAME = 512
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
@@ -123,7 +122,7 @@ class CompletionRequest:
         Raises nothing: every part was checked, and orjson takes what it gave.
         """
         body = {
-            "model": _CHILD_MODEL,
+            "model": CHILD_MODEL,
             **prompt.fields(),
             **self.sampling,
             "max_tokens": max_tokens,

@@ -10,7 +10,8 @@ from proxy.errors import ModelNotFound
 #: What agents put before a model name to choose their own client library (LiteLLM, aider, OpenCode, Continue).
 PROVIDER_PREFIXES = ("openai", "mlx", "local", "custom", "litellm", "openai-compatible", "hosted_vllm")
 
-#: The server's own word for the model given by --model (mlx_lm/server.py, ModelProvider).
+#: The server's own word for the model given by --model (mlx_lm/server.py, ModelProvider). Every request is
+#: forwarded with it: any other string would make the server load another model.
 CHILD_MODEL = "default_model"
 
 

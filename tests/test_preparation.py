@@ -1,0 +1,127 @@
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from pathlib import Path
+from typing import cast
+
+import pytest
+
+from proxy import preparation
+from proxy.config import Settings
+from proxy.errors import RestartingFailed, Unavailable
+from proxy.preparation import Preparation
+from proxy.tokens import TokenizerInfo, TokenizerUnavailable, Tokens
+from supervisor.diagnosis import Cause
+from supervisor.model import ModelUnavailable
+from supervisor.runner import CannotStart
+
+INFO = TokenizerInfo(
+    vocab_size=100, context_length=4096, has_chat_template=True, has_tool_calling=False, has_thinking=False
+)
+
+
+class FakeTokens:
+    """Loads when the test says so."""
+
+    def __init__(self) -> None:
+        self.loaded: asyncio.Future[TokenizerInfo] = asyncio.get_running_loop().create_future()
+        self.starts: list[tuple[Path, tuple[str, ...]]] = []
+        self.stopped = False
+
+    async def start(self, folder: Path, server_argv: Sequence[str]) -> TokenizerInfo:
+        self.starts.append((folder, tuple(server_argv)))
+        return await self.loaded
+
+    async def stop(self) -> None:
+        self.stopped = True
+
+
+@pytest.fixture
+def model(monkeypatch: pytest.MonkeyPatch) -> list[Path | Exception]:
+    """What looking for the model gives, one after another."""
+    found: list[Path | Exception] = [Path("/models/a")]
+
+    async def resolve(path: str, revision: str | None, cache_dir: Path) -> Path:
+        result = found.pop(0) if len(found) > 1 else found[0]
+        if isinstance(result, Exception):
+            raise result
+        return result
+
+    monkeypatch.setattr(preparation, "resolve", resolve)
+    return found
+
+
+def make(tokens: FakeTokens, **prompt: object) -> Preparation:
+    settings = Settings.model_validate({"prompt": prompt})
+    return Preparation(settings, cast("Tokens", tokens), Path("/cache"))
+
+
+async def test_the_child_may_start_before_the_tokenizer_is_loaded(model: list[Path | Exception]) -> None:
+    tokens = FakeTokens()
+    made = make(tokens)
+    launch = await made.prepare()
+    assert launch.argv[:2] == ("--model", "/models/a")
+    assert made.prepared is None
+    with pytest.raises(Unavailable):
+        await made.ready(0)
+    tokens.loaded.set_result(INFO)
+    ready = await made.ready(5)
+    assert ready.limits.max_prompt_tokens == 4096
+    assert ready.bounds.vocab_size == 100
+    assert tokens.starts == [(Path("/models/a"), launch.argv)]
+
+
+async def test_a_restart_does_not_load_the_tokenizer_again(model: list[Path | Exception]) -> None:
+    tokens = FakeTokens()
+    made = make(tokens)
+    await made.prepare()
+    await made.prepare()  # the child died while the tokenizer was loading
+    tokens.loaded.set_result(INFO)
+    await made.ready(5)
+    await made.prepare()
+    assert len(tokens.starts) == 1
+
+
+async def test_a_fixed_limit_is_kept(model: list[Path | Exception]) -> None:
+    tokens = FakeTokens()
+    tokens.loaded.set_result(INFO)
+    made = make(tokens, max_prompt_tokens=100, prompt_overflow_policy="truncate", prompt_keep_tokens=10)
+    await made.prepare()
+    limits = (await made.ready(5)).limits
+    assert (limits.max_prompt_tokens, limits.policy, limits.keep_tokens) == (100, "truncate", 10)
+
+
+async def test_a_model_that_cannot_be_had_fails_requests_at_once_and_can_be_tried_again(
+    model: list[Path | Exception],
+) -> None:
+    model[:] = [ModelUnavailable("there is no folder /models/a"), Path("/models/a")]
+    tokens = FakeTokens()
+    tokens.loaded.set_result(INFO)
+    made = make(tokens)
+    with pytest.raises(CannotStart) as caught:
+        await made.prepare()
+    assert caught.value.cause is Cause.BAD_MODEL
+    with pytest.raises(RestartingFailed):
+        await made.ready(5)
+    await made.prepare()
+    assert (await made.ready(5)).folder == Path("/models/a")
+
+
+async def test_a_tokenizer_that_cannot_be_loaded_fails_requests_at_once(
+    model: list[Path | Exception],
+) -> None:
+    tokens = FakeTokens()
+    tokens.loaded.set_exception(TokenizerUnavailable("tokenizer.json is damaged"))
+    made = make(tokens)
+    await made.prepare()
+    with pytest.raises(RestartingFailed):
+        await made.ready(5)
+
+
+async def test_stopping_gives_up_what_is_loading(model: list[Path | Exception]) -> None:
+    tokens = FakeTokens()
+    made = make(tokens)
+    await made.prepare()
+    await made.stop()
+    assert tokens.stopped

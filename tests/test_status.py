@@ -1,0 +1,122 @@
+from __future__ import annotations
+
+import asyncio
+from types import MappingProxyType
+from typing import Any, cast
+
+import orjson
+
+from proxy.core.admission import Budget
+from proxy.gate import Gate
+from proxy.job import Job, Outcome, Stage
+from proxy.preparation import Preparation
+from proxy.status import Registry, Status
+from supervisor.diagnosis import Cause
+from supervisor.lifecycle import State
+from supervisor.process import Telemetry
+from supervisor.runner import Snapshot, Supervisor
+from tests.test_metrics import ended
+
+CRASHED = Snapshot(
+    state=State.STARTING,
+    generation=3,
+    cause=Cause.METAL_OOM,
+    explanation="The GPU ran out of memory (Metal).",
+    advice="Less.",
+    pid=77,
+    port=5000,
+    since=1000.0,
+    ready_since=None,
+    restarts=2,
+    restarts_by_cause=MappingProxyType({Cause.METAL_OOM: 2}),
+    next_restart_s=None,
+    in_flight=0,
+    telemetry=Telemetry(active_bytes=10, peak_bytes=20, cache_bytes=5, beat=1, at=0.0),
+    memory_bytes=100,
+    log_tail=(),
+)
+
+
+class Fixed:
+    """Stands in for supervisor and preparation: what they say does not change."""
+
+    prepared = None
+
+    def snapshot(self) -> Snapshot:
+        return CRASHED
+
+
+def job(unique: str) -> Job:
+    made = ended(counted=7)
+    made.answer.id = f"cmpl-{unique}"
+    return made
+
+
+def status(registry: Registry) -> Status:
+    gate = Gate(Budget(max_running=4), max_waiting=8)
+    fixed = Fixed()
+    return Status(cast("Supervisor", fixed), gate, registry, cast("Preparation", fixed), started_at=500)
+
+
+async def test_what_runs_is_shown_until_it_has_ended_and_then_among_the_recent() -> None:
+    registry = Registry()
+    one = job("1")
+    one.stage = Stage.DECODE
+    with registry.track(one):
+        assert len(registry) == 1
+        assert [shown["answer_id"] for shown in registry.running()] == ["cmpl-1"]
+        assert registry.running()[0]["stage"] == "decode"
+    one.end(2.0)
+    assert registry.running() == []
+    assert registry.recent()[0]["answer_id"] == "cmpl-1"
+
+
+async def test_two_requests_with_one_id_are_both_shown() -> None:
+    registry = Registry()
+    with registry.track(job("1")), registry.track(job("2")):
+        assert [shown["request_id"] for shown in registry.running()] == ["r", "r"]
+
+
+async def test_recent_ones_are_newest_first_and_bounded() -> None:
+    registry = Registry()
+    for number in range(200):
+        with registry.track(job(str(number))):
+            pass
+    recent = registry.recent()
+    assert len(recent) == 50
+    assert recent[0]["answer_id"] == "cmpl-199"
+
+
+async def test_emptied_returns_when_the_last_one_has_ended() -> None:
+    registry = Registry()
+    await registry.emptied()
+    with registry.track(job("1")):
+        waiting = asyncio.create_task(registry.emptied())
+        with registry.track(job("2")):
+            pass
+        await asyncio.sleep(0)
+        assert not waiting.done()
+    await waiting
+
+
+async def test_the_document_says_what_the_child_does_and_why() -> None:
+    registry = Registry()
+    done = job("1")
+    done.outcome = Outcome.OK
+    with registry.track(done):
+        document: dict[str, Any] = orjson.loads(orjson.dumps(status(registry).document()))
+    assert document["started"] == 500
+    assert document["child"]["state"] == "starting"
+    assert document["child"]["ended_by_cause"] == {"metal_oom": 2}
+    assert document["child"]["last_death"]["cause"] == "metal_oom"
+    assert document["child"]["memory"] == {"footprint": 100, "active": 10, "peak": 20, "cache": 5}
+    assert document["queue"] == {"running": 0, "waiting": 0, "max_running": 4}
+    assert document["model"] is None
+    assert len(document["requests"]) == 1
+
+
+async def test_gauges_name_every_state_once() -> None:
+    gauges = status(Registry()).gauges()
+    assert gauges.child_state == "starting"
+    assert sorted(gauges.child_states) == sorted(state.value for state in State)
+    assert gauges.memory_bytes == {"footprint": 100, "active": 10, "peak": 20, "cache": 5}
