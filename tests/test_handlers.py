@@ -1,0 +1,205 @@
+"""The journey, with what stands at its ends replaced: no child, no tokenizer, one model that is known."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestClient, TestServer
+
+from proxy import edge
+from proxy.app import admittance
+from proxy.config import Settings
+from proxy.core.chat import Bounds, Prompt
+from proxy.core.names import ModelNames
+from proxy.fitting import Limits
+from proxy.handlers import Completions, Pages, routes
+from proxy.job import Job, Outcome
+from proxy.metrics import Metrics
+from proxy.preparation import Preparation, Prepared
+from proxy.relay import Relay
+from proxy.status import Registry, Status
+from proxy.tokens import TokenizerInfo, Tokens
+from tests.test_status import CRASHED
+
+INFO = TokenizerInfo(
+    vocab_size=100, context_length=4096, has_chat_template=True, has_tool_calling=False, has_thinking=False
+)
+LIMITS = Limits(
+    max_prompt_tokens=50,
+    policy="error",
+    keep_tokens=0,
+    default_max_tokens=16,
+    max_kv_size=None,
+    context_length=4096,
+)
+
+
+class Stage:
+    """Everything around the handlers, with one part per attribute that a test may change."""
+
+    def __init__(self) -> None:
+        self.prepared: Prepared | None = Prepared(Path("/m"), INFO, LIMITS, Bounds(vocab_size=100))
+        self.tokens = 7
+        self.relayed: list[Job] = []
+        self.child = CRASHED
+        self.stopping = asyncio.Event()
+
+    # Preparation
+    async def ready(self, timeout_s: float) -> Prepared:
+        assert self.prepared is not None
+        return self.prepared
+
+    # Tokens
+    async def count(self, prompt: Prompt, limit: int | None = None) -> int:
+        return self.tokens
+
+    # Relay
+    async def serve(self, http_request: web.Request, job: Job) -> web.StreamResponse:
+        self.relayed.append(job)
+        job.outcome = Outcome.OK
+        return web.json_response({"id": job.answer.id})
+
+
+class FixedStatus:
+    def __init__(self, stage: Stage) -> None:
+        self._stage = stage
+        self.started_at = 1000
+
+    def child(self) -> Any:
+        return self._stage.child
+
+    def document(self) -> dict[str, Any]:
+        return {"child": str(self._stage.child.state)}
+
+
+@pytest.fixture
+async def stage() -> Stage:
+    return Stage()
+
+
+@pytest.fixture
+async def client(stage: Stage) -> AsyncIterator[TestClient[web.Request, web.Application]]:
+    settings = Settings()
+    metrics = Metrics(lambda: cast("Any", None))
+    names = ModelNames("tiny", ())
+    completions = Completions(
+        server=settings.server,
+        queue=settings.queue,
+        names=names,
+        preparation=cast("Preparation", stage),
+        tokens=cast("Tokens", stage),
+        relay=cast("Relay", stage),
+        registry=Registry(),
+        metrics=metrics,
+        stopping=stage.stopping,
+    )
+    status = cast("Status", FixedStatus(stage))
+    pages = Pages(names=names, preparation=cast("Preparation", stage), status=status, metrics=metrics)
+    app = web.Application(middlewares=[edge.middleware(admittance(settings.server), metrics.http_answer)])
+    app.on_response_prepare.append(edge.sign)
+    app.add_routes(routes(completions, pages))
+    async with TestClient(TestServer(app)) as client:
+        yield client
+
+
+HELLO = {"messages": [{"role": "user", "content": "hello"}]}
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "prefix"),
+    [
+        ("/v1/chat/completions", HELLO, "chatcmpl-"),
+        ("/chat/completions", HELLO, "chatcmpl-"),
+        ("/v1/chat/completions?api-version=1", HELLO, "chatcmpl-"),
+        ("/v1/completions", {"prompt": "hello"}, "cmpl-"),
+    ],
+)
+async def test_every_completions_path_reaches_the_relay(
+    client: TestClient[web.Request, web.Application], stage: Stage, path: str, body: Any, prefix: str
+) -> None:
+    answer = await client.post(path, json={**body, "model": "openai/tiny"}, headers={"x-request-id": "mine"})
+    assert answer.status == 200
+    (job,) = stage.relayed
+    assert job.answer.id.startswith(prefix)
+    assert job.answer.model == "tiny"
+    assert job.request_id == "mine"
+    assert job.fitted.prompt_tokens == 7
+    assert job.fitted.max_tokens == 16
+    assert job.deadline == pytest.approx(job.arrived + 600)
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "code"),
+    [
+        (b"{", 400, "invalid_value"),
+        (b"[]", 400, "invalid_value"),
+        (b'{"messages": []}', 400, "invalid_value"),
+        (b'{"messages": [{"role": "user", "content": "x"}], "model": "gpt-4"}', 404, "model_not_found"),
+    ],
+)
+async def test_what_is_refused_never_reaches_the_relay(
+    client: TestClient[web.Request, web.Application], stage: Stage, body: bytes, status: int, code: str
+) -> None:
+    answer = await client.post("/v1/chat/completions", data=body)
+    assert (answer.status, (await answer.json())["error"]["code"]) == (status, code)
+    assert not stage.relayed
+
+
+async def test_a_prompt_over_the_limit_is_an_overflow(
+    client: TestClient[web.Request, web.Application], stage: Stage
+) -> None:
+    stage.tokens = 51
+    answer = await client.post("/v1/chat/completions", json=HELLO)
+    error = (await answer.json())["error"]
+    assert (answer.status, error["code"]) == (400, "context_length_exceeded")
+    assert error["message"].startswith("prompt is too long: 51 tokens > 50 maximum")
+
+
+async def test_nothing_new_is_accepted_while_stopping(
+    client: TestClient[web.Request, web.Application], stage: Stage
+) -> None:
+    stage.stopping.set()
+    answer = await client.post("/v1/chat/completions", json=HELLO)
+    assert answer.status == 503
+    assert "Retry-After" in answer.headers
+    assert not stage.relayed
+
+
+async def test_readiness_says_why_not(client: TestClient[web.Request, web.Application]) -> None:
+    assert (await client.get("/livez")).status == 200
+    for path in ("/readyz", "/health"):
+        answer = await client.get(path)
+        assert answer.status == 503
+        assert await answer.json() == {
+            "status": "unavailable",
+            "state": "starting",
+            "reason": "The GPU ran out of memory (Metal).",
+        }
+
+
+async def test_the_model_is_listed_with_its_limit_under_every_name_that_agents_read(
+    client: TestClient[web.Request, web.Application], stage: Stage
+) -> None:
+    (entry,) = (await (await client.get("/v1/models")).json())["data"]
+    assert entry["id"] == "tiny"
+    assert {entry[name] for name in ("context_length", "max_model_len", "context_window")} == {50}
+    assert entry["meta"] == {"n_ctx": 50, "n_ctx_train": 4096}
+    assert await (await client.get("/v1/models/openai/tiny")).json() == entry
+    assert (await client.get("/v1/models/gpt-4")).status == 404
+    stage.prepared = None
+    (entry,) = (await (await client.get("/v1/models")).json())["data"]
+    assert "context_length" not in entry, "not known yet"
+
+
+async def test_paths_of_other_servers_are_not_found_as_json(
+    client: TestClient[web.Request, web.Application],
+) -> None:
+    for path in ("/api/tags", "/api/v1/models", "/props"):
+        answer = await client.get(path)
+        assert answer.status == 404
+        assert (await answer.json())["error"]["type"] == "invalid_request_error"
