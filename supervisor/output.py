@@ -21,6 +21,8 @@ LINE_BYTES = 4096
 _RECORD = re.compile(r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} - (?P<level>[A-Z]+) - ")
 _ACCESS = re.compile(r'^[0-9a-fA-F.:]+ - - \[[^\]]*\] "(?P<what>[A-Z]+ \S*)')
 _NATIVE = re.compile(r"^(libc\+\+abi|terminating|Traceback|\[METAL\]|Fatal Python error)")
+#: What the server says at each start; that it is not for production is why there is a guard in front of it.
+_ALWAYS_SAID = re.compile(r"UserWarning: mlx_lm\.server is not recommended|^ {2}warnings\.warn\($")
 _SECRET = re.compile(
     r"(Raw body: |(Invalid|Incoming) Request Body: |Outgoing Response: |Failed to parse tool call \((\w+: )?)"
 )
@@ -71,7 +73,9 @@ def _ours(line: str) -> bool:
 def _level(line: str) -> int:
     """What the server says of each request (five lines at INFO) is for debugging here."""
     record = _RECORD.match(line)
-    if _ACCESS.match(line) or (record is not None and record["level"] in ("DEBUG", "INFO")):
+    if _ACCESS.match(line) or _ALWAYS_SAID.search(line):
+        return logging.DEBUG
+    if record is not None and record["level"] in ("DEBUG", "INFO"):
         return logging.DEBUG
     return logging.WARNING  # tracebacks and native code have no level of their own
 

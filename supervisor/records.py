@@ -105,7 +105,10 @@ class Records:
             log.warning("child_not_recorded", extra={"error": str(error)})
 
     def forget_child(self) -> None:
-        (self.folder / "child.json").unlink(missing_ok=True)
+        try:
+            (self.folder / "child.json").unlink(missing_ok=True)
+        except OSError as error:
+            log.warning("child_not_forgotten", extra={"error": str(error)})
 
     def end_left_over(self) -> int | None:
         """Kill a child that outlived its gateway and its keeper; returns its pid if there was one."""

@@ -148,7 +148,7 @@ class Supervisor:
             self.on_idle(self._attempt)
 
     def subscribe(self, callback: Callable[[Change], None]) -> None:
-        """Call back at each change of state, in the loop's thread."""
+        """Call back soon after each change of state, in order, in the loop's thread."""
         self._callbacks.append(callback)
 
     def snapshot(self) -> Snapshot:
@@ -236,8 +236,8 @@ class Supervisor:
         changed, self._changed = self._changed, asyncio.Event()
         changed.set()
         change = Change(before, life.state, life.generation, self._deaths.take_untold())
-        for callback in self._callbacks:
-            callback(change)
+        for callback in self._callbacks:  # a fault of theirs must not stop us half-way
+            asyncio.get_running_loop().call_soon(callback, change)
 
     # Starting and signalling
 

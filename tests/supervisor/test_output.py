@@ -77,10 +77,14 @@ def test_levels_of_our_log(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.DEBUG, "mlxguard.child"):
         transcript.feed(f"{STAMP}INFO - Prompt Cache: 1 sequences, 0.00 GB".encode())
         transcript.feed(b'127.0.0.1 - - [05/Jan/2026 10:11:12] "POST /v1/completions HTTP/1.1" 200 -')
+        transcript.feed(
+            b"/x/mlx_lm/server.py:1894: UserWarning: mlx_lm.server is not recommended for production"
+        )
+        transcript.feed(b"  warnings.warn(")
         transcript.feed(f"{STAMP}ERROR - mlx_lm.server generation thread died: x".encode())
         transcript.feed(b"libc++abi: terminating")
     levels = [record.levelno for record in caplog.records]
-    assert levels == [logging.DEBUG, logging.DEBUG, logging.WARNING, logging.WARNING]
+    assert levels == [logging.DEBUG] * 4 + [logging.WARNING] * 2
     assert {record.getMessage() for record in caplog.records} == {"child_output"}
 
 

@@ -143,8 +143,11 @@ def test_a_full_disk_is_logged_and_no_error(
     monkeypatch.setattr(records, "write_json", full)
     assert state.write_crash({"generation": 1}) is None
     state.note_child(os.getpid())
+    (state.folder / "child.json").mkdir()  # cannot be unlinked, as on a file system that became read-only
+    state.forget_child()
     assert [record.getMessage() for record in caplog.records] == [
         "crash_report_not_written",
         "child_not_recorded",
+        "child_not_forgotten",
     ]
     state.close()

@@ -8,6 +8,7 @@ import os
 import signal
 import time
 
+import psutil
 import pytest
 
 from supervisor import attempt
@@ -344,6 +345,37 @@ async def test_a_stopped_supervisor_starts_again(supervise: Supervise) -> None:
         await supervisor.start()
         assert (await supervisor.ready(10)).number == number
         await supervisor.stop()
+
+
+async def test_a_subscriber_that_fails_harms_nobody(supervise: Supervise) -> None:
+    def fail(change: Change) -> None:
+        raise RuntimeError(change.state)
+
+    failures: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(
+        lambda loop, context: failures.append(context["exception"])
+    )
+    supervisor = supervise()
+    supervisor.subscribe(fail)
+    await supervisor.start()
+    generation = await supervisor.ready(10)
+    os.kill(supervisor.snapshot().pid or 0, signal.SIGKILL)
+    await generation.died
+    assert (await supervisor.ready(10)).number == 2
+    assert len(failures) >= 3
+
+
+async def test_descriptors_and_tasks_stay_flat_over_restarts(supervise: Supervise) -> None:
+    supervisor = supervise(max_restarts=100)
+    await supervisor.start()
+    counts = []
+    for _ in range(6):
+        generation = await supervisor.ready(10)
+        await asyncio.sleep(0.1)  # the keeper before is reaped, the crash report written
+        counts.append((psutil.Process().num_fds(), len(asyncio.all_tasks())))
+        os.kill(supervisor.snapshot().pid or 0, signal.SIGKILL)
+        await generation.died
+    assert counts[-1] == counts[1]
 
 
 async def test_a_state_folder_belongs_to_one(supervise: Supervise) -> None:
