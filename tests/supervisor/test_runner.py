@@ -58,6 +58,7 @@ async def test_an_exit_is_noticed_within_50_ms_and_the_first_restart_is_immediat
     assert (death.state, death.memory, death.heals) == (State.READY, True, True)
     assert await supervisor.judge(generation) is death
     assert (await supervisor.ready(10)).number == 2
+    assert await until(lambda: len(changes) == 4)
     assert [(c.before, c.state, c.generation, c.death) for c in changes] == [
         (State.STOPPED, State.STARTING, 1, None),
         (State.STARTING, State.READY, 1, None),
