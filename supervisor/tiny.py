@@ -21,7 +21,6 @@ from typing import Any
 from filelock import FileLock
 
 STAMP = "tiny.json"  # in every folder made here: what it was made from
-HIDDEN = 64
 _BYTES_PER_UNIT = 2 * 4  # a key and a value, float32, for each unit of heads x head size
 ARCHITECTURES = {
     "qwen3": "full attention",
@@ -38,8 +37,13 @@ class TinySpec:
     architecture: str = "qwen3"
     #: Each takes 0.4 ms per token on a CPU: 2 layers make 1000 tokens/s, 64 make 30 to 50.
     layers: int = 2
+    hidden: int = (
+        64  # size of the hidden state: smaller for small weights beside a large cache, larger for work
+    )
     #: KV cache bytes that one more token costs in float32, of all layers whose cache grows with the prompt;
     #: gemma3_text's windowed layers count, though they grow up to the window only. 0: 1024 per layer.
+    #: Attention takes bytes per token x tokens^2 / 2 operations, of which a CPU does some 3e9 a second: to
+    #: fill memory soon, make the token large and not the prompt long.
     kv_bytes_per_token: int = 0
     context: int = 32768
     window: int = 512  # gemma3_text only
@@ -58,6 +62,12 @@ class TinySpec:
         unit = self.cached_layers * _BYTES_PER_UNIT * 16  # head sizes are multiples of 16
         if self.kv_bytes_per_token < 0 or self.kv_bytes_per_token % unit:
             raise ValueError(f"kv_bytes_per_token must be a multiple of {unit} with these layers")
+        if self.hidden < 16:
+            raise ValueError("hidden must be at least 16")
+        if self.scripted and self.hidden < 64:
+            raise ValueError(
+                "hidden must be at least 64 for a text to be said: its tokens need room to differ"
+            )
         if self.vocab < 300:
             raise ValueError("vocab must be at least 300: every byte and the markers have an entry")
         if self.context < 1 or self.window < 1:
@@ -92,8 +102,8 @@ class TinySpec:
             "model_type": self.architecture,
             "vocab_size": vocab_size,
             "eos_token_id": list(eos),
-            "hidden_size": HIDDEN,
-            "intermediate_size": 2 * HIDDEN,
+            "hidden_size": self.hidden,
+            "intermediate_size": 2 * self.hidden,
             "num_hidden_layers": self.layers,
             "num_attention_heads": heads,
             "num_key_value_heads": heads,
@@ -212,6 +222,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--architecture", choices=ARCHITECTURES, default=default.architecture)
     parser.add_argument("--layers", type=int, default=default.layers)
+    parser.add_argument("--hidden", type=int, default=default.hidden, metavar="SIZE")
     parser.add_argument(
         "--kv-bytes-per-token",
         type=int,

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import urllib.request
 from pathlib import Path
 from typing import Any
@@ -62,3 +64,30 @@ def test_a_script_is_said_and_ends(architecture: str, make_tiny: MakeTiny, tmp_p
         results = [{"role": "tool", "tool_call_id": "1", "content": "sunny"}]
         messages = [*hello("Weather?"), called["message"], *results]
         assert ask(server, messages=messages, tools=TOOLS)["choices"][0]["finish_reason"] == "stop"
+
+
+MEASURE = """
+import sys
+import mlx.core as mx
+from pathlib import Path
+from mlx_lm.models.cache import make_prompt_cache
+from mlx_lm.utils import load_model
+
+for folder in sys.argv[1:]:
+    model, _ = load_model(Path(folder))
+    cache = make_prompt_cache(model)
+    model(mx.zeros((1, 256), mx.int32), cache=cache)
+    grown = sum(each.nbytes for each in cache if hasattr(each, "offset"))
+    print(grown / 256)
+"""
+
+
+def test_a_token_costs_the_cache_what_was_asked_for(make_tiny: MakeTiny) -> None:
+    """At 256 rows, the unit of growth; the state of linear attention does not grow and is left out."""
+    folders = [
+        make_tiny(architecture=architecture, layers=4, kv_bytes_per_token=131072)
+        for architecture in ARCHITECTURES
+    ]
+    command = [sys.executable, "-c", MEASURE, *map(str, folders)]
+    measured = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
+    assert [float(value) for value in measured] == [131072] * len(ARCHITECTURES)

@@ -24,6 +24,8 @@ MAKE = [sys.executable, "-P", "-m", "supervisor.tiny"]
         ({"architecture": "gemma3_text", "layers": 3}, "multiple of 2 layers"),
         ({"kv_bytes_per_token": 1000}, "multiple of 256"),
         ({"kv_bytes_per_token": -256}, "multiple of 256"),
+        ({"hidden": 8}, "at least 16"),
+        ({"hidden": 32, "say": "hello"}, "at least 64"),
         ({"vocab": 255}, "vocab"),
         ({"context": 0}, "context"),
     ],
@@ -54,9 +56,10 @@ def test_the_same_arguments_make_the_same_bytes(tiny_model: Path, tmp_path: Path
 
 
 def test_config_carries_what_was_asked_for(make_tiny: MakeTiny) -> None:
-    folder = make_tiny(context=4096, window=128, architecture="gemma3_text", layers=4)
+    folder = make_tiny(context=4096, window=128, architecture="gemma3_text", layers=4, hidden=32, vocab=512)
     config = json.loads((folder / "config.json").read_text())
     assert (config["max_position_embeddings"], config["sliding_window"]) == (4096, 128)
+    assert (config["num_hidden_layers"], config["hidden_size"], config["vocab_size"]) == (4, 32, 512)
     assert json.loads((folder / "tokenizer_config.json").read_text())["model_max_length"] == 4096
 
 
