@@ -37,9 +37,8 @@ class TinySpec:
     architecture: str = "qwen3"
     #: Each takes 0.4 ms per token on a CPU: 2 layers make 1000 tokens/s, 64 make 30 to 50.
     layers: int = 2
-    hidden: int = (
-        64  # size of the hidden state: smaller for small weights beside a large cache, larger for work
-    )
+    #: Size of the hidden state: smaller for small weights beside a large cache, larger for slow prompts.
+    hidden: int = 64
     #: KV cache bytes that one more token costs in float32, of all layers whose cache grows with the prompt;
     #: gemma3_text's windowed layers count, though they grow up to the window only. 0: 1024 per layer.
     #: Attention takes bytes per token x tokens^2 / 2 operations, of which a CPU does some 3e9 a second: to
@@ -47,7 +46,7 @@ class TinySpec:
     kv_bytes_per_token: int = 0
     context: int = 32768
     window: int = 512  # gemma3_text only
-    vocab: int = 1024  # entries, markers included; fewer when the corpus has no more to merge
+    vocab: int = 1024  # entries, markers included; a script adds its own
     seed: int = 0
     #: Always answer this text, then end the turn. Empty (and no say_with_tools): random text without end.
     say: str = ""
@@ -65,9 +64,7 @@ class TinySpec:
         if self.hidden < 16:
             raise ValueError("hidden must be at least 16")
         if self.scripted and self.hidden < 64:
-            raise ValueError(
-                "hidden must be at least 64 for a text to be said: its tokens need room to differ"
-            )
+            raise ValueError("hidden must be at least 64 to say a text: its tokens need room to differ")
         if self.vocab < 300:
             raise ValueError("vocab must be at least 300: every byte and the markers have an entry")
         if self.context < 1 or self.window < 1:
