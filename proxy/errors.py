@@ -62,9 +62,7 @@ class PromptTooLong(InvalidRequest):
 
     code = "context_length_exceeded"
 
-    def __init__(
-        self, *, prompt_tokens: int, max_tokens: int, limit: int, param: str = "messages"
-    ) -> None:
+    def __init__(self, *, prompt_tokens: int, max_tokens: int, limit: int, param: str = "messages") -> None:
         self.prompt_tokens = prompt_tokens
         self.limit = limit
         super().__init__(
