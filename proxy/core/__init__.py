@@ -1,1 +1,1 @@
-"""Decisions without I/O, clocks, logging or randomness: what they need is passed in, what they want is returned."""
+"""Decisions without I/O, clocks, logging or randomness: facts are passed in, effects are returned."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from proxy.errors import ModelNotFound
 
-#: What agents put before a model name to choose their own client library (LiteLLM, aider, OpenCode, Continue).
+#: What agents put before a model name to choose their own client library (LiteLLM, aider, Continue).
 PROVIDER_PREFIXES = ("openai", "mlx", "local", "custom", "litellm", "openai-compatible", "hosted_vllm")
 
 #: The server's own word for the model given by --model (mlx_lm/server.py, ModelProvider). Every request is

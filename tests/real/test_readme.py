@@ -101,7 +101,7 @@ def test_the_toml_example_is_valid(tmp_path: Path) -> None:
 
 
 def test_the_command_for_the_tests_collects_them(clone: Path, served: int) -> None:
-    """`make test` in the clone that has just been served from; running them all here would run this one too."""
+    """`make test` in the clone; running all tests here would run this one too."""
     assert blocks("sh")[2].strip() == "make test"
     environ = {**environment(served), "PYTEST_ADDOPTS": "--collect-only"}
     environ.pop("MLXGUARD_SERVER__PORT")

@@ -1,7 +1,7 @@
 """Stands in for the one thing Linux cannot do: Metal's abort. Loaded by Python itself, through PYTHONPATH.
 
-On SIGUSR1 the process writes what an out-of-memory on Metal writes, and aborts as libc++ does (mlx 0.31.2 and
-before). The server is the real one, and does not know of this.
+On SIGUSR1 the process writes what an out-of-memory on Metal writes, and aborts as libc++ does (mlx
+0.31.2 and before). The server is the real one, and does not know of this.
 """
 
 import os
@@ -9,8 +9,8 @@ import signal
 from types import FrameType
 
 METAL_TEXT = (
-    b"libc++abi: terminating due to uncaught exception of type std::runtime_error: [METAL] Command buffer execution "
-    b"failed: Insufficient Memory (00000008:kIOGPUCommandBufferCallbackErrorOutOfMemory)\n"
+    b"libc++abi: terminating due to uncaught exception of type std::runtime_error: [METAL] "
+    b"Command buffer execution failed: Insufficient Memory (00000008:kIOGPUCommandBufferCallbackErrorOutOfMemory)\n"
 )
 
 
