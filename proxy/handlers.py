@@ -113,11 +113,14 @@ class Pages:
         return _json({"status": "ok"})
 
     async def readyz(self, _: web.Request) -> web.Response:
-        """200 when the child serves, 503 with the reason when it does not."""
+        """200 when requests would be served, 503 with the reason when they would not."""
         child = self.status.child()
-        if child.state is State.READY:
+        if child.state is not State.READY:
+            reason = child.explanation or f"the model server is {child.state}"
+        elif self.preparation.prepared is None:
+            reason = self.preparation.failure or "the tokenizer is still loading"
+        else:
             return _json({"status": "ok"})
-        reason = child.explanation or f"the model server is {child.state}"
         return _json({"status": "unavailable", "state": child.state, "reason": reason}, status=503)
 
     async def models(self, _: web.Request) -> web.Response:

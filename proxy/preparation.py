@@ -50,6 +50,12 @@ class Preparation:
         """What is known, or None while it is not."""
         return self._outcome.result() if self._outcome.done() and not self._outcome.exception() else None
 
+    @property
+    def failure(self) -> str | None:
+        """Why nothing can be prepared, or None while it may still be."""
+        error = self._outcome.exception() if self._outcome.done() else None
+        return error.reason if isinstance(error, RestartingFailed) else None
+
     async def prepare(self) -> Launch:
         """Say how to start the child, and see to it that prompts can be counted soon.
 

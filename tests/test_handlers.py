@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -24,6 +25,7 @@ from proxy.preparation import Preparation, Prepared
 from proxy.relay import Relay
 from proxy.status import Registry, Status
 from proxy.tokens import TokenizerInfo, Tokens
+from supervisor.lifecycle import State
 from tests.test_status import CRASHED
 
 INFO = TokenizerInfo(
@@ -44,6 +46,7 @@ class Stage:
 
     def __init__(self) -> None:
         self.prepared: Prepared | None = Prepared(Path("/m"), INFO, LIMITS, Bounds(vocab_size=100))
+        self.failure: str | None = None
         self.tokens = 7
         self.relayed: list[Job] = []
         self.child = CRASHED
@@ -180,6 +183,16 @@ async def test_readiness_says_why_not(client: TestClient[web.Request, web.Applic
             "state": "starting",
             "reason": "The GPU ran out of memory (Metal).",
         }
+
+
+async def test_a_child_that_serves_is_not_enough_while_prompts_cannot_be_counted(
+    client: TestClient[web.Request, web.Application], stage: Stage
+) -> None:
+    stage.child = replace(CRASHED, state=State.READY)
+    assert (await client.get("/readyz")).status == 200
+    stage.prepared, stage.failure = None, "tokenizer.json is damaged"
+    answer = await client.get("/readyz")
+    assert (answer.status, (await answer.json())["reason"]) == (503, "tokenizer.json is damaged")
 
 
 async def test_the_model_is_listed_with_its_limit_under_every_name_that_agents_read(

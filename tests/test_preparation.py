@@ -115,8 +115,10 @@ async def test_a_tokenizer_that_cannot_be_loaded_fails_requests_at_once(
     tokens.loaded.set_exception(TokenizerUnavailable("tokenizer.json is damaged"))
     made = make(tokens)
     await made.prepare()
+    assert made.failure is None
     with pytest.raises(RestartingFailed):
         await made.ready(5)
+    assert made.failure == "tokenizer.json is damaged"
 
 
 async def test_stopping_gives_up_what_is_loading(model: list[Path | Exception]) -> None:

@@ -10,7 +10,8 @@ from types import FrameType
 
 METAL_TEXT = (
     b"libc++abi: terminating due to uncaught exception of type std::runtime_error: [METAL] "
-    b"Command buffer execution failed: Insufficient Memory (00000008:kIOGPUCommandBufferCallbackErrorOutOfMemory)\n"
+    b"Command buffer execution failed: "
+    b"Insufficient Memory (00000008:kIOGPUCommandBufferCallbackErrorOutOfMemory)\n"
 )
 
 
