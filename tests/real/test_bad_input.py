@@ -1,11 +1,11 @@
-"""Bad input against the running proxy: an error object that names the field, and a child that never notices."""
+"""Bad input against the running proxy: an error that names the field, and a child that never notices."""
 
 from __future__ import annotations
 
 import http.client
 import json
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -182,10 +182,8 @@ def post(proxy: Guard, path: str, body: bytes, timeout_s: float = 60) -> tuple[i
     """Status and document. One connection per request, as a client that has been refused would have."""
     port = int(proxy.url.rpartition(":")[2])
     with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=timeout_s)) as connection:
-        try:
+        with suppress(BrokenPipeError, ConnectionResetError):  # it may be answered before all is sent
             connection.request("POST", path, body, {"Content-Type": "application/json"})
-        except (BrokenPipeError, ConnectionResetError):
-            pass  # it was answered before all of the body was sent
         answer = connection.getresponse()
         assert answer.headers["content-type"] == "application/json"
         document: dict[str, Any] = json.loads(answer.read())
