@@ -59,13 +59,13 @@ def _serve(arguments: argparse.Namespace) -> int:
         return _fail([f"log.file: {settings.log.file}: {error.strerror}"], ExitCode.CONFIGURATION)
     log = logging.getLogger("mlxguard.cli")
     for setting in not_acted_on(loaded):
-        log.warning("setting has no effect yet", extra={"setting": setting})
+        log.warning("setting_without_effect", extra={"setting": setting})
     try:
         from proxy.app import serve
 
         return serve(settings, loaded.source)
     except Exception:  # the outermost frame: a bug is one event, with its keys masked
-        log.exception("internal error")
+        log.exception("internal_error")
         return ExitCode.INTERNAL
 
 

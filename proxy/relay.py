@@ -193,19 +193,16 @@ class Relay:
         verdict: Verdict,
     ) -> None:
         fields = {
-            "request_id": job.request_id,
             "generation": generation.number,
             "how": broken.how.name.lower(),
             "cause": str(death.cause) if death else None,
             "verdict": verdict.value,
             "attempts": job.answer.attempts,
         }
-        if broken.how in (
-            Break.CUT,
-            Break.NOT_CONNECTED,
-        ):  # else it is the child's text, which may quote a prompt
+        # What the child itself says may quote a prompt; only our own words go into the log.
+        if broken.how in (Break.CUT, Break.NOT_CONNECTED):
             fields["detail"] = broken.detail
-        log.warning("answer broke", extra=fields)
+        log.warning("answer_broke", extra=fields)
 
     def _client(self, http_request: web.Request, job: Job) -> Client:
         if not job.request.stream:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -24,13 +25,25 @@ def _run(*command: str | Path, cwd: Path) -> None:
     assert done.returncode == 0, f"{command}: {done.stdout[-2000:]}{done.stderr[-2000:]}"
 
 
-@pytest.fixture(scope="module")
-def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def interpreters() -> list[str]:
+    """The one that runs the tests, and other supported ones that are on the PATH and work."""
+    own = f"python3.{sys.version_info.minor}"
+    others = [f"python3.{minor}" for minor in (11, 12, 13) if f"python3.{minor}" != own]
+    return [sys.executable, *(name for name in others if shutil.which(name) and _works(name))]
+
+
+def _works(interpreter: str) -> bool:
+    """A version manager's shim is on the PATH for versions that it then refuses to run."""
+    return subprocess.run([interpreter, "-V"], capture_output=True, check=False).returncode == 0
+
+
+@pytest.fixture(scope="module", params=interpreters(), ids=lambda name: Path(name).name)
+def installed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The bin folder of a fresh environment that holds nothing but the wheel and what it asks for."""
     folder = tmp_path_factory.mktemp("wheel")
     _run(sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", folder, ROOT, cwd=folder)
     (wheel,) = folder.glob("*.whl")
-    _run(sys.executable, "-m", "venv", folder / "env", cwd=folder)
+    _run(request.param, "-m", "venv", folder / "env", cwd=folder)
     _run(folder / "env/bin/pip", "install", "--quiet", wheel, "-c", _constraints(folder), cwd=folder)
     return folder / "env/bin"
 
