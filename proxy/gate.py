@@ -15,6 +15,7 @@ from proxy.core.admission import (
     Budget,
     Event,
     Grant,
+    Join,
     Leave,
     Refuse,
     Requeue,
@@ -47,9 +48,16 @@ class Place:
         """Wait for the grant. Raises Unavailable when the queue is full or the deadline has passed."""
         await self._gate.wait(self.id)
 
-    def again(self) -> None:
-        """Give the grant back and wait by the old arrival, before all who came later."""
-        self._gate.requeue(self.id)
+    def again(self, *, alone: bool = False) -> None:
+        """Give the grant back and wait by the old arrival, before all who came later.
+
+        `alone`: until nothing else runs, and nothing else will run beside it.
+        """
+        self._gate.requeue(self.id, alone=alone)
+
+    def join(self) -> None:
+        """Let others run beside one that was granted alone."""
+        self._gate.join(self.id)
 
     @property
     def position(self) -> int | None:
@@ -91,9 +99,12 @@ class Gate:
     async def wait(self, id: str) -> None:
         await self._answers[id]
 
-    def requeue(self, id: str) -> None:
+    def requeue(self, id: str, *, alone: bool = False) -> None:
         self._answers[id] = asyncio.get_running_loop().create_future()
-        self._feed(Requeue(id))
+        self._feed(Requeue(id, alone))
+
+    def join(self, id: str) -> None:
+        self._feed(Join(id))
 
     def set_budget(self, budget: Budget) -> None:
         self._budget = budget

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, insort
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from itertools import takewhile
 from typing import Any, Literal
@@ -19,6 +19,7 @@ class Ticket:
         arrived: kept over replays, so that a replay stands before all who came after it.
         deadline: it waits until then at most.
         rows: cached token positions that it will hold at most, rounded up to 256.
+        alone: a suspect: it runs only when nothing else runs, and nobody joins it.
     """
 
     id: str
@@ -26,6 +27,7 @@ class Ticket:
     arrived: float
     deadline: float
     rows: int = 0
+    alone: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +74,14 @@ class Requeue:
     """A running one goes back to its place in the queue, in one step: nobody slips in between."""
 
     id: str
+    alone: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Join:
+    """One that runs alone is a suspect no longer: others may run beside it."""
+
+    id: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +94,7 @@ class Wake:
     """Only time has passed."""
 
 
-Event = Arrive | Leave | Requeue | SetBudget | Wake
+Event = Arrive | Leave | Requeue | Join | SetBudget | Wake
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +127,7 @@ class Admission:
         self._running: dict[str, Ticket] = {}
         self._waiting: dict[str, tuple[_Entry, Ticket]] = {}
         self._again: list[_Entry] = []  # those who ran before
+        self._suspects: list[_Entry] = []  # those who must run alone
         self._lines: dict[str, list[_Entry]] = {}  # the others, by client; none is empty
         self._deadlines: list[tuple[float, str]] = []
         self._turns: dict[str, int] = {}  # client -> number of its last grant
@@ -161,11 +172,15 @@ class Admission:
             case Arrive(ticket):
                 if ticket.id in self._waiting or ticket.id in self._running:
                     raise ValueError(f"{ticket.id} is here already")
-                self._enter(ticket, self._lines.setdefault(self._whose(ticket), []))
-            case Requeue(id):
+                self._enter(ticket, None if ticket.alone else self._line(ticket))
+            case Requeue(id, alone):
                 if id not in self._running:
                     raise ValueError(f"{id} is not running")
-                self._enter(self._running.pop(id), self._again)
+                ticket = replace(self._running.pop(id), alone=alone)
+                self._enter(ticket, None if alone else self._again)
+            case Join(id):
+                if id in self._running:
+                    self._running[id] = replace(self._running[id], alone=False)
             case Leave(id):
                 self._running.pop(id, None)
                 self._forget(id)
@@ -177,10 +192,14 @@ class Admission:
     def _whose(self, ticket: Ticket) -> str:
         return ticket.client if self._fair else ""
 
-    def _enter(self, ticket: Ticket, line: list[_Entry]) -> None:
+    def _line(self, ticket: Ticket) -> list[_Entry]:
+        return self._lines.setdefault(self._whose(ticket), [])
+
+    def _enter(self, ticket: Ticket, line: list[_Entry] | None) -> None:
+        """`line`: where it stands, None among the suspects."""
         self._entries += 1
         entry = (ticket.arrived, self._entries, ticket.id)
-        insort(line, entry)
+        insort(self._suspects if line is None else line, entry)
         insort(self._deadlines, (ticket.deadline, ticket.id))
         self._waiting[ticket.id] = (entry, ticket)
 
@@ -190,13 +209,11 @@ class Admission:
             return False
         entry, ticket = self._waiting.pop(id)
         _discard(self._deadlines, (ticket.deadline, id))
-        whose = self._whose(ticket)
-        if (
-            not _discard(self._again, entry)
-            and _discard(self._lines[whose], entry)
-            and not self._lines[whose]
-        ):
-            del self._lines[whose]
+        if not _discard(self._again, entry) and not _discard(self._suspects, entry):
+            whose = self._whose(ticket)
+            _discard(self._lines[whose], entry)
+            if not self._lines[whose]:
+                del self._lines[whose]
         return True
 
     def _expired(self, now: float, sparing: Ticket | None) -> Iterator[Effect]:
@@ -207,25 +224,35 @@ class Admission:
                 yield Refuse(id, Reason.DEADLINE)
 
     def _granted(self) -> Iterator[Effect]:
-        longest = max((ticket.rows for ticket in self._running.values()), default=0)
-        while (ticket := self._next()) and self._budget.admits(ticket, len(self._running), longest):
+        while (ticket := self._next()) and self._may_run(ticket):
             self._forget(ticket.id)
             self._running[ticket.id] = ticket
-            longest = max(longest, ticket.rows)
             self._grants += 1
             self._turns[self._whose(ticket)] = self._grants
             yield Grant(ticket.id)
+
+    def _may_run(self, ticket: Ticket) -> bool:
+        running = self._running.values()
+        if running and (ticket.alone or any(other.alone for other in running)):
+            return False
+        longest = max((other.rows for other in running), default=0)
+        return self._budget.admits(ticket, len(running), longest)
 
     def _next(self) -> Ticket | None:
         if not self._waiting:
             return None
         # 1. Who ran before, by arrival.
-        # 2. The client whose last grant is longest ago; among new ones, who came first.
-        first = (
-            self._again
-            or min(self._lines.items(), key=lambda line: (self._turns.get(line[0], 0), line[1][0]))[1]
-        )
+        # 2. A suspect, if it came before the one below: it is last among those of its crash, yet nobody who
+        #    comes later can keep it waiting for ever.
+        # 3. The client whose last grant is longest ago; among new ones, who came first.
+        first = self._again[:1] or self._fair_turn()
+        if not self._again and self._suspects and (not first or self._suspects[0] < first[0]):
+            first = self._suspects
         return self._waiting[first[0][2]][1]
+
+    def _fair_turn(self) -> list[_Entry]:
+        lines = self._lines.items()
+        return min(lines, key=lambda line: (self._turns.get(line[0], 0), line[1][0]))[1] if lines else []
 
     def _turned_away(self, ticket: Ticket, now: float) -> Iterator[Effect]:
         if ticket.id in self._waiting:
@@ -243,7 +270,12 @@ class Admission:
             for client, line in self._lines.items()
             for number, entry in enumerate(line)
         )
-        return [entry[2] for entry in self._again] + [entry[2] for _, _, entry in rounds]
+        order, suspects = [*self._again], [*self._suspects]
+        for *_, entry in rounds:
+            earlier = bisect_left(suspects, entry)
+            order += [*suspects[:earlier], entry]
+            del suspects[:earlier]
+        return [entry[2] for entry in (*order, *suspects)]
 
 
 def _discard(line: list[Any], entry: tuple[Any, ...]) -> bool:

@@ -16,6 +16,7 @@ from proxy.core.admission import (
     Budget,
     Effect,
     Grant,
+    Join,
     Leave,
     Reason,
     Refuse,
@@ -77,6 +78,45 @@ def test_a_replay_goes_before_all_who_came_later() -> None:
     gate.handle(Requeue("a"), 6)
 
     assert gate.handle(SetBudget(Budget(max_running=3)), 7) == [Grant("a"), Grant("b"), Grant("c")]
+
+
+def test_a_suspect_waits_for_the_innocents_and_then_runs_alone() -> None:
+    gate = a_gate(running=8)
+    arrive(gate, *(ticket(id, at=at) for at, id in enumerate(("a", "suspect", "b"))))
+    assert gate.handle(Requeue("suspect", alone=True), 4) == [], "others run"
+    assert gate.handle(Requeue("a"), 4) == [Grant("a")]
+    assert arrive(gate, ticket("new", at=5)) == [], "who comes later does not keep a suspect waiting"
+    assert [gate.position(id) for id in ("suspect", "new")] == [1, 2]
+    assert gate.handle(Leave("a"), 6) == []
+    assert gate.handle(Leave("b"), 7) == [Grant("suspect")], "and nobody beside it"
+    assert gate.handle(Leave("suspect"), 8) == [Grant("new")]
+
+
+def test_suspects_run_one_by_one_in_order_of_arrival() -> None:
+    gate = a_gate(running=8)
+    arrive(gate, *(ticket(id, at=at) for at, id in enumerate("abc")))
+    assert gate.handle(Requeue("c", alone=True), 4) == []
+    assert gate.handle(Requeue("a", alone=True), 4) == []
+    assert gate.handle(Requeue("b", alone=True), 4) == [Grant("a")]
+    assert gate.handle(Leave("a"), 5) == [Grant("b")]
+    assert gate.handle(Leave("b"), 6) == [Grant("c")]
+
+
+def test_who_waited_before_a_suspect_came_goes_before_it() -> None:
+    gate = a_gate()
+    arrive(gate, ticket("run", at=1), ticket("old", at=2))
+    suspect = Ticket("suspect", "c", arrived=3, deadline=1000, alone=True)
+    assert gate.handle(Arrive(suspect), 3) == []
+    arrive(gate, ticket("new", at=4))
+    assert drained(gate, "run") == ["run", "old", "suspect", "new"]
+
+
+def test_a_suspect_that_is_cleared_lets_others_in() -> None:
+    gate = a_gate(running=2)
+    assert gate.handle(Arrive(Ticket("suspect", "c", arrived=0, deadline=9, alone=True)), 0) != []
+    assert arrive(gate, ticket("a", at=1)) == []
+    assert gate.handle(Join("suspect"), 2) == [Grant("a")]
+    assert gate.handle(Join("nobody"), 2) == []
 
 
 def test_a_full_queue_refuses_the_one_who_came_last() -> None:
@@ -189,6 +229,7 @@ class Promises(RuleBasedStateMachine):
         self.tickets: dict[str, Ticket] = {}
         self.running: set[str] = set()
         self.ended: set[str] = set()
+        self.alone: set[str] = set()
 
     def take(self, effects: list[Effect], newcomer: str = "") -> None:
         for effect in effects:
@@ -215,11 +256,19 @@ class Promises(RuleBasedStateMachine):
         self.ended.add(id)
         self.take(effects)
 
-    @rule(id=ids)
-    def is_run_again(self, id: str) -> None:
+    @rule(id=ids, alone=st.booleans())
+    def is_run_again(self, id: str, alone: bool) -> None:
         if id in self.running:
             self.running.remove(id)
-            self.take(self.gate.handle(Requeue(id), self.now))
+            self.alone.discard(id)
+            self.alone |= {id} if alone else set()
+            self.take(self.gate.handle(Requeue(id, alone), self.now))
+
+    @rule(id=ids)
+    def is_cleared(self, id: str) -> None:
+        if id in self.running:
+            self.alone.discard(id)
+            self.take(self.gate.handle(Join(id), self.now))
 
     @rule(places=st.integers(0, 4))
     def budget_changes(self, places: int) -> None:
@@ -244,7 +293,13 @@ class Promises(RuleBasedStateMachine):
 
     @invariant()
     def nobody_waits_beside_a_free_place(self) -> None:
-        assert not self.gate.waiting or self.gate.running >= self.places
+        waiting = set(self.tickets) - self.running - self.ended
+        held_back = bool(self.running) and bool(self.alone & (self.running | waiting))
+        assert not waiting or len(self.running) >= self.places or held_back
+
+    @invariant()
+    def nobody_runs_beside_a_suspect(self) -> None:
+        assert not self.alone & self.running or len(self.running) == 1
 
     @invariant()
     def nobody_waits_beyond_the_deadline(self) -> None:
