@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -32,15 +31,6 @@ _SAME_PROCESS_S = 2.0
 
 class AlreadyRunning(Exception):
     """Another proxy uses this state folder."""
-
-
-def default_state_dir(platform: str = sys.platform, env: Mapping[str, str] = os.environ) -> Path:
-    """Where state is kept unless `[supervisor] state_dir` says otherwise."""
-    home = Path(env.get("HOME") or Path.home())
-    if platform == "darwin":
-        return home / "Library" / "Application Support" / "mlxguard-proxy"
-    base = env.get("XDG_STATE_HOME")  # relative ones are to be ignored (XDG base directory specification)
-    return (Path(base) if base and Path(base).is_absolute() else home / ".local" / "state") / "mlxguard-proxy"
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:

@@ -13,26 +13,13 @@ import pytest
 
 from supervisor import records
 from supervisor.machine import created
-from supervisor.records import AlreadyRunning, Records, default_state_dir, read_json, write_json
+from supervisor.records import AlreadyRunning, Records, read_json, write_json
 from tests.supervisor.conftest import gone
 
 
 @pytest.fixture
 def state(tmp_path: Path) -> Records:
     return Records(tmp_path / "a" / "state")
-
-
-@pytest.mark.parametrize(
-    ("platform", "env", "folder"),
-    [
-        ("darwin", {"HOME": "/Users/me"}, "/Users/me/Library/Application Support/mlxguard-proxy"),
-        ("linux", {"HOME": "/home/me"}, "/home/me/.local/state/mlxguard-proxy"),
-        ("linux", {"HOME": "/home/me", "XDG_STATE_HOME": "/var/me"}, "/var/me/mlxguard-proxy"),
-        ("linux", {"HOME": "/home/me", "XDG_STATE_HOME": "rel"}, "/home/me/.local/state/mlxguard-proxy"),
-    ],
-)
-def test_the_default_folder(platform: str, env: dict[str, str], folder: str) -> None:
-    assert default_state_dir(platform, env) == Path(folder)
 
 
 def test_the_folder_is_ours_alone(state: Records) -> None:
