@@ -5,16 +5,27 @@ VENV := .venv
 BIN := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: run test test-all check format lock clean
+.PHONY: run test test-all agents bench campaign check format lock clean
 
 run: $(VENV)/run.stamp
 	$(BIN)/mlxguard-proxy --config proxy.toml
 
+# Leaves out by name what needs Node or Chromium where they are missing.
 test: $(VENV)/dev.stamp
-	$(BIN)/pytest
+	$(BIN)/pytest -rs
 
-test-all: $(VENV)/dev.stamp
-	$(BIN)/pytest
+test-all: $(VENV)/agents.stamp
+	$(BIN)/pytest -rs --require-all
+
+# Coding agents alone; they are installed under .out/ by the first test that needs them.
+agents: $(VENV)/agents.stamp
+	$(BIN)/pytest -rs --require-all -m node
+
+# Figures: WHAT=part [part ...], SEED=, SECONDS=, N=. Limits are in tests/bench/bars.toml.
+FIGURES = $(BIN)/python -m tests.figures $@ $(WHAT) $(SEED:%=--seed=%) $(SECONDS:%=--option=--seconds=%) $(N:%=--option=--number=%)
+
+bench campaign: $(VENV)/dev.stamp
+	$(FIGURES)
 
 check: $(VENV)/dev.stamp
 	$(BIN)/ruff format --check .
@@ -38,12 +49,17 @@ $(VENV)/dev.stamp: $(VENV)/run.stamp requirements-dev.lock
 	$(BIN)/pip install --quiet --require-hashes -r requirements-dev.lock
 	touch $@
 
+$(VENV)/agents.stamp: $(VENV)/dev.stamp requirements-agents.lock
+	$(BIN)/pip install --quiet --require-hashes -r requirements-agents.lock
+	touch $@
+
 # Locks hold for every platform and Python that is supported.
 LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --no-emit-find-links
 
 lock: $(VENV)/dev.stamp
 	$(LOCK) --group build pyproject.toml -o requirements.lock
 	$(LOCK) --group dev -c requirements.lock -o requirements-dev.lock
+	$(LOCK) --group agents -o requirements-agents.lock
 
 clean:
 	rm -rf $(VENV) .out
