@@ -10,11 +10,21 @@ from pathlib import Path
 
 import pytest
 
+from tests import tools
 from tests.scripted import SAY, SAY_WITH_TOOLS
 
 MODELS = Path(__file__).resolve().parent.parent / ".out" / "models"
 
 MakeTiny = Callable[..., Path]
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--require-all", action="store_true", help="fail where Node or Chromium is missing")
+
+
+@pytest.hookimpl(trylast=True)  # after -k and -m have chosen
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    tools.leave_out(items, required=config.getoption("--require-all"))
 
 
 @pytest.fixture(scope="session")
