@@ -27,7 +27,7 @@ def old_node(tmp_path: Path) -> Path:
 
 def _pytest(front: Path, *words: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "tests/real/test_agents.py", *words]
-    environ = os.environ | {"PYTHONPATH": str(front)}
+    environ = os.environ | {"PYTHONPATH": str(front), "PYTEST_ADDOPTS": ""}
     return subprocess.run(command, cwd=ROOT, env=environ, capture_output=True, text=True, check=False)
 
 
