@@ -13,6 +13,11 @@ Where things are, from decision to deed:
     runner.py      Supervisor: the only writer of the state; feeds events, carries out effects
     attempt.py     one attempt at running the child, from launch to end
     deaths.py      counts and reports of what ended
+    inquest.py     what the gateway adds to a report: the requests that were in flight
+    advice.py      pure: settings and values that follow from one death
+    curve.py       pure: the child's memory over the last minute
+    reclaim.py     waits before a restart until memory is back
+    saver.py       writes small files in a thread, the newest content wins
     generation.py  what the gateway is handed: Generation, Death, Snapshot, Launch, options
     watch.py       one living child: first token, stalls, what a broken answer means
     liveness.py    /health, the canary, and the arithmetic of silence (pure)

@@ -6,15 +6,18 @@ import asyncio
 import functools
 import logging
 import time
-from collections.abc import Callable
-from typing import Protocol
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
 
 import aiohttp
 
-from supervisor import machine
+from supervisor import curve, machine
+from supervisor.advice import Facts
 from supervisor.command import command_line, environment, free_port
-from supervisor.diagnosis import Evidence, Finding, Symptom, diagnose, port_taken, suspicious
+from supervisor.curve import Curve, Sample
+from supervisor.diagnosis import Evidence, Finding, Pressure, Symptom, diagnose, port_taken, suspicious
 from supervisor.generation import Death, Generation, Launch, SupervisorOptions
+from supervisor.inquest import AtWork
 from supervisor.lifecycle import State
 from supervisor.output import Transcript
 from supervisor.process import Child, Exit
@@ -49,13 +52,17 @@ class Attempt:
         self.ready_since: float | None = None  # wall clock
         self.death: Death | None = None
         self.transcript = Transcript(self._on_line)
+        self.curve = Curve()
+        self.free_before: int | None = None  # bytes, before it was started
         self._options = options
         self._listener = listener
         self._tasks = tasks
         self._watch: Watch | None = None
         self._watching: asyncio.Task[None] | None = None
         self._examining: asyncio.Task[None] | None = None
+        self._launch: Launch | None = None
         self._launched_at = 0.0
+        self._kills_before: int | None = None
         self._memory: tuple[float, int | None] = (0.0, None)
 
     @property
@@ -65,6 +72,8 @@ class Attempt:
     async def launch(self, launch: Launch, session: aiohttp.ClientSession) -> None:
         """Start the process. Once it is started, this does not wait again. Raises OSError."""
         port = free_port()
+        self._launch, self.free_before = launch, machine.free_memory()
+        self._kills_before = machine.system_kills()
         child = Child(self.transcript.feed)
         await child.spawn(lambda fd: command_line(launch, port, fd), environment(launch))
         self.child, self.port, self._launched_at = child, port, time.monotonic()
@@ -80,6 +89,7 @@ class Attempt:
         assert self.child is not None
         assert self._watch is not None
         self._watching = self._tasks.start(self._look_after(self.child, self._watch, on_pid), "watch")
+        self._tasks.start(self._sample_memory(self.child), "memory")
 
     def stop_watching(self) -> None:
         if self._watching is not None:
@@ -110,7 +120,8 @@ class Attempt:
         """The end is known: find its cause and tell whoever waits for an answer."""
         exit_ = exit_ or Exit(None, None)
         lines = (*self.transcript.lines, *((note,) if note else ()))
-        evidence = Evidence(symptom, exit_.code, exit_.signal, lines)
+        stopped = symptom is Symptom.WEDGE and self.pid is not None and machine.is_stopped(self.pid)
+        evidence = Evidence(symptom, exit_.code, exit_.signal, lines, self._pressure(), stopped)
         return self.die_of(diagnose(evidence, loading=self.generation is None), evidence, state)
 
     def die_of(self, finding: Finding, evidence: Evidence, state: State) -> Death:
@@ -124,10 +135,54 @@ class Attempt:
             evidence.signal,
             evidence.last_lines,
             state,
+            finding.outside,
         )
         if self.generation is not None and not self.generation.died.done():
             self.generation.died.set_result(self.death)
         return self.death
+
+    def facts(self, at_work: Sequence[AtWork]) -> Facts:
+        """What advice can be drawn from."""
+        return Facts(
+            at_work,
+            self.curve.peak(),
+            machine.total_memory(),
+            self._launch.argv if self._launch else (),
+            self.transcript.lines,
+            self._options.start_timeout_s,
+        )
+
+    def description(self) -> dict[str, Any]:
+        """For a crash report: how it was run, for how long, and its memory."""
+        now, launch = time.monotonic(), self._launch
+        return {
+            "flags": launch.argv if launch else (),
+            "command": launch.command if launch else (),
+            "telemetry": launch.telemetry if launch else None,
+            "ran_s": round(now - self._launched_at, 3) if launch else None,
+            "ready_since": self.ready_since,
+            "free_before": self.free_before,
+            "total_memory": machine.total_memory(),
+            "memory": self.curve.table(now),
+        }
+
+    def _pressure(self) -> Pressure:
+        before, kills = self._kills_before, machine.system_kills()
+        since = kills - before if kills is not None and before is not None else None
+        return self.curve.pressure(time.monotonic(), machine.total_memory(), since)
+
+    async def _sample_memory(self, child: Child) -> None:
+        while not child.exited.done():
+            self.curve.add(self._sample(child))
+            await asyncio.wait((child.exited,), timeout=curve.INTERVAL_S)
+
+    def _sample(self, child: Child) -> Sample:
+        now, free, inside = time.monotonic(), machine.free_memory(), child.telemetry
+        if inside is None:
+            return Sample(now, free, self.memory_bytes())
+        return Sample(
+            now, free, self.memory_bytes(), inside.active_bytes, inside.peak_bytes, inside.cache_bytes
+        )
 
     def memory_bytes(self) -> int | None:
         """Measured from outside, at most once a second: it walks the process table."""

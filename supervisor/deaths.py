@@ -2,29 +2,38 @@
 
 from __future__ import annotations
 
-import asyncio
+import dataclasses
 import logging
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
+from typing import Any
 
-from supervisor.diagnosis import Cause, Symptom
+from supervisor.advice import advise
+from supervisor.attempt import Attempt
+from supervisor.diagnosis import EVIDENCE_LINES, Cause, Symptom
 from supervisor.generation import Death
+from supervisor.inquest import AtWork, Inquest
 from supervisor.records import Records
-from supervisor.tasks import Tasks
+from supervisor.saver import Saver
 
 log = logging.getLogger("mlxguard.supervisor")
+
+#: A report names this many requests at most; a batch has fewer.
+_MOST_AT_WORK = 64
 
 
 class Deaths:
     """All deaths since the start of the proxy."""
 
-    def __init__(self, records: Records, tasks: Tasks) -> None:
+    def __init__(self, records: Records, saver: Saver, inquest: Inquest) -> None:
         self._records = records
-        self._tasks = tasks
+        self._saver = saver
+        self._inquest = inquest
         self._ended: Counter[Cause] = Counter()
         self._untold: Death | None = None
+        self._report: dict[str, Any] | None = None  # of the last crash, until its child is replaced
         self.last: Death | None = None  # of a kind that was no plan of ours
 
     @property
@@ -32,20 +41,34 @@ class Deaths:
         """How many generations ended, planned restarts included, the final stop left out."""
         return MappingProxyType(dict(self._ended))
 
-    def add(self, death: Death, symptom: Symptom) -> None:
+    def add(self, death: Death, symptom: Symptom, attempt: Attempt) -> None:
         self._untold = death
         if death.cause is not Cause.OWN_STOP:
             self._ended[death.cause] += 1
         if not death.own:
-            self.last = death
-            self._report(death, symptom)
+            self._examine(death, symptom, attempt)
 
     def take_untold(self) -> Death | None:
         """The death that subscribers have not heard of; each is told once."""
         death, self._untold = self._untold, None
         return death
 
-    def _report(self, death: Death, symptom: Symptom) -> None:
+    def done(self, what: str, **details: object) -> None:
+        """Note in the report of the last crash what was done about it."""
+        if self._report is not None:
+            step = {"after_s": round(time.time() - self._report["time"], 3), "what": what, **details}
+            self._report = {**self._report, "done": [*self._report["done"], step]}
+            self._save(self._report)
+
+    def close(self) -> None:
+        """The last crash is over: what comes now has nothing to do with it."""
+        self._report = None
+
+    def _examine(self, death: Death, symptom: Symptom, attempt: Attempt) -> None:
+        at_work = self._ask(death)
+        if not death.outside:
+            death = dataclasses.replace(death, advice=advise(death.cause, attempt.facts(at_work)))
+        self.last = death
         what = {
             "generation": death.generation,
             "cause": death.cause,
@@ -56,10 +79,27 @@ class Deaths:
             "signal": death.signal,
             "state": death.state,
         }
-        log.error("child_died", extra=what)
-        report = {**what, "time": time.time(), "last_lines": death.last_lines}
-        self._tasks.start(self._write(report), "crash-report")
+        log.error("child_died", extra={**what, "in_flight": len(at_work)})
+        now = time.time()
+        self._report = {
+            "id": self._records.crash_id(death.generation, now),
+            "time": now,
+            **what,
+            "outside": death.outside,
+            "in_flight": [dataclasses.asdict(work) for work in at_work[:_MOST_AT_WORK]],
+            "child": attempt.description(),
+            "last_lines": death.last_lines[-EVIDENCE_LINES:],
+            "done": [],
+        }
+        self._save(self._report)
 
-    async def _write(self, report: dict[str, object]) -> None:
-        """In a thread, since a slow disk must not hold up the restart."""
-        await asyncio.to_thread(self._records.write_crash, report)
+    def _ask(self, death: Death) -> Sequence[AtWork]:
+        """A fault of the gateway's must not keep the child down."""
+        try:
+            return self._inquest(death)
+        except Exception:  # whatever it is, it is told, and the restart goes on
+            log.exception("inquest_failed")
+            return ()
+
+    def _save(self, report: Mapping[str, Any]) -> None:
+        self._saver.save(report["id"], lambda: self._records.write_crash(report))

@@ -18,6 +18,9 @@ from supervisor.policy import Retry
 #: Lines at the end of the output in which a cause is looked for: a traceback and the warnings around it.
 EVIDENCE_LINES = 60
 
+#: macOS does not say whom it killed for memory (jetsam); it does so when less than about this is free.
+SHORT_SHARE = 0.15
+
 
 class Cause(StrEnum):
     METAL_OOM = "metal_oom"
@@ -56,22 +59,50 @@ class Symptom(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class Pressure:
+    """How short of memory the machine was.
+
+    `system_kills`: processes that the system has killed for memory in the child's life, None where it does
+    not say (macOS). `free_share`: least free memory of the last seconds, as a share of all.
+    """
+
+    system_kills: int | None = None
+    free_share: float | None = None
+
+    @property
+    def kills(self) -> bool:
+        """Whether the system may well have killed for memory."""
+        if self.system_kills is not None:
+            return self.system_kills > 0
+        return self.free_share is None or self.free_share < SHORT_SHARE
+
+
+@dataclass(frozen=True, slots=True)
 class Evidence:
-    """All that is known about one death. Exactly one of `exit_code` and `signal` is set once it exited."""
+    """All that is known about one death. Exactly one of `exit_code` and `signal` is set once it exited.
+
+    `stopped`: the process had been stopped (SIGSTOP, a debugger, job control) rather than stuck.
+    """
 
     symptom: Symptom
     exit_code: int | None = None
     signal: int | None = None
     last_lines: tuple[str, ...] = ()
+    pressure: Pressure = Pressure()
+    stopped: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """A cause, one line that explains it to the user, and one that says what to do."""
+    """A cause, one line that explains it to the user, and one that says what to do.
+
+    `outside`: somebody did this to the server, whatever it was working on; no request is to blame.
+    """
 
     cause: Cause
     explanation: str
     advice: str
+    outside: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,6 +227,9 @@ _BY_SIGNAL: dict[int, Cause] = {
     signals.SIGABRT: Cause.ABORTED,
 }
 
+#: Signals by which people and process managers ask a process to end; no fault of its own sends them.
+_POLITE = (signals.SIGTERM, signals.SIGINT, signals.SIGHUP, signals.SIGQUIT)
+
 #: Symptoms that name the cause by themselves, before any text is looked at.
 _CERTAIN = {
     Symptom.STOPPED: Cause.OWN_STOP,
@@ -216,7 +250,21 @@ def diagnose(evidence: Evidence, *, loading: bool) -> Finding:
     """Find the cause of one death. `loading`: the generation had not yet produced its first token."""
     cause = _CERTAIN.get(evidence.symptom) or _by_text(evidence.last_lines, loading) or _by_status(evidence)
     nature = NATURES[cause]
+    if (deed := _deed(cause, evidence)) is not None:
+        return Finding(cause, deed, "Nothing, if you know who did it.", outside=True)
     return Finding(cause, _with_status(nature.explanation, cause, evidence), nature.advice)
+
+
+def _deed(cause: Cause, evidence: Evidence) -> str | None:
+    """What somebody has done to the server from outside, if that is what the evidence says."""
+    number = _signal_of(evidence)
+    if cause is Cause.KILLED_BY_SYSTEM and not evidence.pressure.kills:
+        return "The server was killed with SIGKILL, and not by the system for want of memory."
+    if cause is Cause.UNKNOWN and number in _POLITE:
+        return f"The server was told to end by {signals.Signals(number).name}, and not by the proxy."
+    if cause is Cause.WEDGE and evidence.stopped:
+        return "The server's process was stopped, by SIGSTOP or a debugger, until it was restarted."
+    return None
 
 
 def _by_text(lines: tuple[str, ...], loading: bool) -> Cause | None:
@@ -230,10 +278,14 @@ def _by_text(lines: tuple[str, ...], loading: bool) -> Cause | None:
 def _by_status(evidence: Evidence) -> Cause:
     if evidence.symptom in _OTHERWISE:
         return _OTHERWISE[evidence.symptom]
-    number = evidence.signal
-    if number is None and evidence.exit_code is not None and evidence.exit_code > 128:
-        number = evidence.exit_code - 128  # a shell or launcher between us and the server
+    number = _signal_of(evidence)
     return _BY_SIGNAL.get(number, Cause.UNKNOWN) if number is not None else Cause.UNKNOWN
+
+
+def _signal_of(evidence: Evidence) -> int | None:
+    if evidence.signal is None and evidence.exit_code is not None and evidence.exit_code > 128:
+        return evidence.exit_code - 128  # a shell or launcher between us and the server
+    return evidence.signal
 
 
 def _with_status(explanation: str, cause: Cause, evidence: Evidence) -> str:

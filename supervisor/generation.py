@@ -32,7 +32,10 @@ class Launch:
 
 @dataclass(frozen=True, slots=True)
 class SupervisorOptions:
-    """Times in seconds, see `[supervisor]` of proxy.toml. `proxy_port`: told to a second proxy that comes."""
+    """Times in seconds, `max_age_h` in hours, see `[supervisor]` of proxy.toml.
+
+    `proxy_port`: told to a second proxy that comes.
+    """
 
     state_dir: Path
     start_timeout_s: float = 600.0
@@ -46,6 +49,7 @@ class SupervisorOptions:
     drain_s: float = 30.0
     sigint_grace_s: float = 10.0
     sigterm_grace_s: float = 5.0
+    max_age_h: float = 0.0
     proxy_port: int | None = None
 
     @property
@@ -72,7 +76,10 @@ class CannotStart(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Death:
-    """The end of one generation. `state`: what it was doing. Exit fields are None while it has not exited."""
+    """The end of one generation. `state`: what it was doing. Exit fields are None while it has not exited.
+
+    `outside`: somebody did this to it, whatever it was working on.
+    """
 
     generation: int
     cause: Cause
@@ -82,11 +89,12 @@ class Death:
     signal: int | None
     last_lines: tuple[str, ...]
     state: State
+    outside: bool = False
 
     @property
     def memory(self) -> bool:
         """Memory killed it, as far as one can tell."""
-        return NATURES[self.cause].memory
+        return NATURES[self.cause].memory and not self.outside
 
     @property
     def heals(self) -> bool:

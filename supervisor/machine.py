@@ -11,6 +11,7 @@ import ctypes
 import functools
 import os
 import sys
+from pathlib import Path
 
 import psutil
 
@@ -90,6 +91,28 @@ def total_memory() -> int:
 def free_memory() -> int:
     """Bytes that could be had without swapping."""
     return int(psutil.virtual_memory().available)
+
+
+def system_kills() -> int | None:
+    """Processes that the system has killed for want of memory since it started; None if it does not say.
+
+    Linux counts them in /proc/vmstat (Documentation/filesystems/proc.rst), those of containers included.
+    macOS (jetsam) tells nobody but its log.
+    """
+    try:
+        lines = Path("/proc/vmstat").read_text().splitlines()
+    except OSError:
+        return None
+    counts = [int(line.split()[1]) for line in lines if line.startswith("oom_kill ")]
+    return counts[0] if counts else None
+
+
+def is_stopped(pid: int) -> bool:
+    """True if the process was stopped by a signal or a debugger, and so cannot be expected to answer."""
+    try:
+        return psutil.Process(pid).status() in (psutil.STATUS_STOPPED, psutil.STATUS_TRACING_STOP)
+    except (psutil.NoSuchProcess, psutil.AccessDenied):
+        return False
 
 
 def listens(pid: int, port: int) -> bool | None:

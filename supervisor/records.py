@@ -24,6 +24,7 @@ log = logging.getLogger("mlxguard.records")
 
 VERSION = 1
 CRASH_REPORTS = 50
+CRASHES = "crashes"
 
 #: Linux derives the time of creation from the boot time, which the clock's corrections move a little.
 _SAME_PROCESS_S = 2.0
@@ -117,17 +118,20 @@ class Records:
 
     # Crash reports
 
-    def write_crash(self, report: Mapping[str, Any]) -> Path | None:
-        """Keep one report per death, the newest ones only; None if it could not be written."""
-        folder = self.folder / "crashes"
-        stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime())
-        path = folder / f"{stamp}-{os.getpid()}-{report.get('generation', 0):04d}.json"
-        try:
-            folder.mkdir(mode=0o700, exist_ok=True)
-            write_json(path, report)
-            for old in sorted(folder.glob("*.json"))[:-CRASH_REPORTS]:
-                old.unlink(missing_ok=True)
-        except OSError as error:
-            log.warning("crash_report_not_written", extra={"error": str(error)})
-            return None
-        return path
+    def crash_id(self, generation: int, at: float) -> str:
+        """The name of a report; in order of time. `at`: wall-clock seconds."""
+        return f"{time.strftime('%Y%m%dT%H%M%S', time.gmtime(at))}-{os.getpid()}-{generation:04d}"
+
+    def write_crash(self, report: Mapping[str, Any]) -> None:
+        """Keep the report under its `id`, or replace it, and keep the newest ones only. Raises OSError."""
+        folder = self.folder / CRASHES
+        folder.mkdir(mode=0o700, exist_ok=True)
+        write_json(folder / f"{report['id']}.json", report)
+        for old in sorted(folder.glob("*.json"))[:-CRASH_REPORTS]:
+            old.unlink(missing_ok=True)
+
+
+def crash_reports(state_dir: Path) -> list[dict[str, Any]]:
+    """All reports that can be read, oldest first; for people, so without the lock."""
+    reports = (read_json(path) for path in sorted((state_dir / CRASHES).glob("*.json")))
+    return [report for report in reports if report is not None]

@@ -30,10 +30,13 @@ from supervisor.generation import (
     Snapshot,
     SupervisorOptions,
 )
+from supervisor.inquest import Inquest, nobody
 from supervisor.lifecycle import IllegalEvent, Life, State
 from supervisor.policy import Retry
 from supervisor.process import Exit
+from supervisor.reclaim import memory_back
 from supervisor.records import Records
+from supervisor.saver import Saver
 from supervisor.tasks import Tasks
 
 __all__ = [
@@ -58,7 +61,8 @@ class Supervisor:
     """Keeps one child running. All methods are for the event loop's thread.
 
     `prepare` is asked before each start for what to run; it may take long (a download) and raises
-    CannotStart if there is nothing that could be run. `random` gives the jitter, in [0, 1).
+    CannotStart if there is nothing that could be run. `random` gives the jitter, in [0, 1). `inquest` is
+    asked at each crash what the child was working on.
     """
 
     def __init__(
@@ -67,6 +71,7 @@ class Supervisor:
         options: SupervisorOptions,
         *,
         random: Callable[[], float] = random.random,
+        inquest: Inquest = nobody,
     ) -> None:
         self._prepare = prepare
         self._options = options
@@ -74,7 +79,7 @@ class Supervisor:
         self._rules = options.rules
         self._records = Records(options.state_dir)
         self._tasks = Tasks()
-        self._deaths = Deaths(self._records, self._tasks)
+        self._deaths = Deaths(self._records, Saver(self._tasks), inquest)
         self._callbacks: list[Callable[[Change], None]] = []
         self._changed = asyncio.Event()
         self._life = Life()
@@ -83,6 +88,8 @@ class Supervisor:
         self._launching: asyncio.Task[None] | None = None
         self._attempt: Attempt | None = None
         self._session: aiohttp.ClientSession | None = None
+        self._free_before: int | None = None  # bytes, before the last child was started
+        self._retiring: asyncio.TimerHandle | None = None
 
     # For the gateway
 
@@ -142,6 +149,9 @@ class Supervisor:
         Raises:
             IllegalEvent: the supervisor is stopped or stopping.
         """
+        self._recycle(reason)
+
+    def _recycle(self, reason: str) -> None:
         log.info("recycle", extra={"reason": reason, "generation": self._life.generation})
         self._feed(events.Recycle())
         if self._attempt is not None:
@@ -233,6 +243,9 @@ class Supervisor:
         level = logging.ERROR if life.state is State.FAILED else logging.INFO
         extra = {"before": before, "state": life.state, "generation": life.generation}
         log.log(level, "child_state", extra=extra)
+        self._deaths.done(life.state, generation=life.generation, wait_s=self._next_restart_s())
+        if life.state is State.READY:
+            self._deaths.close()
         changed, self._changed = self._changed, asyncio.Event()
         changed.set()
         change = Change(before, life.state, life.generation, self._deaths.take_untold())
@@ -243,10 +256,18 @@ class Supervisor:
 
     async def _launch(self, attempt: Attempt) -> None:
         launch = await self._prepare()
+        await self._memory_back()
         assert self._session is not None
         await attempt.launch(launch, self._session)
+        self._free_before = attempt.free_before
         self._feed(events.Launched())
         attempt.watch(self._records.note_child)
+
+    async def _memory_back(self) -> None:
+        """Do not load into what the last child still holds."""
+        if self._free_before is not None:
+            back = await memory_back(self._free_before)
+            self._deaths.done("memory", waited_s=back.waited_s, missing_bytes=back.missing_bytes)
 
     def _on_launched(self, attempt: Attempt, task: asyncio.Task[None]) -> None:
         """If nothing was started: say why, and that nothing runs."""
@@ -260,7 +281,8 @@ class Supervisor:
         if isinstance(error, CannotStart):
             retry = Retry.NEVER
         if self._life.state is State.STARTING:
-            self._deaths.add(attempt.die_of(finding, Evidence(Symptom.EXIT), self._life.state), Symptom.EXIT)
+            death = attempt.die_of(finding, Evidence(Symptom.EXIT), self._life.state)
+            self._deaths.add(death, Symptom.EXIT, attempt)
         self._feed(events.Exited(retry, self._random()))
 
     def _signal(self, number: int) -> None:
@@ -272,13 +294,21 @@ class Supervisor:
     def _die(self, symptom: Symptom, exit_: Exit | None = None, note: str = "") -> Death:
         assert self._attempt is not None
         death = self._attempt.die(symptom, self._life.state, exit_, note)
-        self._deaths.add(death, symptom)
+        self._deaths.add(death, symptom, self._attempt)
         return death
 
     # What an attempt tells (attempt.Listener)
 
     def on_first_token(self, attempt: Attempt) -> None:
         self._feed(events.FirstToken())
+        if self._options.max_age_h:
+            age_s = self._options.max_age_h * 3600
+            self._retiring = asyncio.get_running_loop().call_later(age_s, self._retire, attempt)
+
+    def _retire(self, attempt: Attempt) -> None:
+        """It has served for as long as is wanted."""
+        if attempt is self._attempt and self._life.state is State.READY:
+            self._recycle("age")
 
     def on_idle(self, attempt: Attempt) -> None:
         """A drain is over once nobody is served."""
@@ -296,6 +326,9 @@ class Supervisor:
 
     def on_exit(self, attempt: Attempt, exit_: Exit) -> None:
         self._records.forget_child()
+        if self._retiring is not None:
+            self._retiring.cancel()
+            self._retiring = None
         death = attempt.death or self._die(Symptom.EXIT, exit_)
         self._feed(events.Exited(NATURES[death.cause].retry, self._random()))
 

@@ -13,6 +13,7 @@ import aiohttp
 import psutil
 import pytest
 
+from supervisor.inquest import Inquest, nobody
 from supervisor.runner import Generation, Launch, Supervisor, SupervisorOptions
 
 FAKE = (sys.executable, "-S", str(Path(__file__).with_name("fake_server.py")))
@@ -32,14 +33,17 @@ async def supervise(tmp_path: Path) -> AsyncIterator[Supervise]:
     made: list[Supervisor] = []
 
     def make(
-        *told: str, prepare: Callable[[], Awaitable[Launch]] | None = None, **options: Any
+        *told: str,
+        prepare: Callable[[], Awaitable[Launch]] | None = None,
+        inquest: Inquest = nobody,
+        **options: Any,
     ) -> Supervisor:
         async def launch() -> Launch:
             return fake_launch(*told)
 
         defaults: dict[str, Any] = {"backoff_base_s": 0.01, "canary_timeout_s": 0.3}
         chosen = SupervisorOptions(**{"state_dir": tmp_path / "state", **defaults, **options})
-        made.append(Supervisor(prepare or launch, chosen, random=lambda: 0.5))
+        made.append(Supervisor(prepare or launch, chosen, random=lambda: 0.5, inquest=inquest))
         return made[-1]
 
     yield make

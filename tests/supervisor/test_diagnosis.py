@@ -8,6 +8,7 @@ from supervisor.diagnosis import (
     NATURES,
     Cause,
     Evidence,
+    Pressure,
     Symptom,
     diagnose,
     port_taken,
@@ -157,10 +158,43 @@ def test_unknown_stays_unknown_and_says_how_it_ended() -> None:
     assert diagnose(Evidence(Symptom.EXIT, exit_code=3), loading=False).explanation == (
         "The server exited with code 3."
     )
-    assert diagnose(Evidence(Symptom.EXIT, signal=15), loading=False).explanation == (
-        "The server was ended by signal 15."
+    assert diagnose(Evidence(Symptom.EXIT, signal=8), loading=False).explanation == (
+        "The server was ended by signal 8."
     )
     assert "not known" in diagnose(Evidence(Symptom.EXIT), loading=False).explanation
+
+
+@pytest.mark.parametrize(
+    ("pressure", "outside"),
+    [
+        (Pressure(system_kills=0, free_share=0.01), True),  # Linux counts its kills
+        (Pressure(system_kills=1, free_share=0.9), False),  # and much is free again at once
+        (Pressure(free_share=0.5), True),
+        (Pressure(free_share=0.05), False),
+        (Pressure(), False),  # nothing is known: what is most common
+    ],
+)
+def test_a_kill_without_want_of_memory_was_somebodys(pressure: Pressure, outside: bool) -> None:
+    finding = diagnose(Evidence(Symptom.EXIT, signal=9, pressure=pressure), loading=False)
+    assert (finding.cause, finding.outside) == (Cause.KILLED_BY_SYSTEM, outside)
+
+
+@pytest.mark.parametrize("signal", [1, 2, 3, 15])
+def test_a_polite_signal_that_we_did_not_send_was_somebodys(signal: int) -> None:
+    finding = diagnose(Evidence(Symptom.EXIT, signal=signal), loading=False)
+    assert finding.outside
+    assert "not by the proxy" in finding.explanation
+    assert not diagnose(Evidence(Symptom.STOPPED, signal=signal), loading=False).outside
+
+
+def test_a_process_that_was_stopped_is_no_wedge_of_its_own() -> None:
+    assert diagnose(Evidence(Symptom.WEDGE, stopped=True), loading=False).outside
+    assert not diagnose(Evidence(Symptom.WEDGE), loading=False).outside
+
+
+def test_text_says_more_than_who_sent_the_last_signal() -> None:
+    evidence = Evidence(Symptom.EXIT, signal=9, last_lines=(METAL_OOM,), pressure=Pressure(0, 0.9))
+    assert not diagnose(evidence, loading=False).outside
 
 
 def test_every_cause_has_one_line_of_explanation_and_of_advice() -> None:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import ctypes
 import os
+import signal
 import socket
 import subprocess
 import sys
 import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -31,6 +33,26 @@ def test_memory_counts_the_whole_group_and_nothing_else() -> None:
         assert len(machine.group(leader.pid)) == 2
         kill_group(leader.pid)
     assert machine.memory_of(leader.pid) is None
+
+
+def test_what_the_system_killed_is_counted_on_linux_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    kills = machine.system_kills()
+    assert (kills is None) == (not Path("/proc/vmstat").exists())
+    monkeypatch.setattr(machine.Path, "read_text", lambda _: "nr_free_pages 7\noom_kill 3\n")
+    assert machine.system_kills() == 3
+    monkeypatch.setattr(machine.Path, "read_text", lambda _: "nr_free_pages 7\n")
+    assert machine.system_kills() is None
+
+
+def test_a_stopped_process_is_told_from_one_that_runs() -> None:
+    command = [sys.executable, "-S", "-c", "import time; time.sleep(60)"]
+    with subprocess.Popen(command) as process:
+        assert not machine.is_stopped(process.pid)
+        process.send_signal(signal.SIGSTOP)
+        os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WNOWAIT)
+        assert machine.is_stopped(process.pid)
+        process.kill()
+    assert not machine.is_stopped(process.pid)
 
 
 def test_who_is_gone_is_unknown_and_no_error() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import json
 import os
 import subprocess
 import sys
@@ -13,7 +12,7 @@ import pytest
 
 from supervisor import records
 from supervisor.machine import created
-from supervisor.records import AlreadyRunning, Records, read_json, write_json
+from supervisor.records import AlreadyRunning, Records, crash_reports, read_json, write_json
 from tests.supervisor.conftest import gone
 
 
@@ -109,14 +108,26 @@ def test_a_strange_record_harms_nobody(state: Records, content: dict[str, object
     state.close()
 
 
-def test_crash_reports_are_kept_and_bounded(state: Records, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_crash_reports_are_kept_replaced_and_bounded(state: Records, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(records, "CRASH_REPORTS", 3)
     state.open()
-    paths = [state.write_crash({"generation": number, "cause": "wedge"}) for number in range(1, 6)]
-    kept = sorted((state.folder / "crashes").iterdir())
-    assert kept == paths[2:]
-    assert json.loads(kept[-1].read_text()) == {"version": 1, "generation": 5, "cause": "wedge"}
+    names = [state.crash_id(number, at=1000.0 * number) for number in range(1, 6)]
+    for cause in ("wedge", "segfault"):
+        for name in names:
+            state.write_crash({"id": name, "cause": cause})
+    kept = crash_reports(state.folder)
+    assert [report["id"] for report in kept] == names[2:]
+    assert kept[-1] == {"version": 1, "id": names[-1], "cause": "segfault"}
+    assert (state.folder / "crashes").stat().st_mode & 0o777 == 0o700
     state.close()
+
+
+def test_reports_that_cannot_be_read_are_left_out(tmp_path: Path) -> None:
+    assert crash_reports(tmp_path) == []
+    (tmp_path / "crashes").mkdir()
+    (tmp_path / "crashes" / "1.json").write_text("{")
+    (tmp_path / "crashes" / "2.json").write_text('{"version": 99}')
+    assert crash_reports(tmp_path) == []
 
 
 def test_a_full_disk_is_logged_and_no_error(
@@ -128,12 +139,10 @@ def test_a_full_disk_is_logged_and_no_error(
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(records, "write_json", full)
-    assert state.write_crash({"generation": 1}) is None
     state.note_child(os.getpid())
     (state.folder / "child.json").mkdir()  # cannot be unlinked, as on a file system that became read-only
     state.forget_child()
     assert [record.getMessage() for record in caplog.records] == [
-        "crash_report_not_written",
         "child_not_recorded",
         "child_not_forgotten",
     ]

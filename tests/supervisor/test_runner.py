@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import json
 import os
 import signal
@@ -13,9 +14,10 @@ import pytest
 
 from supervisor import attempt
 from supervisor.diagnosis import Cause
+from supervisor.inquest import AtWork
 from supervisor.lifecycle import IllegalEvent, State
-from supervisor.records import AlreadyRunning
-from supervisor.runner import CannotStart, Change, Launch, NotReady
+from supervisor.records import AlreadyRunning, crash_reports
+from supervisor.runner import CannotStart, Change, Death, Launch, NotReady
 from tests.supervisor.conftest import Supervise, fake_launch, gone, tell, until
 
 
@@ -55,7 +57,7 @@ async def test_an_exit_is_noticed_within_50_ms_and_the_first_restart_is_immediat
     death = await generation.died
     assert time.monotonic() - start < 0.05
     assert (death.generation, death.cause, death.signal) == (1, Cause.KILLED_BY_SYSTEM, 9)
-    assert (death.state, death.memory, death.heals) == (State.READY, True, True)
+    assert (death.state, death.memory, death.heals) == (State.READY, not death.outside, True)
     assert await supervisor.judge(generation) is death
     assert (await supervisor.ready(10)).number == 2
     assert await until(lambda: len(changes) == 4)
@@ -80,11 +82,69 @@ async def test_an_abort_with_metals_text_is_diagnosed_and_reported(supervise: Su
     await tell(generation, say=text, kill=int(signal.SIGABRT))
     death = await generation.died
     assert (death.cause, death.signal, death.last_lines[-1]) == (Cause.METAL_OOM, 6, text)
+    await supervisor.ready(10)
     await supervisor.stop()
     (report,) = (supervisor._options.state_dir / "crashes").iterdir()
     content = json.loads(report.read_text())
     assert (content["cause"], content["state"], content["signal"]) == ("metal_oom", "ready", 6)
     assert content["last_lines"][-1] == text
+    assert [step["what"] for step in content["done"]][:2] == ["starting", "memory"]
+    assert content["done"][-1]["what"] == "ready"
+    assert content["child"]["memory"]["rows"]
+    assert content["child"]["command"] == list(fake_launch().command)
+
+
+async def test_the_gateway_is_asked_before_anybody_hears_of_a_crash(supervise: Supervise) -> None:
+    heard: list[tuple[Cause, bool]] = []
+    work = AtWork("chatcmpl-1", "abc", 700, 10, 0, "prefill", (64, 700), 1, 2.5, suspect=True)
+
+    def inquest(death: Death) -> list[AtWork]:
+        heard.append((death.cause, told.done()))
+        return [work]
+
+    supervisor = supervise(inquest=inquest)
+    await supervisor.start()
+    generation = await supervisor.ready(10)
+    told = asyncio.ensure_future(asyncio.shield(generation.died))
+    await tell(generation, say="[metal::malloc] Unable to allocate 10 bytes", kill=int(signal.SIGABRT))
+    await told
+    assert heard == [(Cause.ALLOCATION_REFUSED, False)]
+    advice = supervisor.snapshot().advice
+    assert advice is not None
+    assert "max_prompt_tokens = 512" in advice
+    await supervisor.ready(10)
+    await supervisor.recycle("planned")
+    await supervisor.stop()
+    assert len(heard) == 1, "a planned end is no crash"
+    (report,) = crash_reports(supervisor._options.state_dir)
+    assert report["in_flight"] == [json.loads(json.dumps(dataclasses.asdict(work)))]
+    assert report["done"][-1]["what"] == "ready", "what is done later is no part of it"
+
+
+async def test_an_inquest_that_fails_does_not_keep_the_child_down(
+    supervise: Supervise, caplog: pytest.LogCaptureFixture
+) -> None:
+    def inquest(death: Death) -> list[AtWork]:
+        raise RuntimeError("a fault of the gateway")
+
+    supervisor = supervise(inquest=inquest)
+    await supervisor.start()
+    generation = await supervisor.ready(10)
+    await tell(generation, exit=3)
+    await generation.died
+    assert (await supervisor.ready(10)).number == 2
+    assert "inquest_failed" in [record.getMessage() for record in caplog.records]
+
+
+async def test_a_child_that_is_old_enough_is_replaced_in_order(supervise: Supervise) -> None:
+    supervisor = supervise(max_age_h=0.2 / 3600)
+    changes: list[Change] = []
+    supervisor.subscribe(changes.append)
+    await supervisor.start()
+    generation = await supervisor.ready(10)
+    assert (await generation.died).cause is Cause.RECYCLED
+    assert (await supervisor.ready(10)).number == 2
+    assert State.DRAINING in [change.state for change in changes]
 
 
 async def test_more_crashes_than_allowed_end_in_failed_and_recycle_leads_out(supervise: Supervise) -> None:

@@ -1,0 +1,69 @@
+"""The memory of one child over the last minute, for diagnosis and crash reports (pure)."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from supervisor.diagnosis import Pressure
+
+INTERVAL_S = 0.5
+LENGTH_S = 60.0
+
+#: How far back of a death free memory says something about it. The system takes a moment to kill, and
+#: much of what was used is free again at once.
+_JUST_BEFORE_S = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """Bytes at one moment; None is not known. `at`: monotonic seconds.
+
+    `free`: of the whole machine, without swapping. `footprint`: the child from outside. The rest is what
+    MLX says inside the child.
+    """
+
+    at: float
+    free: int
+    footprint: int | None = None
+    active: int | None = None
+    peak: int | None = None
+    cache: int | None = None
+
+
+class Curve:
+    """The newest samples."""
+
+    def __init__(self) -> None:
+        self._samples: deque[Sample] = deque(maxlen=round(LENGTH_S / INTERVAL_S))
+
+    def add(self, sample: Sample) -> None:
+        self._samples.append(sample)
+
+    def last(self) -> Sample | None:
+        return self._samples[-1] if self._samples else None
+
+    def peak(self) -> int | None:
+        """Most bytes that MLX has had active, or else that the child was seen to hold from outside."""
+        inside = [sample.peak for sample in self._samples if sample.peak]
+        outside = [sample.footprint for sample in self._samples if sample.footprint]
+        return max(inside or outside, default=None)
+
+    def pressure(self, now: float, total: int, system_kills: int | None) -> Pressure:
+        """How short of memory the machine was when the child died. `system_kills`: since its launch."""
+        recent = [sample.free for sample in self._samples if now - sample.at <= _JUST_BEFORE_S]
+        return Pressure(system_kills, min(recent) / total if recent else None)
+
+    def table(self, now: float) -> dict[str, Any]:
+        """For a report: one row per sample, oldest first; ages in seconds before `now`."""
+        return {
+            "columns": ["age_s", "free", "footprint", "active", "peak", "cache"],
+            "rows": [list(row) for row in self._rows(now)],
+        }
+
+    def _rows(self, now: float) -> Iterator[tuple[float | int | None, ...]]:
+        for sample in self._samples:
+            inside = sample.active, sample.peak, sample.cache
+            yield round(now - sample.at, 1), sample.free, sample.footprint, *inside

@@ -1,0 +1,40 @@
+"""What the gateway knows when a child dies: the requests that it was working on, and who is suspected."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from supervisor.generation import Death
+
+
+@dataclass(frozen=True, slots=True)
+class AtWork:
+    """One request in flight at a death. Numbers and names only, no text of it.
+
+    `phase`: prefill or decode. `progress`: prompt tokens (processed, total), once the child had told.
+    `running_s`: since it was given to the child. `suspect`: the death is blamed on it, with others perhaps.
+    `refused_s`: how long it will be refused from now on, if it was sentenced.
+    """
+
+    answer_id: str
+    fingerprint: str
+    prompt_tokens: int
+    max_tokens: int
+    completion_tokens: int
+    phase: str
+    progress: tuple[int, int] | None
+    attempts: int
+    running_s: float
+    suspect: bool = False
+    refused_s: float | None = None
+
+
+#: Asked once per death that was no plan of ours, before anybody who waits for an answer hears of it.
+Inquest = Callable[[Death], Sequence[AtWork]]
+
+
+def nobody(death: Death) -> Sequence[AtWork]:
+    """For a supervisor without a gateway."""
+    del death
+    return ()

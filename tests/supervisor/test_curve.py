@@ -1,0 +1,35 @@
+"""The memory curve: bounded, and what it says of a death."""
+
+from __future__ import annotations
+
+from supervisor.curve import Curve, Sample
+from supervisor.diagnosis import Pressure
+
+
+def test_it_keeps_a_minute() -> None:
+    curve = Curve()
+    assert curve.last() is None
+    for at in range(1000):
+        curve.add(Sample(at / 2, free=at))
+    rows = curve.table(now=500)["rows"]
+    assert len(rows) == 120
+    assert rows[-1][:2] == [0.5, 999]
+    assert curve.last() == Sample(499.5, free=999)
+
+
+def test_pressure_is_the_least_free_memory_of_the_last_seconds() -> None:
+    curve = Curve()
+    assert curve.pressure(0, 100, 1) == Pressure(1, None)
+    for at, free in ((0, 1), (6, 20), (8, 5), (10, 60)):
+        curve.add(Sample(at, free=free))
+    assert curve.pressure(11, 100, None) == Pressure(None, 0.05)
+
+
+def test_the_peak_is_that_from_inside_if_it_is_known() -> None:
+    curve = Curve()
+    assert curve.peak() is None
+    curve.add(Sample(0, free=1, footprint=500))
+    assert curve.peak() == 500
+    curve.add(Sample(1, free=1, footprint=900, active=10, peak=70, cache=0))
+    curve.add(Sample(2, free=1, footprint=900, active=10, peak=80, cache=0))
+    assert curve.peak() == 80
