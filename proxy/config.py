@@ -79,6 +79,7 @@ Whole = Annotated[int, Strict(), Field(ge=0)]
 Count = Annotated[int, Strict(), Field(ge=1)]
 Size = Annotated[int, BeforeValidator(parse_size)]
 Seconds = Annotated[float, Strict(), Field(ge=0)]
+Hours = Annotated[float, Strict(), Field(ge=0)]
 SomeSeconds = Annotated[float, Strict(), Field(gt=0)]
 SomeBytes = Annotated[Size, Field(ge=1)]
 AutoCount = Literal["auto"] | Count
@@ -256,6 +257,9 @@ class SupervisorSettings(Section):
     drain_s: Seconds = Field(30.0, description="At a stop, running requests may finish within this time.")
     sigint_grace_s: Seconds = Field(10.0, description="Then SIGINT, and this long to go.")
     sigterm_grace_s: Seconds = Field(5.0, description="Then SIGTERM, and this long before SIGKILL.")
+    max_age_h: Hours = Field(
+        0.0, description="Restart a child, in order, after it served this many hours. 0: never."
+    )
 
 
 class LogSettings(Section):
