@@ -15,7 +15,9 @@ from proxy import edge
 from proxy.api_keys import known_keys
 from proxy.config import ServerSettings, Settings, SupervisorSettings
 from proxy.config_rules import is_loopback
+from proxy.connection import ConnectionLimits, Site
 from proxy.core.admission import Budget
+from proxy.core.admittance import Admittance, canonical
 from proxy.core.names import ModelNames, served_name
 from proxy.exit_codes import ExitCode
 from proxy.folders import cache_folder, state_folder
@@ -75,6 +77,10 @@ class Guard:
             await self._upstream.stop()
             raise
 
+    def settle_refusal(self, status: int) -> None:
+        """Count an answer to what was no request: not HTTP, too late, or one connection too many."""
+        self._metrics.http_refusal(status)
+
     def recycle(self, reason: str) -> None:
         """Restart the child as planned, or try again after giving up."""
         self._recycling = asyncio.ensure_future(self.supervisor.recycle(reason))
@@ -113,22 +119,31 @@ class Guard:
         )
         pages = Pages(names=names, preparation=self._preparation, status=self._status, metrics=self._metrics)
         app = web.Application(
-            middlewares=[edge.middleware(admittance(settings.server), self._metrics.http_answer)],
-            client_max_size=settings.server.max_body_bytes,
+            middlewares=[edge.middleware(admittance(settings.server), self._metrics.http_answer)]
         )
         app.on_response_prepare.append(edge.sign)
         app.add_routes(routes(completions, pages))
         return app
 
 
-def admittance(server: ServerSettings) -> edge.Admittance:
+def admittance(server: ServerSettings) -> Admittance:
     """Who may come in, from the settings. Loopback names are always allowed as Host."""
     names = ("localhost", "127.0.0.1", "::1", server.host, *server.allowed_hosts)
-    return edge.Admittance(
+    return Admittance(
         keys=known_keys(server),
-        hosts=frozenset(name.lower() for name in names),
+        hosts=frozenset(map(canonical, names)),
         origins=frozenset(server.allowed_origins),
         any_address=not is_loopback(server.host),
+    )
+
+
+def _connection_limits(server: ServerSettings) -> ConnectionLimits:
+    return ConnectionLimits(
+        total=server.max_connections,
+        per_address=server.connections_per_address,
+        head_s=server.header_timeout_s,
+        idle_s=server.idle_timeout_s,
+        reading_s=server.read_timeout_s,
     )
 
 
@@ -179,7 +194,7 @@ async def _serve(settings: Settings, sock: socket.socket, source: str) -> int:
         return ExitCode.STATE_LOCKED
     runner = web.AppRunner(guard.web, handler_cancellation=True, access_log=None, shutdown_timeout=_CLOSING_S)
     await runner.setup()
-    await web.SockSite(runner, sock).start()
+    await Site(runner, sock, _connection_limits(settings.server), guard.settle_refusal).start()
     address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     log.info("listening", extra={"url": f"http://{address}", "settings": source})
     try:

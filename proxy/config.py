@@ -136,6 +136,18 @@ class ServerSettings(Section):
     body_timeout_s: SomeSeconds = Field(
         60.0, description="A request body must have arrived within this time."
     )
+    body_min_bytes_per_s: Count = Field(1000, description="And, after its first 10 s, on average so fast.")
+    header_timeout_s: SomeSeconds = Field(
+        15.0, description="Request line and headers must have arrived within this time."
+    )
+    idle_timeout_s: SomeSeconds = Field(
+        75.0, description="A connection without a request is closed after this time."
+    )
+    read_timeout_s: SomeSeconds = Field(
+        120.0, description="A client that reads nothing of its answer is dropped after this time."
+    )
+    max_connections: Count = Field(512, description="Open connections; one more gets 503.")
+    connections_per_address: Count = Field(256, description="The same for those of one address.")
 
 
 class ModelSettings(Section):

@@ -1,114 +1,48 @@
-"""The edge: who may come in, under which id, and how every error leaves.
+"""The edge: who may come in, under which id, how a body is read, and how every error leaves.
 
-One middleware. Inside it a handler raises errors of `proxy.errors`; outside it every answer, also to a
-request that aiohttp itself refuses, has an `x-request-id` and, if it failed, the OpenAI error object.
+One middleware. Inside it a handler raises errors of `proxy.errors`; outside it every answer has an
+`x-request-id` and, if it failed, the OpenAI error object. What aiohttp refuses before there is a request
+is answered alike by `connection.py`.
 """
 
 from __future__ import annotations
 
 import asyncio
-import hmac
-import ipaddress
 import logging
 import re
 import time
-from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
-from random import randint
-from secrets import token_hex
+from collections.abc import Callable
+from typing import NoReturn
 
-import orjson
 from aiohttp import web
+from aiohttp.http import HttpVersion10, HttpVersion11
 from aiohttp.typedefs import Handler, Middleware
+from yarl import URL
 
-from proxy import errors
+from proxy import cors, errors
+from proxy.answers import REQUEST_ID, error_response, identify, new_id
+from proxy.connection import LAST, began
+from proxy.core.admittance import Admittance
+from proxy.core.patience import body_due
 from proxy.logs import request_id as request_id_var
 
 log = logging.getLogger("mlxguard.edge")
 
-REQUEST_ID = "x-request-id"
-SERVER = "mlxguard-proxy"
 CLIENT = web.RequestKey("client", str)
 _ID = web.RequestKey("id", str)
 
 #: A client's own request id is taken over when it is harmless in logs and headers.
 _SANE_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}\Z")
 
-#: Probes tell nothing and must work for a process manager that has no key.
+#: Probes tell nothing and must work for a process manager that has no key, or an old balancer that sends
+#: no Host.
 _OPEN_PATHS = frozenset({"/livez", "/readyz", "/health"})
 
-_ANONYMOUS = "anonymous"
+#: What no web page but our own may call, listed or not: the dashboard's data, administration.
+_OWN_PATHS = ("/mlxguard", "/metrics")
 
-
-@dataclass(frozen=True, slots=True)
-class Admittance:
-    """Who may come in.
-
-    Attributes:
-        keys: bearer key -> the name it goes by in logs and in the queue; empty lets everyone in.
-        hosts: names that a Host header may carry, lower-case, without port; addresses of this machine
-            are always allowed when `any_address` is set.
-        origins: web origins that may call, as browsers send them; empty lets no web page in.
-        any_address: the proxy listens beyond loopback, so any IP address is a plausible Host.
-    """
-
-    keys: Mapping[str, str]
-    hosts: Collection[str]
-    origins: Collection[str]
-    any_address: bool = False
-
-    def check_host(self, header: str | None) -> None:
-        """Refuse names that are not ours: a rebound DNS name points here, but its Host gives it away.
-
-        Raises:
-            Forbidden: the Host header is missing, malformed or names another host.
-        """
-        host = _host_of(header or "")
-        if host in self.hosts or (self.any_address and _is_address(host)):
-            return
-        raise errors.Forbidden("This Host is not allowed; see [server] allowed_hosts.")
-
-    def check_origin(self, header: str | None) -> None:
-        """Refuse web pages that are not listed.
-
-        Raises:
-            Forbidden: an Origin header is present and not allowed.
-        """
-        if header is not None and header not in self.origins:
-            raise errors.Forbidden("This Origin is not allowed; see [server] allowed_origins.")
-
-    def client_of(self, authorization: str | None) -> str:
-        """The name of the client that this Authorization header belongs to.
-
-        Raises:
-            Unauthorized: keys are configured and this is none of them.
-        """
-        if not self.keys:
-            return _ANONYMOUS
-        scheme, _, sent = (authorization or "").partition(" ")
-        found = _ANONYMOUS
-        for key, name in self.keys.items():  # every key is compared, so that time tells nothing
-            if hmac.compare_digest(key.encode(), sent.strip().encode()):
-                found = name
-        if scheme.lower() != "bearer" or found == _ANONYMOUS:
-            raise errors.Unauthorized("Missing or unknown API key.")
-        return found
-
-
-def _host_of(header: str) -> str:
-    """The host part of a Host header: without port, brackets, trailing dot, lower-case (RFC 9110, 7.2)."""
-    host = header.strip().lower()
-    if host.startswith("["):
-        return host[1:].partition("]")[0]
-    return host.rpartition(":")[0].rstrip(".") if host.count(":") == 1 else host.rstrip(".")
-
-
-def _is_address(host: str) -> bool:
-    try:
-        ipaddress.ip_address(host)
-    except ValueError:
-        return False
-    return True
+#: What aiohttp takes off a body; anything else would reach the parser as noise.
+_ENCODINGS = frozenset({"", "identity", "gzip", "deflate"})
 
 
 def middleware(admittance: Admittance, settle: Callable[[web.Request, int, float], None]) -> Middleware:
@@ -117,6 +51,7 @@ def middleware(admittance: Admittance, settle: Callable[[web.Request, int, float
     @web.middleware
     async def edge(request: web.Request, handler: Handler) -> web.StreamResponse:
         started = time.monotonic()
+        began(request)
         request[_ID] = _request_id(request)
         token = request_id_var.set(request[_ID])
         status = 499  # nginx's word for a client that left: what stays if the handler is cancelled
@@ -133,11 +68,7 @@ def middleware(admittance: Admittance, settle: Callable[[web.Request, int, float
 
 async def _answer(request: web.Request, handler: Handler, admittance: Admittance) -> web.StreamResponse:
     try:
-        admittance.check_host(request.headers.get("Host"))
-        admittance.check_origin(request.headers.get("Origin"))
-        if request.path not in _OPEN_PATHS:
-            request[CLIENT] = admittance.client_of(request.headers.get("Authorization"))
-        response = await handler(request)
+        response = await _admitted(request, handler, admittance)
     except errors.GuardError as error:
         response = error_response(error)
     except web.HTTPException as refusal:
@@ -147,51 +78,117 @@ async def _answer(request: web.Request, handler: Handler, admittance: Admittance
     except Exception:  # the outermost frame of ours: a bug becomes a logged 500, never a reset
         log.exception("internal_error")
         response = error_response(errors.InternalError())
+    if _awaits_continue(request) or request.method == "CONNECT":
+        response.force_close()  # whether a body follows, or another protocol, nobody can tell
+        request[LAST] = True
     return response
 
 
+async def _admitted(request: web.Request, handler: Handler, admittance: Admittance) -> web.StreamResponse:
+    if request.version not in (HttpVersion10, HttpVersion11):
+        raise errors.InvalidRequest("Only HTTP/1.0 and HTTP/1.1 are spoken here.")
+    _check_sender(request, admittance)
+    if request.method == "OPTIONS":
+        return cors.options(request)
+    if request.path not in _OPEN_PATHS:
+        request[CLIENT] = admittance.client_of(request.headers.getall("Authorization", ()))
+    return await handler(request)
+
+
+def _check_sender(request: web.Request, admittance: Admittance) -> None:
+    """Host and Origin; of an absolute-form target its own host too, which HTTP puts above Host
+    (RFC 9112, 3.2.2)."""
+    host, origin = request.headers.get("Host"), request.headers.get("Origin")
+    if host is not None or request.path not in _OPEN_PATHS:
+        admittance.check_host(host)
+    if request.raw_path[:1] not in ("/", "*") and request.method != "CONNECT":
+        admittance.check_host(URL(request.raw_path, encoded=True).authority)
+    admittance.check_origin(origin, host, own_only=request.path.startswith(_OWN_PATHS))
+    if origin is not None:
+        request[cors.ORIGIN] = origin
+
+
 async def sign(request: web.Request, response: web.StreamResponse) -> None:
-    """Put the request's id on every answer, also on a stream (an `on_response_prepare` signal)."""
-    response.headers[REQUEST_ID] = request[_ID]
-    response.headers["Server"] = SERVER
+    """Put on what every answer has, also a stream (an `on_response_prepare` signal)."""
+    identify(response, request.get(_ID))  # aiohttp refuses some expectations before the middleware
+    cors.allow(request, response)
 
 
 def _request_id(request: web.Request) -> str:
     sent = request.headers.get(REQUEST_ID, "")
-    return sent if _SANE_ID.match(sent) else f"req-{token_hex(8)}"
+    return sent if _SANE_ID.match(sent) else new_id()
 
 
 def _translated(refusal: web.HTTPException) -> errors.GuardError:
-    """What aiohttp's router and body reader say, in our tree."""
-    if refusal.status == 413:
-        return errors.BodyTooLarge("The request body is larger than [server] max_body_bytes.")
-    if refusal.status == 405:
-        return errors.MethodNotAllowed("This path does not take this method.")
+    """What aiohttp's router says, in our tree."""
+    if isinstance(refusal, web.HTTPMethodNotAllowed):
+        return errors.MethodNotAllowed(refusal.allowed_methods)
     if refusal.status == 404:
         return errors.NotFound("There is nothing at this path.")
     return errors.InvalidRequest("The request could not be understood.")
 
 
-def error_response(error: errors.GuardError) -> web.Response:
-    """An error as its JSON answer, with what tells agents whether and when to come back."""
-    retry_after_s = randint(*errors.RETRY_AFTER_RANGE)
-    return web.Response(
-        body=orjson.dumps(error.body()),
-        status=error.status,
-        headers=error.headers(retry_after_s),
-        content_type="application/json",
-    )
+# --- bodies -------------------------------------------------------------------------------------------
 
 
-async def read_body(request: web.Request, *, timeout_s: float) -> bytes:
-    """The whole body; aiohttp enforces `max_body_bytes`, also for chunked bodies.
+async def later(_: web.Request) -> None:
+    """An `expect_handler`: "100 Continue" is only sent when the body is about to be read, so that nothing
+    is sent for a request that is refused by its head."""
+
+
+async def read_body(
+    request: web.Request, *, most_bytes: int, timeout_s: float, bytes_per_s: float = 1.0
+) -> bytes:
+    """The whole body, decompressed, at most `most_bytes` of it.
 
     Raises:
-        BodyTimeout: it did not arrive in time.
-        web.HTTPRequestEntityTooLarge: it is too large.
+        RequestTimeout: it did not all arrive in `timeout_s`, or more slowly than `bytes_per_s`.
+        BodyTooLarge: it is too large, as it says or as it comes.
+        UnsupportedEncoding, InvalidRequest: it cannot be read.
     """
+    if (request.content_length or 0) > most_bytes:
+        _too_large()
+    if request.headers.get("Content-Encoding", "").strip().lower() not in _ENCODINGS:
+        raise errors.UnsupportedEncoding("Content-Encoding must be gzip, deflate or identity.")
+    await _continue(request)
+    body = bytearray()
+    begun = time.monotonic()
+    loop = asyncio.get_running_loop()
     try:
-        async with asyncio.timeout(timeout_s):
-            return await request.read()
+        async with asyncio.timeout(None) as scope:
+            while True:
+                due = body_due(begun, len(body), whole_s=timeout_s, bytes_per_s=bytes_per_s)
+                scope.reschedule(loop.time() + due - time.monotonic())
+                if not (piece := await request.content.readany()):
+                    return bytes(body)
+                body += piece
+                if len(body) > most_bytes:
+                    _too_large()
     except TimeoutError:
-        raise errors.BodyTimeout("The request body did not arrive in time.") from None
+        raise errors.RequestTimeout("The request body did not arrive in time.") from None
+    except web.RequestPayloadError:
+        raise errors.InvalidRequest("The request body is not framed or compressed as it says.") from None
+
+
+def _too_large() -> NoReturn:
+    raise errors.BodyTooLarge("The request body is larger than [server] max_body_bytes.")
+
+
+def _awaits_continue(request: web.Request) -> bool:
+    """The client holds its body back until it is told to send it, and was not."""
+    return _expects(request) and not request.get(_CONTINUED, False)
+
+
+def _expects(request: web.Request) -> bool:
+    return request.version >= HttpVersion11 and request.headers.get("Expect", "").lower() == "100-continue"
+
+
+_CONTINUED = web.RequestKey("continued", bool)
+
+
+async def _continue(request: web.Request) -> None:
+    if not _expects(request):
+        return
+    await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+    request.writer.output_size = 0  # an interim answer: the final one has not begun
+    request[_CONTINUED] = True

@@ -8,7 +8,7 @@ no other 4xx text contains a number that looks like a retryable status.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 #: Whole seconds between which a Retry-After is drawn, so that refused clients do not return together.
@@ -113,16 +113,23 @@ class ModelNotFound(NotFound):
 
 
 class MethodNotAllowed(GuardError):
-    """The path exists, but not for this method."""
+    """The path exists, but not for this method; `allowed` are those that it is there for."""
 
     status = 405
     type = "invalid_request_error"
     code = "method_not_allowed"
     come_back = False
 
+    def __init__(self, allowed: Iterable[str]) -> None:
+        super().__init__("This path does not take this method.")
+        self.allowed = tuple(sorted(allowed))
 
-class BodyTimeout(GuardError):
-    """The request body did not arrive within `[server] body_timeout_s`."""
+    def headers(self, retry_after_s: int) -> Mapping[str, str]:
+        return {**super().headers(retry_after_s), "Allow": ", ".join(self.allowed)}
+
+
+class RequestTimeout(GuardError):
+    """Head or body did not arrive in time: `[server] header_timeout_s`, `body_timeout_s`, or its rate."""
 
     status = 408
     type = "invalid_request_error"
@@ -136,6 +143,24 @@ class BodyTooLarge(GuardError):
     status = 413
     type = "invalid_request_error"
     code = "request_too_large"
+    come_back = False
+
+
+class UnsupportedEncoding(GuardError):
+    """The body is compressed in a way that is not known here."""
+
+    status = 415
+    type = "invalid_request_error"
+    code = "unsupported_encoding"
+    come_back = False
+
+
+class HeadTooLarge(GuardError):
+    """The request line, a header, or their number is over the bound."""
+
+    status = 431
+    type = "invalid_request_error"
+    code = "headers_too_large"
     come_back = False
 
 

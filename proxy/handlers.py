@@ -17,7 +17,7 @@ from proxy.config import QueueSettings, ServerSettings
 from proxy.core.answer import Answer
 from proxy.core.chat import Bounds, CompletionRequest, parse_chat, parse_text
 from proxy.core.names import ModelNames
-from proxy.edge import CLIENT, read_body
+from proxy.edge import CLIENT, later, read_body
 from proxy.errors import Unavailable
 from proxy.fitting import fit
 from proxy.logs import request_id as request_id_var
@@ -66,7 +66,7 @@ class Completions:
         arrived = time.monotonic()
         if self.stopping.is_set():
             raise Unavailable("stopping")
-        body = await read_body(http_request, timeout_s=self.server.body_timeout_s)
+        body = await self._body(http_request)
         prepared = await self.preparation.ready(min(PREPARATION_WAIT_S, self.queue.max_wait_s))
         request = parse(body, prepared.bounds)
         self.names.check(request.model)
@@ -86,6 +86,15 @@ class Completions:
                 return await self.relay.serve(http_request, job)
             finally:
                 self._settle(job)
+
+    async def _body(self, http_request: web.Request) -> bytes:
+        server = self.server
+        return await read_body(
+            http_request,
+            most_bytes=server.max_body_bytes,
+            timeout_s=server.body_timeout_s,
+            bytes_per_s=server.body_min_bytes_per_s,
+        )
 
     def _new_answer(self, *, is_chat: bool) -> Answer:
         unique, created = str(uuid.uuid4()), int(time.time())
@@ -161,9 +170,9 @@ def _json(document: dict[str, Any], *, status: int = 200) -> web.Response:
 def routes(completions: Completions, pages: Pages) -> list[web.RouteDef]:
     """Every path of the proxy."""
     return [
-        web.post("/v1/chat/completions", completions.chat),
-        web.post("/chat/completions", completions.chat),
-        web.post("/v1/completions", completions.text),
+        web.post("/v1/chat/completions", completions.chat, expect_handler=later),
+        web.post("/chat/completions", completions.chat, expect_handler=later),
+        web.post("/v1/completions", completions.text, expect_handler=later),
         web.get("/v1/models", pages.models),
         web.get("/v1/models/{id:.+}", pages.model),
         web.get("/livez", pages.livez),

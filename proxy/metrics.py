@@ -123,6 +123,10 @@ class Metrics:
         del request, seconds
         self.http.labels(str(status)).inc()
 
+    def http_refusal(self, status: int) -> None:
+        """Count an answer to what was no request."""
+        self.http.labels(str(status)).inc()
+
     def exposition(self) -> bytes:
         """The text format, version 0.0.4, which every scraper reads."""
         return generate_latest(self.registry)

@@ -10,16 +10,17 @@ from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 
 from proxy import edge, errors
+from proxy.core.admittance import Admittance
 
-LOCAL = edge.Admittance(keys={}, hosts={"localhost", "127.0.0.1", "::1"}, origins={"http://localhost:3000"})
-KEYED = edge.Admittance(keys={"s3cret": "laptop", "other": "ci"}, hosts={"127.0.0.1"}, origins=())
+LOCAL = Admittance(keys={}, hosts={"localhost", "127.0.0.1", "::1"}, origins={"http://localhost:3000"})
+KEYED = Admittance(keys={"s3cret": "laptop", "other": "ci"}, hosts={"127.0.0.1"}, origins=())
 
 Client = TestClient[web.Request, web.Application]
 Settled = list[tuple[str, int]]
 
 
 async def _body(request: web.Request) -> web.Response:
-    return web.Response(body=await edge.read_body(request, timeout_s=0.2))
+    return web.Response(body=await edge.read_body(request, most_bytes=1000, timeout_s=0.2))
 
 
 async def _refuse(request: web.Request) -> web.Response:
@@ -35,19 +36,24 @@ async def _client(request: web.Request) -> web.Response:
 
 
 @pytest.fixture
-async def connect() -> AsyncIterator[Callable[[edge.Admittance], Awaitable[tuple[Client, Settled]]]]:
+async def connect() -> AsyncIterator[Callable[[Admittance], Awaitable[tuple[Client, Settled]]]]:
     clients: list[Client] = []
 
-    async def make(admittance: edge.Admittance) -> tuple[Client, Settled]:
+    async def make(admittance: Admittance) -> tuple[Client, Settled]:
         settled: Settled = []
         app = web.Application(
             middlewares=[
                 edge.middleware(admittance, lambda request, status, _: settled.append((request.path, status)))
             ],
-            client_max_size=1000,
         )
         app.on_response_prepare.append(edge.sign)
-        app.add_routes([web.post("/body", _body), web.get("/refuse", _refuse), web.get("/bug", _bug)])
+        app.add_routes(
+            [
+                web.post("/body", _body, expect_handler=edge.later),
+                web.get("/refuse", _refuse),
+                web.get("/bug", _bug),
+            ]
+        )
         app.add_routes([web.get("/client", _client), web.get("/livez", _ok)])
         client = TestClient(TestServer(app))
         clients.append(client)
@@ -64,50 +70,6 @@ async def _ok(request: web.Request) -> web.Response:
 
 
 # --- who may come in -------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    "host", ["localhost", "LOCALHOST:8080", "127.0.0.1:8080", "[::1]:8080", "localhost.", "localhost.:80"]
-)
-def test_own_hosts_are_allowed(host: str) -> None:
-    LOCAL.check_host(host)
-
-
-@pytest.mark.parametrize(
-    "host", [None, "", "evil.example", "evil.example:8080", "localhost.evil.example", "[::2]", "10.0.0.1"]
-)
-def test_other_hosts_are_refused(host: str | None) -> None:
-    with pytest.raises(errors.Forbidden):
-        LOCAL.check_host(host)
-
-
-def test_beyond_loopback_any_address_is_a_plausible_host_but_no_name_is() -> None:
-    wide = edge.Admittance(keys={}, hosts=(), origins=(), any_address=True)
-    wide.check_host("10.0.0.1:8080")
-    with pytest.raises(errors.Forbidden):
-        wide.check_host("rebound.example:8080")
-
-
-def test_web_pages_are_refused_unless_listed() -> None:
-    LOCAL.check_origin(None)
-    LOCAL.check_origin("http://localhost:3000")
-    for origin in ("http://evil.example", "null", "http://localhost:3001"):
-        with pytest.raises(errors.Forbidden):
-            LOCAL.check_origin(origin)
-
-
-def test_keys_have_names() -> None:
-    assert LOCAL.client_of(None) == "anonymous"
-    assert KEYED.client_of("Bearer s3cret") == "laptop"
-    assert KEYED.client_of("bearer other") == "ci"
-
-
-@pytest.mark.parametrize(
-    "sent", [None, "", "Bearer", "Bearer ", "Bearer wrong", "Basic s3cret", "s3cret", "Bearer s3cre"]
-)
-def test_no_key_or_a_wrong_one_is_unauthorized(sent: str | None) -> None:
-    with pytest.raises(errors.Unauthorized):
-        KEYED.client_of(sent)
 
 
 async def test_probes_need_no_key_and_the_rest_does(
