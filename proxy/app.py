@@ -5,14 +5,16 @@ from __future__ import annotations
 import asyncio
 import errno
 import logging
+import resource
 import signal
 import socket
 import time
+from collections.abc import Mapping
 
 from aiohttp import web
 
 from proxy import edge
-from proxy.api_keys import known_keys
+from proxy.api_keys import KeyRing, follow
 from proxy.config import ServerSettings, Settings, SupervisorSettings
 from proxy.config_rules import is_loopback
 from proxy.connection import ConnectionLimits, Site
@@ -41,6 +43,9 @@ DECODE_CONCURRENCY = 32
 #: Seconds that answers may take to be written out once the child is gone.
 _CLOSING_S = 2.0
 
+#: File descriptors to have: a connection each for 512 clients and as many to the child, and room to spare.
+_FILES = 4096
+
 
 class Guard:
     """All parts of one proxy, from the listening socket to the child."""
@@ -57,6 +62,7 @@ class Guard:
             fairness=settings.queue.fairness,
         )
         self._upstream = Upstream()
+        self._keys = KeyRing(settings.server)
         self.registry = Registry()
         parts = (self.supervisor, self._gate, self.registry, self._preparation)
         self._status = Status(*parts, started_at=int(time.time()))
@@ -76,6 +82,7 @@ class Guard:
         except BaseException:
             await self._upstream.stop()
             raise
+        self._following = asyncio.create_task(follow(self._keys), name="follow keys")
 
     def settle_refusal(self, status: int) -> None:
         """Count an answer to what was no request: not HTTP, too late, or one connection too many."""
@@ -91,6 +98,7 @@ class Guard:
         self._draining = asyncio.ensure_future(self.registry.emptied())
         await asyncio.wait((self._draining,), timeout=self._settings.supervisor.drain_s)
         self._draining.cancel()
+        self._following.cancel()
         await self.supervisor.stop()
         await self._preparation.stop()
         await self._upstream.stop()
@@ -119,18 +127,20 @@ class Guard:
         )
         pages = Pages(names=names, preparation=self._preparation, status=self._status, metrics=self._metrics)
         app = web.Application(
-            middlewares=[edge.middleware(admittance(settings.server), self._metrics.http_answer)]
+            middlewares=[
+                edge.middleware(admittance(settings.server, self._keys.names), self._metrics.http_answer)
+            ]
         )
         app.on_response_prepare.append(edge.sign)
         app.add_routes(routes(completions, pages))
         return app
 
 
-def admittance(server: ServerSettings) -> Admittance:
-    """Who may come in, from the settings. Loopback names are always allowed as Host."""
+def admittance(server: ServerSettings, keys: Mapping[str, str]) -> Admittance:
+    """Who may come in, from the settings and the keys in force. Loopback names are always allowed as Host."""
     names = ("localhost", "127.0.0.1", "::1", server.host, *server.allowed_hosts)
     return Admittance(
-        keys=known_keys(server),
+        keys=keys,
         hosts=frozenset(map(canonical, names)),
         origins=frozenset(server.allowed_origins),
         any_address=not is_loopback(server.host),
@@ -167,8 +177,17 @@ def listen(server: ServerSettings) -> socket.socket:
     return socket.create_server((server.host, server.port), family=family, backlog=512)
 
 
+def raise_file_limit() -> None:
+    """Have file descriptors for all connections: macOS starts processes with 256."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _FILES if hard == resource.RLIM_INFINITY else min(_FILES, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
 def serve(settings: Settings, source: str) -> int:
     """Serve until a signal says to stop; the exit code is one of `ExitCode`. `source`: for the log."""
+    raise_file_limit()
     try:
         sock = listen(settings.server)
     except OSError as error:

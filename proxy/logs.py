@@ -46,7 +46,7 @@ _NEEDS_QUOTES = re.compile(r'[\s"=\\,\[\]]|^$')
 _STANDARD = {*vars(logging.makeLogRecord({})), "message", "asctime", "taskName"}
 
 _BEARER = re.compile(r"(?i)\b(bearer\s+)[A-Za-z0-9._~+/-]+=*")
-_MASK = "[key]"
+_MASKED = "[key]"
 
 #: A key shorter than this is masked only where it stands alone, or "a" would mask half of every line.
 _SHORT_KEY = 8
@@ -90,13 +90,14 @@ def setup(settings: LogSettings, stream: TextIO | None = None, keys: Iterable[st
         OSError: the file cannot be opened.
     """
     stream = stream or sys.stderr or Path(os.devnull).open("w")  # noqa: SIM115 - None if it was closed before
-    mask = _masking(keys)
+    global _mask  # noqa: PLW0603 - logging itself is one per process
+    _mask = _Mask(keys)
     human = settings.format == "human" or (settings.format == "auto" and stream.isatty())
     handlers: list[logging.Handler] = [_StreamHandler(stream)]
-    handlers[0].setFormatter(HumanFormatter(mask, _wants_colour(stream)) if human else JsonFormatter(mask))
+    handlers[0].setFormatter(HumanFormatter(_mask, _wants_colour(stream)) if human else JsonFormatter(_mask))
     if settings.file:
         handlers.append(_FileHandler(settings.file, encoding="utf-8"))
-        handlers[1].setFormatter(JsonFormatter(mask))
+        handlers[1].setFormatter(JsonFormatter(_mask))
     logging.raiseExceptions = False
     logging.captureWarnings(True)
     logging.basicConfig(level=logging.WARNING, handlers=handlers, force=True)
@@ -196,19 +197,34 @@ def _quoted(value: Plain) -> str:
     return '"' + _escape(text.replace("\\", "\\\\").replace('"', '\\"')) + '"'
 
 
-def _masking(keys: Iterable[str]) -> Mask:
+def mask(keys: Iterable[str]) -> None:
+    """Mask these keys too from now on; those that were known stay masked."""
+    _mask.know(keys)
+
+
+class _Mask:
     """Replaces the keys and whatever follows `Bearer`."""
-    known = sorted(set(filter(None, keys)), key=len, reverse=True)
-    patterns = (
-        re.escape(key) if len(key) >= _SHORT_KEY else rf"(?<![\w-]){re.escape(key)}(?![\w-])" for key in known
-    )
-    anywhere = re.compile("|".join(patterns)) if known else None
 
-    def mask(text: str) -> str:
-        text = _BEARER.sub(rf"\1{_MASK}", text)
-        return anywhere.sub(_MASK, text) if anywhere else text
+    def __init__(self, keys: Iterable[str] = ()) -> None:
+        self._keys: set[str] = set()
+        self._anywhere: re.Pattern[str] | None = None
+        self.know(keys)
 
-    return mask
+    def know(self, keys: Iterable[str]) -> None:
+        self._keys.update(filter(None, keys))
+        longest_first = sorted(self._keys, key=len, reverse=True)
+        patterns = (
+            re.escape(key) if len(key) >= _SHORT_KEY else rf"(?<![\w-]){re.escape(key)}(?![\w-])"
+            for key in longest_first
+        )
+        self._anywhere = re.compile("|".join(patterns)) if longest_first else None
+
+    def __call__(self, text: str) -> str:
+        text = _BEARER.sub(rf"\1{_MASKED}", text)
+        return self._anywhere.sub(_MASKED, text) if self._anywhere else text
+
+
+_mask = _Mask()
 
 
 def _wants_colour(stream: TextIO) -> bool:

@@ -103,7 +103,7 @@ async def client(stage: Stage) -> AsyncIterator[TestClient[web.Request, web.Appl
     )
     status = cast("Status", FixedStatus(stage))
     pages = Pages(names=names, preparation=cast("Preparation", stage), status=status, metrics=metrics)
-    app = web.Application(middlewares=[edge.middleware(admittance(settings.server), metrics.http_answer)])
+    app = web.Application(middlewares=[edge.middleware(admittance(settings.server, {}), metrics.http_answer)])
     app.on_response_prepare.append(edge.sign)
     app.add_routes(routes(completions, pages))
     async with TestClient(TestServer(app)) as client:
