@@ -103,6 +103,8 @@ class Completions:
     def _settle(self, job: Job) -> None:
         """Measure and record; the gate's place was given back by the relay."""
         self.metrics.settle(job)
+        if job.usage is not None:
+            self.tokens.check(job.fitted.prompt_tokens, job.usage.prompt_tokens)
         summary = job.summary()
         del summary["request_id"]  # every line of a request carries it
         log.info("answered", extra=summary)

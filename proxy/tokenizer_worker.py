@@ -10,11 +10,11 @@ outlives the gateway, however that ended.
 
 from __future__ import annotations
 
+import gc
 import os
 import queue
 import signal
 import threading
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, NoReturn
 
@@ -22,18 +22,12 @@ from proxy import frames
 from proxy.child_tokenizer import ChildTokenizer
 
 
-def _shared(first: Sequence[int], second: Sequence[int]) -> int:
-    """Length of the common prefix."""
-    pairs = enumerate(zip(first, second, strict=False))
-    return next((index for index, (a, b) in pairs if a != b), min(len(first), len(second)))
-
-
 def _run(tokenizer: ChildTokenizer, request: dict[str, Any]) -> Any:
     match request["op"]:
         case "count":
-            return tokenizer.count(request["prompt"], request["limit"])
+            return tokenizer.count(request["prompt"], request["limit"], incremental=request["incremental"])
         case "shared":
-            return _shared(tokenizer.encode(request["prompt"]), tokenizer.encode(request["other"]))
+            return tokenizer.shared(request["prompt"], request["other"], incremental=request["incremental"])
         case "trim":
             return tokenizer.trim(request["text"], request["head"], request["limit"])
     raise ValueError("unknown operation")
@@ -85,6 +79,7 @@ def main() -> NoReturn:
     requests: queue.SimpleQueue[Any] = queue.SimpleQueue()
     threading.Thread(target=_read_into, args=(requests, source), daemon=True).start()
     tokenizer, answer = _load(requests.get())
+    gc.freeze()  # the libraries' objects stay; a collection that walks them takes longer than most counts
     while True:
         sink.write(frames.encode(answer))
         sink.flush()

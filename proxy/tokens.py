@@ -33,13 +33,17 @@ _LONGEST_REASON = 200
 
 @dataclass(frozen=True, slots=True)
 class TokenizerInfo:
-    """What the model's files say. `vocab_size`: logits per token. `context_length`: in tokens."""
+    """What the model's files say. `vocab_size`: logits per token. `context_length`: in tokens.
+
+    `incremental`: a prompt's count costs what is new in it; else every prompt is encoded in full.
+    """
 
     vocab_size: int
     context_length: int | None
     has_chat_template: bool
     has_tool_calling: bool
     has_thinking: bool
+    incremental: bool = False
 
 
 class TokenizerUnavailable(Exception):
@@ -53,6 +57,7 @@ class Tokens:
         """`stall_s`: longest silence of a worker with work. `load_s`: the same while it loads."""
         self.info: TokenizerInfo | None = None
         self._stall_s, self._load_s, self._most_pending = stall_s, load_s, most_pending
+        self._incremental = True
         self._load: dict[str, Any] | None = None
         self._worker: Worker | None = None
         self._starting = asyncio.Lock()
@@ -89,13 +94,13 @@ class Tokens:
         Raises InvalidRequest if the template or the tokenizer refuses the prompt, Unavailable if there is no
         tokenizer to be had.
         """
-        return int(await self._ask({"op": "count", "prompt": prompt.fields(), "limit": limit}, prompt))
+        request = {"op": "count", "prompt": prompt.fields(), "limit": limit}
+        return int(await self._ask(request, prompt))
 
     async def shared(self, prompt: Prompt, other: Prompt) -> int:
         """Length of the common prefix of two prompts, in tokens. Raises as `count`."""
-        return int(
-            await self._ask({"op": "shared", "prompt": prompt.fields(), "other": other.fields()}, prompt)
-        )
+        request = {"op": "shared", "prompt": prompt.fields(), "other": other.fields()}
+        return int(await self._ask(request, prompt))
 
     async def trim(self, prompt: TextPrompt, head: int, limit: int) -> tuple[TextPrompt, int]:
         """The text without its middle, and its exact count, which is at most `limit` tokens.
@@ -106,9 +111,19 @@ class Tokens:
         text, count = await self._ask(request, prompt)
         return TextPrompt(text), count
 
+    def check(self, ours: int, served: int) -> None:
+        """Compare a count of ours with the child's own; where they differ, count in full for good."""
+        if ours != served and self._incremental:
+            log.error("count_drift", extra={"counted": ours, "served": served})
+            self.count_in_full()
+
+    def count_in_full(self) -> None:
+        """From now on encode every prompt as a whole."""
+        self._incremental = False
+
     async def _ask(self, request: dict[str, Any], prompt: Prompt) -> Any:
         try:
-            return await self._ask_twice(request)
+            return await self._ask_twice({**request, "incremental": self._incremental})
         except Refused as refusal:
             raise _translated(refusal, prompt) from refusal
         except Stalled:
@@ -156,7 +171,14 @@ class Tokens:
             log.warning("tokenizer_start_failed", extra={"pid": worker.pid, "stderr": worker.said})
             raise
         worker.stall_s = self._stall_s
-        log.info("tokenizer_ready", extra={"pid": worker.pid, "vocab_size": self.info.vocab_size})
+        log.info(
+            "tokenizer_ready",
+            extra={
+                "pid": worker.pid,
+                "vocab_size": self.info.vocab_size,
+                "incremental": self.info.incremental,
+            },
+        )
         return worker
 
     async def _loaded(self, worker: Worker, load: dict[str, Any]) -> TokenizerInfo:

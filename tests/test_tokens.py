@@ -37,7 +37,7 @@ async def tokens(tiny_model: Path) -> AsyncIterator[Tokens]:
 
 
 async def test_what_is_known_of_the_model(tokens: Tokens) -> None:
-    assert tokens.info == TokenizerInfo(1024, 32768, True, True, True)
+    assert tokens.info == TokenizerInfo(1024, 32768, True, True, True, True)
 
 
 async def test_many_counts_at_once_each_get_their_own(tokens: Tokens) -> None:
@@ -200,3 +200,29 @@ async def test_a_huge_prompt_far_over_the_limit_is_estimated(tokens: Tokens) -> 
     shorter, count = await tokens.trim(TextPrompt(huge), 10, 1000)
     assert 990 < count <= 1000
     assert await tokens.count(shorter, limit=1000) == count
+
+
+async def test_a_count_that_the_server_does_not_share_ends_counting_by_parts(
+    tiny_model: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    tokens = Tokens()
+    assert (await tokens.start(tiny_model, [])).incremental
+    asked: list[bool] = []
+    ask = tokens._ask_twice
+    tokens._ask_twice = lambda request: asked.append(request["incremental"]) or ask(request)  # type: ignore[method-assign,func-returns-value]
+    count = await tokens.count(said("hi"))
+    tokens.check(count, count)
+    assert await tokens.count(said("hi")) == count
+    tokens.check(count, count + 1)
+    tokens.check(count, count + 1)
+    assert await tokens.count(said("hi")) == count
+    assert asked == [True, True, False]
+    assert [record.message for record in caplog.records if record.levelname == "ERROR"] == ["count_drift"]
+    await tokens.stop()
+
+
+async def test_a_template_that_hangs_does_not_keep_the_tokenizer_from_loading(tiny_model: Path) -> None:
+    tokens = Tokens(load_s=60)
+    assert not (await tokens.start(tiny_model, ["--chat-template", ENDLESS])).incremental
+    assert await tokens.count(TextPrompt("hi")) == 1
+    await tokens.stop()

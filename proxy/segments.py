@@ -1,0 +1,160 @@
+"""Counts a rendered prompt in segments, so that the next turn of a session costs its new messages only.
+
+A *separator* is an added token that the tokenizer finds at the same places whatever stands around it, such
+as `<|im_start|>`. The tokenizers library splits a text there before it normalizes, pre-tokenizes and merges
+(`AddedVocabulary.extract_and_normalize`), so nothing goes across one. A *segment* runs from a separator to
+the next; it is encoded with the separator in front, since some pre-tokenizers treat the start of a text in
+a way of its own (Metaspace with prepend_scheme "first").
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+Ids = Sequence[int]
+Encode = Callable[[Sequence[str]], list[Ids]]
+
+#: Segments whose counts are kept: twice this, some 10 MB. A long session has a few hundred.
+_REMEMBERED = 32_768
+_MOST_SEPARATORS = 4
+#: A further separator must make the work that a new message causes this much smaller to be worth its search.
+_WORTH = 0.9
+#: What separators may break on: spaces and word characters at their sides, marks that join what is before
+#: them, what normalizers change, and their own beginnings.
+_AWKWARD = (
+    "", " ", "  ", "\n", "\n\n", "\t", "a", "word", " word ", "Word\n", "1", "12", "…", "é", "e\u0301", "'s",
+    "\u0301", "\u200d", "\ufeff", "ﬁ", "漢字", "▁", "▁▁", "Ġ", "\U0001f469\u200d\U0001f467", "<", ">", "|",
+    "[", "]", "\r\n",
+)  # fmt: skip
+_TRIALS = 300
+
+
+@dataclass(frozen=True, slots=True)
+class AddedToken:
+    """An entry of the tokenizer's added vocabulary.
+
+    `exact`: it is matched as it stands, whatever is beside it (no normalized, lstrip, rstrip, single_word).
+    """
+
+    content: str
+    exact: bool
+
+
+def safe(added: Sequence[AddedToken], texts: Iterable[str]) -> list[str]:
+    """The added tokens which occur in `texts` and which nothing can hide or stretch."""
+    joined = "\n".join(texts)
+    present = [token for token in added if token.exact and token.content and token.content in joined]
+    return [token.content for token in present if _stands_alone(token.content, added)]
+
+
+def _stands_alone(content: str, added: Sequence[AddedToken]) -> bool:
+    """Whether no other added token can take a part of it, and none sees a space or a word at its sides."""
+    if any(side.isspace() or side.isalnum() or side == "_" for side in (content[0], content[-1])):
+        return False
+    starts = tuple(content[:length] for length in range(1, len(content)))
+    others = (token.content for token in added if token.content != content)
+    return not any(content in other or other.endswith(starts) for other in others)
+
+
+def choose(candidates: Sequence[str], texts: Sequence[str]) -> tuple[str, ...]:
+    """The few separators that split these texts best: each new message should be a segment by itself."""
+    chosen: list[str] = []
+    cost = _cost(chosen, texts)
+    while len(chosen) < _MOST_SEPARATORS:
+        costs = {name: _cost([*chosen, name], texts) for name in candidates if name not in chosen}
+        best = min(costs, key=costs.__getitem__, default=None)
+        if best is None or costs[best] > _WORTH * cost:
+            break
+        chosen.append(best)
+        cost = costs[best]
+    return tuple(chosen)
+
+
+def _cost(separators: Sequence[str], texts: Sequence[str]) -> int:
+    """Work that a change somewhere in the texts causes: a segment is hit as often as it is long."""
+    return sum(len(segment) ** 2 for text in texts for segment in split(text, separators))
+
+
+def split(text: str, separators: Sequence[str]) -> list[str]:
+    """The segments, each with its separator in front; together they are the text."""
+    segments = [text]
+    for separator in separators:
+        segments = [piece for segment in segments for piece in _split_at(segment, separator)]
+    return segments
+
+
+def _split_at(text: str, separator: str) -> list[str]:
+    first, *rest = text.split(separator)
+    pieces = [separator + piece for piece in rest]
+    return [first, *pieces] if first else pieces
+
+
+def agrees(separators: Sequence[str], encode: Encode, encode_whole: Encode) -> bool:
+    """Whether encoding by segments gives what encoding in full does, on many awkward texts."""
+    draw = random.Random(0)
+    parts = [name[:cut] for name in separators for cut in (1, len(name) // 2, len(name) - 1, len(name))]
+    pool = [*_AWKWARD, *(parts * 3)]
+    texts = ["".join(draw.choices(pool, k=draw.randint(1, 12))) for _ in range(_TRIALS)]
+    return all(
+        list(whole) == [token for ids in encode(split(text, separators)) for token in ids]
+        for text, whole in zip(texts, encode_whole(texts), strict=True)
+    )
+
+
+class Segments:
+    """Counts texts, and remembers the counts of their segments. For one thread.
+
+    A segment is known by the interpreter's own hash of it: 64 bits, keyed at random in each process, so no
+    text can be made to collide, and by chance two of 65,536 do once in ten billion such sets.
+    """
+
+    def __init__(self, separators: Sequence[str], encode: Encode, *, remembered: int = _REMEMBERED) -> None:
+        self._separators = separators
+        self._encode = encode
+        self._remembered = remembered
+        # Two generations in place of a strict LRU: what is used moves to the young one, and when that is
+        # full, the old one goes as a whole.
+        self._young: dict[int, int] = {}
+        self._old: dict[int, int] = {}
+
+    def count(self, text: str, most_new: int | None = None) -> int | None:
+        """Tokens of the text; None where more than `most_new` characters of it would have to be encoded."""
+        keys = [(hash(segment), segment) for segment in split(text, self._separators)]
+        new = {key: segment for key, segment in keys if not self._known(key)}
+        if most_new is not None and sum(map(len, new.values())) > most_new:
+            return None
+        if new:
+            self._young.update(zip(new, map(len, self._encode(list(new.values()))), strict=True))
+        young = self._young
+        total = sum([young[key] for key, _ in keys])
+        if len(young) > self._remembered:
+            self._young, self._old = {}, young
+        return total
+
+    def shared(self, first: str, second: str) -> int:
+        """Length of the common prefix of two texts, in tokens."""
+        ours, theirs = split(first, self._separators), split(second, self._separators)
+        pairs = enumerate(zip(ours, theirs, strict=False))
+        same = next((index for index, (a, b) in pairs if a != b), min(len(ours), len(theirs)))
+        known = self.count("".join(ours[:same])) or 0
+        return known + common(
+            *self._encode(["".join(ours[same : same + 1]), "".join(theirs[same : same + 1])])
+        )
+
+    def _known(self, key: int) -> bool:
+        """Whether the count is there, and if so, among the young."""
+        if key in self._young:
+            return True
+        count = self._old.get(key)
+        if count is None:
+            return False
+        self._young[key] = count
+        return True
+
+
+def common(first: Ids, second: Ids) -> int:
+    """Length of the common prefix."""
+    pairs = enumerate(zip(first, second, strict=False))
+    return next((index for index, (a, b) in pairs if a != b), min(len(first), len(second)))

@@ -1,0 +1,196 @@
+from __future__ import annotations
+
+import json
+import random
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tokenizers import Tokenizer
+
+from proxy.segments import AddedToken, Ids, Segments, agrees, choose, common, safe, split
+from tests.tokenizer_zoo import KINDS, TOKENIZERS, Kind
+
+ROOT = Path(__file__).parent.parent
+
+
+def exact(*contents: str) -> list[AddedToken]:
+    return [AddedToken(content, exact=True) for content in contents]
+
+
+@pytest.mark.parametrize(
+    ("token", "others"),
+    [
+        ("<a>", []),
+        ("<a>", exact("<b>", "</a>", "a>")),  # what begins inside it comes too late to take it
+        ("[INST]", exact("[/INST]")),
+    ],
+)
+def test_a_separator_that_nothing_can_hide(token: str, others: list[AddedToken]) -> None:
+    assert safe([*exact(token), *others], [f"x {token} y"]) == [token]
+
+
+@pytest.mark.parametrize(
+    ("token", "others"),
+    [
+        ("<a>", exact("<a>b")),  # a longer token at the same place
+        ("<a>", exact("x<a>")),
+        ("<a>", exact("x<")),  # one that takes its beginning away
+        ("<a>", [AddedToken("y<", exact=False)]),
+        ("a>", []),  # a word character at its side could join what is before
+        ("<a", []),
+        ("<a> ", []),
+        ("_<a>", []),
+    ],
+)
+def test_a_separator_that_something_can_hide(token: str, others: list[AddedToken]) -> None:
+    assert token not in safe([*exact(token), *others], [f"x {token} y"])
+
+
+def test_tokens_that_take_what_is_beside_them_separate_nothing() -> None:
+    assert safe([AddedToken("<a>", exact=False)], ["x<a>y"]) == []
+
+
+def test_only_what_occurs_separates() -> None:
+    assert safe(exact("<a>", "<b>"), ["x<a>y"]) == ["<a>"]
+
+
+def test_the_separators_that_part_messages_best() -> None:
+    texts = ["<s>" + "<u>word word</u>\n" * 20]
+    assert choose(["<s>", "<u>", "</u>"], texts)[0] in {"<u>", "</u>"}
+    assert "<s>" not in choose(["<s>", "<u>", "</u>"], texts)
+    assert choose([], texts) == ()
+
+
+@given(st.lists(st.sampled_from(["<a>", "<b>", "<", "a", ">", " "]), max_size=30).map("".join))
+def test_segments_are_the_text(text: str) -> None:
+    segments = split(text, ("<a>", "<b>"))
+    assert "".join(segments) == text
+    assert all(segments)
+    assert all(segment.startswith(("<a>", "<b>")) for segment in segments[1:])
+
+
+class Words:
+    """One token per word, in whole texts; says what it was asked to encode."""
+
+    def __init__(self) -> None:
+        self.encoded: list[str] = []
+
+    def __call__(self, texts: Sequence[str]) -> list[Ids]:
+        self.encoded += texts
+        return [[hash(word) for word in text.split()] for text in texts]
+
+
+def test_a_segment_is_encoded_once() -> None:
+    words = Words()
+    segments = Segments(("<a>",), words)
+    assert segments.count("x <a> b c <a> d <a> d") == 8
+    assert words.encoded == ["x ", "<a> b c ", "<a> d ", "<a> d"]
+    assert segments.count("x <a> b c <a> d <a> e e") == 9
+    assert words.encoded[4:] == ["<a> e e"]
+    assert segments.count("") == 0
+
+
+def test_more_new_text_than_allowed_is_not_encoded() -> None:
+    words = Words()
+    segments = Segments(("<a>",), words)
+    assert segments.count("<a>" + "b " * 50, most_new=100) is None
+    assert words.encoded == []
+    assert segments.count("<a>" + "b " * 40, most_new=100) == 40
+    assert segments.count("<a>" + "b " * 40 + "<a>c", most_new=10) == 41
+
+
+def test_what_is_remembered_is_bounded_and_what_is_used_stays() -> None:
+    words = Words()
+    segments = Segments(("<a>",), words, remembered=10)
+    for index in range(200):
+        segments.count(f"always <a> {index}")
+        assert len(segments._young) + len(segments._old) <= 24
+    assert words.encoded.count("always ") == 1
+    assert segments.count("always <a> 0") == 3
+    assert words.encoded[-1] == "<a> 0"
+
+
+def test_a_count_is_complete_when_its_segments_come_from_both_generations() -> None:
+    segments = Segments(("<a>",), Words(), remembered=3)
+    text = "".join(f"<a> {index} " for index in range(9))
+    assert [segments.count(text) for _ in range(5)] == [18] * 5
+    assert segments.count(text[: len(text) // 2] + "<a> x") == segments.count(
+        text[: len(text) // 2] + "<a> x"
+    )
+
+
+def test_how_much_two_texts_share() -> None:
+    segments = Segments(("<a>",), Words())
+    assert segments.shared("<a> b c <a> d e", "<a> b c <a> d f g") == 5
+    assert segments.shared("<a> b", "<a> b") == 2
+    assert segments.shared("x y", "") == 0
+    assert common([1, 2, 3], [1, 2]) == 2
+
+
+def loaded(kind: Kind) -> Tokenizer:
+    content = TOKENIZERS[kind.tokenizer]()
+    content["added_tokens"] = kind.added(content)
+    return Tokenizer.from_str(json.dumps(content))
+
+
+@pytest.mark.parametrize("name", TOKENIZERS)
+@settings(max_examples=150, deadline=None)
+@given(data=st.data())
+def test_segments_encode_as_the_whole(name: str, data: st.DataObject) -> None:
+    """The one claim of the module, on every kind of tokenizer, with text that hypothesis picks."""
+    tokenizer = CACHE.setdefault(name, loaded(next(kind for kind in KINDS if kind.tokenizer == name)))
+    markers = [token.content for token in tokenizer.get_added_tokens_decoder().values()]
+    piece = st.one_of(st.text(max_size=5), st.sampled_from([*markers, *(m[:-1] for m in markers), " ", "▁"]))
+    text = "".join(data.draw(st.lists(piece, max_size=12)))
+    separators = data.draw(st.lists(st.sampled_from(markers), min_size=1, max_size=3, unique=True))
+    whole = tokenizer.encode(text, add_special_tokens=False).ids
+    parts = tokenizer.encode_batch_fast(split(text, separators), add_special_tokens=False)
+    assert [token for part in parts for token in part.ids] == whole
+
+
+CACHE: dict[str, Tokenizer] = {}
+
+
+@pytest.mark.parametrize("flag", ["lstrip", "single_word"])
+def test_the_check_finds_markers_that_are_not_safe(flag: str) -> None:
+    """Even where nobody looked at their flags."""
+    kind = next(kind for kind in KINDS if kind.name == "thinking-bytes")
+    tokenizer = loaded(Kind("x", kind.tokenizer, "", flags=((flag, True),)))
+
+    def encode(texts: Sequence[str]) -> list[Ids]:
+        return [part.ids for part in tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
+
+    assert not agrees(("<s>", "</s>"), encode, encode)
+
+
+def test_the_check_accepts_markers_that_are_safe() -> None:
+    tokenizer = loaded(KINDS[0])
+
+    def encode(texts: Sequence[str]) -> list[Ids]:
+        return [part.ids for part in tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
+
+    assert agrees(("<s>", "</s>"), encode, encode)
+    assert not agrees(("<s>",), encode, lambda texts: encode([text + " " for text in texts]))
+
+
+def test_counts_are_the_servers_for_every_kind_of_tokenizer_and_template(
+    tiny_model: Path, tmp_path: Path
+) -> None:
+    """The short form of `make bench WHAT=fitting`; the seed is drawn, and shown by a failure."""
+    for kind in KINDS:
+        kind.make(tiny_model, tmp_path / kind.name)
+    seed = random.randrange(10**9)
+    command = [sys.executable, "-m", "tests.exactness", str(tmp_path), str(seed), str(20 * len(KINDS))]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, check=True)
+    outcomes = json.loads(done.stdout)
+    assert outcomes.keys() == {kind.name for kind in KINDS}
+    for kind in KINDS:
+        outcome = outcomes[kind.name]
+        assert outcome["different"] == [], (kind.name, seed)
+        assert outcome["incremental"] == kind.incremental, kind.name
+        assert outcome["agreed"] >= 15 or kind.template == "", (kind.name, seed)
