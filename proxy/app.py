@@ -25,6 +25,8 @@ from proxy.exit_codes import ExitCode
 from proxy.folders import cache_folder, state_folder
 from proxy.gate import Gate
 from proxy.handlers import Completions, Pages, routes
+from proxy.inquest import FILE as SUSPECTS
+from proxy.inquest import Inquest
 from proxy.metrics import Metrics
 from proxy.preparation import Preparation
 from proxy.relay import Relay, RelayOptions
@@ -55,7 +57,9 @@ class Guard:
         tokens = Tokens()
         self._preparation = Preparation(settings, tokens, cache_folder())
         options = _supervisor_options(settings.supervisor, port)
-        self.supervisor = Supervisor(self._preparation.prepare, options)
+        self.registry = Registry()
+        self._inquest = Inquest(self.registry.jobs, options.state_dir / SUSPECTS, model=settings.model.path)
+        self.supervisor = Supervisor(self._preparation.prepare, options, inquest=self._inquest.hold)
         self._gate = Gate(
             Budget(max_running=_concurrency(settings)),
             max_waiting=settings.queue.max_waiting,
@@ -63,7 +67,6 @@ class Guard:
         )
         self._upstream = Upstream()
         self._keys = KeyRing(settings.server)
-        self.registry = Registry()
         parts = (self.supervisor, self._gate, self.registry, self._preparation)
         self._status = Status(*parts, started_at=int(time.time()))
         self._metrics = Metrics(self._status.gauges)
@@ -79,6 +82,7 @@ class Guard:
         await self._upstream.start()
         try:
             await self.supervisor.start()
+            self._inquest.load()
         except BaseException:
             await self._upstream.stop()
             raise
@@ -102,6 +106,7 @@ class Guard:
         await self.supervisor.stop()
         await self._preparation.stop()
         await self._upstream.stop()
+        await self._inquest.stop()
 
     def end_now(self) -> None:
         """Cut an `end` short: no draining, and SIGKILL for the child."""
@@ -120,7 +125,7 @@ class Guard:
             names=names,
             preparation=self._preparation,
             tokens=tokens,
-            relay=Relay(self.supervisor, self._gate, self._upstream, options),
+            relay=Relay(self.supervisor, self._gate, self._upstream, options, self._inquest),
             registry=self.registry,
             metrics=self._metrics,
             stopping=self._stopping,

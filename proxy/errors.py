@@ -57,6 +57,18 @@ class InvalidRequest(GuardError):
     come_back = False
 
 
+class Quarantined(InvalidRequest):
+    """Poison: this very request has ended the model server more than once, and is refused for some time."""
+
+    code = "quarantined"
+
+    def __init__(self) -> None:
+        super().__init__(
+            "This request is refused: each time it ran, it ended the model server. It will be tried again "
+            "after some time; change it to have it served before."
+        )
+
+
 class PromptTooLong(InvalidRequest):
     """Overflow: the prompt is over the limit, or can never fit. Agents compact and go on."""
 

@@ -38,11 +38,12 @@ class GateSnapshot:
 class Place:
     """A request's place at the gate, from `Gate.enter` on."""
 
-    __slots__ = ("_gate", "id")
+    __slots__ = ("_gate", "alone", "id")
 
-    def __init__(self, gate: Gate, id: str) -> None:
+    def __init__(self, gate: Gate, id: str, *, alone: bool) -> None:
         self._gate = gate
         self.id = id
+        self.alone = alone
 
     async def granted(self) -> None:
         """Wait for the grant. Raises Unavailable when the queue is full or the deadline has passed."""
@@ -53,10 +54,12 @@ class Place:
 
         `alone`: until nothing else runs, and nothing else will run beside it.
         """
+        self.alone = alone
         self._gate.requeue(self.id, alone=alone)
 
     def join(self) -> None:
         """Let others run beside one that was granted alone."""
+        self.alone = False
         self._gate.join(self.id)
 
     @property
@@ -89,7 +92,7 @@ class Gate:
         self._answers[ticket.id] = asyncio.get_running_loop().create_future()
         try:
             self._feed(Arrive(ticket))
-            yield Place(self, ticket.id)
+            yield Place(self, ticket.id, alone=ticket.alone)
         finally:
             answer = self._answers.pop(ticket.id)
             if not answer.cancel() and not answer.cancelled():

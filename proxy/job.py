@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
@@ -46,6 +46,7 @@ class Job:
         queue_s: how long it has waited for its turn, over all attempts.
         first_content_s: when its client was sent content; None if it never was.
         generation: number of the child's life that works on it, or did last.
+        asked: when the running attempt was given to the child.
         seen: what the running attempt has shown.
         reason: for an outcome other than ok, what metrics count it under.
     """
@@ -64,7 +65,15 @@ class Job:
     first_content_s: float | None = None
     total_s: float | None = None
     generation: int | None = None
+    asked: float | None = None
     seen: Seen | None = None
+    _fingerprint: str = field(default="", init=False, repr=False)
+
+    @property
+    def fingerprint(self) -> str:
+        """What tells this request from others, however it is spelled; worked out when first asked for."""
+        self._fingerprint = self._fingerprint or self.request.fingerprint()
+        return self._fingerprint
 
     @property
     def unstreamed(self) -> bool:

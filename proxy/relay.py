@@ -5,7 +5,8 @@
          +-- replay, if the child died and the client has seen no content
 
 A replay goes back to the gate with its old arrival, in one step with giving its grant up; so after a
-restart requests run again in the order in which they came.
+restart requests run again in the order in which they came. A suspect of the death (proxy/inquest.py)
+waits for the innocents, then has the child for itself.
 """
 
 from __future__ import annotations
@@ -24,9 +25,18 @@ from proxy.client_side import Client, ClientGone, StreamingClient, WaitingClient
 from proxy.core import sse
 from proxy.core.admission import Ticket
 from proxy.core.answer import Break, Phase, Verdict, judge_break
+from proxy.core.blame import Solitude
 from proxy.core.child_stream import Seen
 from proxy.core.refusal import error_text
-from proxy.errors import GuardError, InvalidRequest, RestartingFailed, Unavailable, UpstreamFailed
+from proxy.errors import (
+    GuardError,
+    InvalidRequest,
+    PromptTooLong,
+    Quarantined,
+    RestartingFailed,
+    Unavailable,
+    UpstreamFailed,
+)
 from proxy.gate import Gate, Place
 from proxy.job import Job, Outcome, Stage
 from proxy.upstream import Exchange, Generation, Upstream, UpstreamBroken
@@ -53,6 +63,15 @@ class SupervisorLike(Protocol):
     def judge(self, generation: Any) -> Awaitable[DeathLike | None]: ...
 
 
+class InquestLike(Protocol):
+    """What is used of proxy.inquest.Inquest."""
+
+    def solitude(self, job: Job) -> Solitude:
+        """Raises PromptTooLong or Quarantined."""
+
+    def completed(self, job: Job) -> None: ...
+
+
 @dataclass(frozen=True, slots=True)
 class RelayOptions:
     """Seconds; see [queue] in proxy.toml."""
@@ -71,6 +90,7 @@ class Relay:
         gate: Gate,
         upstream: Upstream,
         options: RelayOptions,
+        inquest: InquestLike,
         *,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -78,6 +98,7 @@ class Relay:
         self._gate = gate
         self._upstream = upstream
         self._options = options
+        self._inquest = inquest
         self._clock = clock
 
     async def serve(self, http_request: web.Request, job: Job) -> web.StreamResponse:
@@ -93,6 +114,7 @@ class Relay:
                 try:
                     await self._complete(job, client)
                     job.outcome = Outcome.OK
+                    self._inquest.completed(job)
                 except GuardError as error:
                     job.outcome, job.reason = _outcome_of(error, job)
                     return await client.fail(error)
@@ -108,16 +130,27 @@ class Relay:
 
     async def _complete(self, job: Job, client: Client) -> None:
         """Attempts until one is complete. Raises GuardError when there will be none, ClientGone."""
-        ticket = Ticket(job.answer.id, job.client, arrived=job.arrived, deadline=job.deadline)
+        solitude = self._inquest.solitude(job)
+        ticket = Ticket(
+            job.answer.id,
+            job.client,
+            arrived=job.arrived,
+            deadline=job.deadline,
+            alone=solitude is not Solitude.NONE,
+        )
         with self._gate.enter(ticket) as place:
             while True:
                 await self._granted(job, place)
                 generation = await self._ready(job)
-                try:
-                    return await self._attempt(job, client, generation)
-                except UpstreamBroken as broken:
-                    await self._after_break(job, generation, broken)
-                place.again()
+                # It may have become a suspect, or a convict, while it waited: by a twin of its.
+                solitude = self._inquest.solitude(job)
+                if place.alone or solitude is Solitude.NONE:
+                    until_content = place if place.alone and solitude is not Solitude.WHOLE else None
+                    try:
+                        return await self._attempt(job, client, generation, until_content)
+                    except UpstreamBroken as broken:
+                        await self._after_break(job, generation, broken)
+                place.again(alone=self._inquest.solitude(job) is not Solitude.NONE)
 
     async def _granted(self, job: Job, place: Place) -> None:
         job.stage = Stage.WAITING
@@ -137,9 +170,15 @@ class Relay:
                 raise RestartingFailed("restart_failed") from error
             raise Unavailable("not_ready") from error
 
-    async def _attempt(self, job: Job, client: Client, generation: Generation) -> None:
-        """Ask the child once. Raises UpstreamBroken unless the answer is complete, ClientGone."""
+    async def _attempt(
+        self, job: Job, client: Client, generation: Generation, until_content: Place | None
+    ) -> None:
+        """Ask the child once. Raises UpstreamBroken unless the answer is complete, ClientGone.
+
+        `until_content`: a place that was granted alone, and that others may join once content has come.
+        """
         job.stage, job.generation, job.seen = Stage.PREFILL, generation.number, client.begin()
+        job.asked = self._clock()
         job.answer.attempts += 1
         fitted = job.fitted
         body = job.request.upstream_body(
@@ -150,15 +189,19 @@ class Relay:
                 if exchange.status != HTTPStatus.OK:
                     raise await _refusal(exchange)
                 try:
-                    await self._relay(job, client, job.seen, exchange)
+                    await self._relay(job, client, job.seen, exchange, until_content)
                 except sse.Malformed as error:
                     raise UpstreamBroken(Break.CUT, f"unreadable answer: {error}") from error
 
-    async def _relay(self, job: Job, client: Client, seen: Seen, exchange: Exchange) -> None:
+    async def _relay(
+        self, job: Job, client: Client, seen: Seen, exchange: Exchange, until_content: Place | None
+    ) -> None:
         while data := await exchange.read():
             await client.feed(data)
             if seen.content and job.stage is not Stage.DECODE:
                 job.content_sent(self._clock())
+                if until_content is not None:
+                    until_content.join()
             if seen.done:
                 return
         client.end_of_input()
@@ -242,6 +285,8 @@ def _outcome_of(error: GuardError, job: Job) -> tuple[Outcome, str]:
             return (Outcome.CUT if job.answer.phase is Phase.CONTENT else Outcome.UNAVAILABLE), reason
         case UpstreamFailed(reason=reason):
             return Outcome.FAILED, reason
+        case Quarantined() | PromptTooLong():
+            return Outcome.INVALID, "quarantined"
         case _:
             return Outcome.INVALID, "child_refused"
 

@@ -49,6 +49,10 @@ class Registry:
     def __len__(self) -> int:
         return len(self._running)
 
+    def jobs(self) -> list[Job]:
+        """In order of acceptance."""
+        return list(self._running.values())
+
     def running(self) -> list[dict[str, Any]]:
         """In order of acceptance."""
         return [job.summary() for job in self._running.values()]

@@ -147,13 +147,13 @@ class FakeSupervisor:
         self._ready.set()
         return self._generation
 
-    def down(self, cause: Cause = Cause.KILLED_BY_SYSTEM) -> None:
+    def down(self, cause: Cause = Cause.KILLED_BY_SYSTEM) -> Death:
         """The generation died, and that is known."""
         assert self._generation is not None
         self._ready.clear()
-        self._generation.died.set_result(
-            Death(self._number, cause, "it died", "", None, None, (), State.READY)
-        )
+        death = Death(self._number, cause, "it died", "", None, None, (), State.READY)
+        self._generation.died.set_result(death)
+        return death
 
     def give_up(self) -> None:
         self._failed = True

@@ -20,9 +20,11 @@ from proxy.core.chat import ChatPrompt, CompletionRequest
 from proxy.errors import GuardError
 from proxy.fitting import Fitted
 from proxy.gate import Gate
+from proxy.inquest import Inquest
 from proxy.job import Job
 from proxy.relay import Relay, RelayOptions
 from proxy.upstream import Upstream
+from supervisor.diagnosis import Cause
 from tests.fake_child import FakeChild, FakeSupervisor
 
 PROMPT = ChatPrompt(messages=({"role": "user", "content": "hi"},), tools=None, template_kwargs={})
@@ -40,8 +42,16 @@ class Stand:
     options: RelayOptions = KEEP_QUIET
     max_wait_s: float = 60.0
     jobs: list[Job] = field(default_factory=list)
+    inquest: Inquest = field(init=False)
     server: TestServer | None = None
     session: aiohttp.ClientSession | None = None
+
+    def __post_init__(self) -> None:
+        self.inquest = Inquest(lambda: self.jobs, None)
+
+    def crash(self, cause: Cause = Cause.SEGFAULT) -> None:
+        """The child is dead, and somebody is to blame."""
+        self.inquest.hold(self.supervisor.down(cause))
 
     async def start(self) -> None:
         app = web.Application()
@@ -59,7 +69,7 @@ class Stand:
         await self.upstream.stop()
 
     async def _handle(self, http_request: web.Request) -> web.StreamResponse:
-        relay = Relay(self.supervisor, self.gate, self.upstream, self.options)
+        relay = Relay(self.supervisor, self.gate, self.upstream, self.options, self.inquest)
         job = self.job(await http_request.json(), is_chat=http_request.match_info["kind"] == "chat")
         self.jobs.append(job)
         try:

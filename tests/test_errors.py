@@ -70,13 +70,19 @@ def test_failures_of_one_request_say_neither() -> None:
 
 
 def test_every_error_has_an_object_with_a_string_message() -> None:
-    kinds = [kind for _, kind in inspect.getmembers(errors, inspect.isclass) if issubclass(kind, errors.GuardError)]
+    kinds = [
+        kind for _, kind in inspect.getmembers(errors, inspect.isclass) if issubclass(kind, errors.GuardError)
+    ]
     assert len(kinds) > 10
     for kind in kinds:
         assert 400 <= kind.status < 600
         assert kind.__doc__, f"{kind.__name__} does not say when it is raised"
 
 
-@pytest.mark.parametrize("error", [errors.ModelNotFound("x", "y"), errors.InvalidRequest("bad", param="a")])
-def test_other_client_errors_hold_no_number_that_reads_like_a_retryable_status(error: errors.GuardError) -> None:
+@pytest.mark.parametrize(
+    "error", [errors.ModelNotFound("x", "y"), errors.InvalidRequest("bad"), errors.Quarantined()]
+)
+def test_other_client_errors_hold_no_number_that_reads_like_a_retryable_status(
+    error: errors.GuardError,
+) -> None:
     assert not re.search(r"429|50[0234]|524", error.message)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import json
 from collections.abc import AsyncIterator
 from typing import Any
@@ -16,6 +17,7 @@ from proxy.core.admission import Budget
 from proxy.gate import Gate
 from proxy.job import Outcome, Stage
 from proxy.relay import RelayOptions
+from supervisor.diagnosis import Cause
 from tests.core import child_events as child_says
 from tests.relay_stand import Stand, a_stand, events_of, eventually, text_of
 
@@ -504,3 +506,154 @@ async def test_a_client_that_left_is_not_replayed(stand: Stand) -> None:
 
     assert (await other).status == 200
     assert [job.answer.attempts for job in stand.jobs] == [1, 1]
+
+
+# --- suspects ---
+
+
+async def test_poison_runs_alone_and_is_refused_after_its_second_crash(stand: Stand) -> None:
+    """The innocent in its batch is replayed first, in company of whoever comes, and is never blamed."""
+    poison = stand.ask(sampling={"seed": 1})
+    first = await stand.child.call()
+    innocent = stand.ask(sampling={"seed": 2})
+    second = await stand.child.call()
+    await second.start()
+    await second.send(child_says.delta(content="Hel"))
+    await eventually(lambda: stand.jobs[1].stage is Stage.DECODE)
+    stand.crash()
+    await first.finish()
+    await second.finish()
+    stand.supervisor.up(stand.child)
+
+    again = await stand.child.call()
+    assert again.json["seed"] == 2, "the innocent first"
+    await eventually(lambda: stand.gate.snapshot().waiting == 1)
+    await again.answer(child_says.chat_stream("fine"))
+    assert (await innocent).status == 200
+
+    alone = await stand.child.call()
+    assert alone.json["seed"] == 1
+    newcomer = stand.ask(sampling={"seed": 3})
+    await eventually(lambda: stand.gate.snapshot().waiting == 1)
+    stand.crash()
+    await alone.finish()
+    stand.supervisor.up(stand.child)
+
+    refusal = await poison
+    assert refusal.status == 400
+    assert refusal.headers["x-should-retry"] == "false"
+    assert (await refusal.json())["error"]["code"] == "quarantined"
+    assert stand.jobs[0].reason == "quarantined"
+    await (await stand.child.call()).answer(child_says.chat_stream("x"))
+    assert (await newcomer).status == 200
+    assert (await stand.ask(sampling={"seed": 1})).status == 400, "and without asking the child"
+
+
+async def test_a_memory_killer_is_told_a_size_that_is_safe(stand: Stand) -> None:
+    asking = stand.ask(stream=True)
+    for _ in range(2):
+        call = await stand.child.call()
+        stand.crash(Cause.METAL_OOM)
+        await call.finish()
+        stand.supervisor.up(stand.child)
+    refusal = await asking
+    assert refusal.status == 400
+    error = (await refusal.json())["error"]
+    assert error["code"] == "context_length_exceeded"
+    assert error["message"].startswith("prompt is too long: 7 tokens > 3 maximum")
+
+
+async def test_a_held_stream_that_is_sentenced_ends_by_contract(stand: Stand) -> None:
+    stand.options = RelayOptions(hold_grace_s=0.0, keepalive_s=0.005)
+    held = await stand.ask(stream=True)
+    for _ in range(2):
+        call = await stand.child.call()
+        stand.crash()
+        await call.finish()
+        stand.supervisor.up(stand.child)
+    stream = await held.read()
+    assert events_of(stream)[-1]["error"]["code"] == "quarantined"
+    assert stream.endswith(b"data: [DONE]\n\n")
+
+
+async def test_what_somebody_did_is_nobodys_fault(stand: Stand) -> None:
+    asking = stand.ask()
+    for _ in range(2):
+        call = await stand.child.call()
+        stand.inquest.hold(dataclasses.replace(stand.supervisor.down(), outside=True))
+        await call.finish()
+        stand.supervisor.up(stand.child)
+    await (await stand.child.call()).answer(child_says.chat_stream("x"))
+    assert (await asking).status == 200
+
+
+async def test_others_may_join_a_suspect_whose_first_token_has_come(stand: Stand) -> None:
+    asking = stand.ask(sampling={"seed": 1})
+    call = await stand.child.call()
+    stand.crash()
+    await call.finish()
+    stand.supervisor.up(stand.child)
+    call = await stand.child.call()
+    other = stand.ask(sampling={"seed": 2})
+    await eventually(lambda: stand.gate.snapshot().waiting == 1)
+    await call.start()
+    await call.send(child_says.delta(content="x"))
+    await (await stand.child.call()).answer(child_says.chat_stream("y"))
+    assert (await other).status == 200
+    await call.send(child_says.DONE)
+    await call.finish()
+    assert (await asking).status == 200
+
+
+async def test_a_suspect_of_decode_is_alone_to_its_end(stand: Stand) -> None:
+    asking = stand.ask(sampling={"seed": 1})
+    for last in (False, True):
+        call = await stand.child.call()
+        await call.start()
+        await call.send(child_says.delta(content="x"))
+        await eventually(lambda: stand.jobs[0].stage is Stage.DECODE)
+        if not last:
+            stand.crash()
+            await call.finish()
+            stand.supervisor.up(stand.child)
+    other = stand.ask(sampling={"seed": 2})
+    await eventually(lambda: stand.gate.snapshot().waiting == 1)
+    await call.send(child_says.DONE)
+    await call.finish()
+    assert (await asking).status == 200
+    await (await stand.child.call()).answer(child_says.chat_stream("y"))
+    assert (await other).status == 200
+
+
+async def test_a_twin_that_waited_is_not_run_beside_others(stand: Stand) -> None:
+    """It entered the queue before its fingerprint was suspected."""
+    stand.gate = Gate(Budget(max_running=2), max_waiting=8)
+    asking = [stand.ask(sampling={"seed": seed}) for seed in (1, 1, 1)]
+    first, second = await stand.child.call(), await stand.child.call()
+    await eventually(lambda: stand.gate.snapshot().waiting == 1)
+    stand.crash()
+    await first.finish()
+    await second.finish()
+    stand.supervisor.up(stand.child)
+    for _ in asking:
+        call = await stand.child.call()
+        assert stand.gate.snapshot().running == 1
+        await call.answer(child_says.chat_stream("x"))
+        await eventually(lambda: stand.gate.snapshot().running <= 1)
+    assert [(await each).status for each in asking] == [200, 200, 200]
+
+
+async def test_who_endured_two_deaths_is_alone_at_its_last_try(stand: Stand) -> None:
+    asking = stand.ask(sampling={"seed": 1})
+    for _ in range(2):
+        call = await stand.child.call()
+        stand.supervisor.down()
+        await call.finish()
+        stand.supervisor.up(stand.child)
+    call = await stand.child.call()
+    other = stand.ask(sampling={"seed": 2})
+    await eventually(lambda: stand.gate.snapshot().waiting == 1)
+    await call.answer(child_says.chat_stream("x"))
+    assert (await asking).status == 200
+    await (await stand.child.call()).answer(child_says.chat_stream("y"))
+    assert (await other).status == 200
