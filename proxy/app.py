@@ -35,7 +35,7 @@ from proxy.tokens import Tokens
 from proxy.upstream import Upstream
 from supervisor.machine import holder_of_port
 from supervisor.records import AlreadyRunning
-from supervisor.runner import Supervisor, SupervisorOptions
+from supervisor.runner import IllegalEvent, Supervisor, SupervisorOptions
 
 log = logging.getLogger("mlxguard.app")
 
@@ -94,7 +94,13 @@ class Guard:
 
     def recycle(self, reason: str) -> None:
         """Restart the child as planned, or try again after giving up."""
-        self._recycling = asyncio.ensure_future(self.supervisor.recycle(reason))
+        self._recycling = asyncio.ensure_future(self._recycle(reason))
+
+    async def _recycle(self, reason: str) -> None:
+        try:
+            await self.supervisor.recycle(reason)
+        except IllegalEvent:
+            log.warning("recycle_refused", extra={"reason": "the proxy is stopping"})
 
     async def end(self) -> None:
         """Drain, then end child and worker; who still waits for an answer gets the contract's error."""
@@ -197,7 +203,7 @@ def serve(settings: Settings, source: str) -> int:
         sock = listen(settings.server)
     except OSError as error:
         log.error("cannot_listen", extra={"reason": _why_not(settings.server, error)})
-        return ExitCode.PORT_IN_USE
+        return ExitCode.PORT_IN_USE if error.errno == errno.EADDRINUSE else ExitCode.CONFIGURATION
     with sock:
         return asyncio.run(_serve(settings, sock, source))
 

@@ -133,6 +133,17 @@ def test_a_port_in_use_names_its_holder(tmp_path: Path) -> None:
     assert f"pid {psutil.Process().pid}" in done.stderr
 
 
+def test_an_address_that_is_not_this_machines_is_a_fault_of_the_configuration(tmp_path: Path) -> None:
+    options = (
+        "--set=server.host=192.0.2.1",
+        "--set=server.insecure=true",
+        f"--set=supervisor.state_dir={tmp_path}",
+    )
+    done = run(*options, cwd=tmp_path)
+    assert done.returncode == 2
+    assert "192.0.2.1" in done.stderr
+
+
 def test_a_model_that_is_not_there_is_explained_and_answered_by_the_contract(tmp_path: Path) -> None:
     with guard(tmp_path / "missing", tmp_path, ready=False) as proxy:
         until("it failed", lambda: proxy.status()["child"]["state"] == "failed")
