@@ -20,6 +20,7 @@ from proxy.config_rules import is_loopback
 from proxy.connection import ConnectionLimits, Site
 from proxy.core.admission import Budget
 from proxy.core.admittance import Admittance, canonical
+from proxy.core.compaction import Refusals
 from proxy.core.names import ModelNames, served_name
 from proxy.exit_codes import ExitCode
 from proxy.folders import cache_folder, state_folder
@@ -127,12 +128,14 @@ class Guard:
         options = RelayOptions(hold_grace_s=queue.hold_grace_s, keepalive_s=queue.keepalive_s)
         completions = Completions(
             server=settings.server,
+            prompt=settings.prompt,
             queue=queue,
             names=names,
             preparation=self._preparation,
             tokens=tokens,
             relay=Relay(self.supervisor, self._gate, self._upstream, options, self._inquest),
             registry=self.registry,
+            refusals=Refusals(),
             metrics=self._metrics,
             stopping=self._stopping,
         )

@@ -307,8 +307,6 @@ SECTIONS: dict[str, type[Section]] = {
 #: Settings whose place and name are fixed, and that nothing acts on yet: `check` and the log say so.
 NOT_ACTED_ON = frozenset(
     {
-        "prompt.compaction_headroom_tokens",
-        "prompt.trim_tool_output",
         "memory.max_active_memory_bytes",
         "memory.max_active_kv_bytes",
         "memory.reserve_system_bytes",

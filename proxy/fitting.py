@@ -12,13 +12,15 @@ from typing import Literal, Protocol
 
 from proxy.core import truncation
 from proxy.core.chat import ChatPrompt, CompletionRequest, Prompt, TextPrompt
+from proxy.core.compaction import Refusals
 from proxy.core.truncation import Conversation
 from proxy.errors import InvalidRequest, PromptTooLong
 
-#: Cuts are this share of the limit apart. Far apart keeps the server's prefix cache, close keeps more turns.
-_BLOCKS_PER_LIMIT = 4
-#: Bytes of JSON per token, for the distance between cuts; only its constancy matters.
-_BYTES_PER_TOKEN = 4
+#: Cuts are this share of the limit apart. Far apart keeps the server's prefix cache, close keeps more turns;
+#: with two, a session whose limit holds twenty turns keeps its prefix in nine turns of ten.
+_BLOCKS_PER_LIMIT = 2
+#: Bytes of JSON per token, for the distance between cuts. Code has 2.5 to 4.5; only its constancy matters.
+_BYTES_PER_TOKEN = 3
 #: A cut that left room for one token of answer would be of no use: it leaves what is asked for, up to this.
 _ROOMS_PER_ANSWER = 8
 
@@ -41,6 +43,8 @@ class Limits:
     default_max_tokens: int
     max_kv_size: int | None
     context_length: int | None
+    compaction_headroom: int = 0
+    trim_tool_output: bool = False
 
     @property
     def room(self) -> int | None:
@@ -51,6 +55,15 @@ class Limits:
     def longest_prompt(self) -> int | None:
         """The longest prompt that is served: within its own limit, with room for one token of completion."""
         return _least(self.max_prompt_tokens, None if self.room is None else self.room - 1)
+
+    @property
+    def longest_compaction(self) -> int | None:
+        """The longest prompt of a refused conversation's compaction."""
+        most = self.max_prompt_tokens
+        return _least(
+            None if most is None else most + self.compaction_headroom,
+            None if self.room is None else self.room - 1,
+        )
 
     def aim(self, limit: int, wanted: int) -> int:
         """What a cut to `limit` aims at: room for `wanted` tokens of completion too, or for a share."""
@@ -73,33 +86,59 @@ class Fitted:
     clamped: bool
     dropped_messages: int
     dropped_tokens: int
+    #: Indexes of the request's messages that stay; None where nothing was cut.
+    positions: tuple[int, ...] | None = None
 
 
-async def fit(request: CompletionRequest, tokens: Counter, limits: Limits) -> Fitted:
-    """Raises PromptTooLong with exact numbers, and what `tokens.count` raises."""
-    limit = limits.longest_prompt
-    count = await tokens.count(request.prompt, limit)
+@dataclass(frozen=True, slots=True)
+class _Shorter:
+    """A prompt and its exact count; `positions` as in `Fitted`."""
+
+    prompt: Prompt
+    count: int
+    positions: tuple[int, ...] | None = None
+
+
+async def fit(
+    request: CompletionRequest,
+    tokens: Counter,
+    limits: Limits,
+    *,
+    refusals: Refusals | None = None,
+    now: float = 0.0,
+) -> Fitted:
+    """Raises PromptTooLong with exact numbers, and what `tokens.count` raises.
+
+    `refusals`: where refused conversations are remembered, at `now` in seconds.
+    """
+    limit, longest = limits.longest_prompt, limits.longest_compaction
+    count = await tokens.count(request.prompt, longest)
     if count < 1:
         raise InvalidRequest("The prompt has no tokens.", param="messages" if request.is_chat else "prompt")
-    if limit is None or count <= limit:
-        return _fitted(request, request.prompt, count, count, limits)
+    whole = _Shorter(request.prompt, count)
+    if limit is None or longest is None or count <= limit:
+        return _fitted(request, whole, count, limits)
     cut = await _cut(request, tokens, limits, limit) if limits.policy == "truncate" else None
-    if cut is None:
-        raise _too_long(request, count, limits, limit)
-    prompt, shorter = cut
-    return _fitted(request, prompt, shorter, count, limits)
+    if cut is not None:
+        return _fitted(request, cut, count, limits)
+    if refusals is not None and isinstance(request.prompt, ChatPrompt):
+        if count <= longest and refusals.take(request.prompt.messages, now):
+            return _fitted(request, whole, count, limits)
+        refusals.remember(request.prompt.messages, now)
+    raise _too_long(request, count, limits, limit)
 
 
-def _fitted(request: CompletionRequest, prompt: Prompt, count: int, before: int, limits: Limits) -> Fitted:
+def _fitted(request: CompletionRequest, sent: _Shorter, before: int, limits: Limits) -> Fitted:
     wanted = request.max_tokens or limits.default_max_tokens
-    allowed = wanted if limits.room is None else min(wanted, limits.room - count)
+    allowed = wanted if limits.room is None else min(wanted, limits.room - sent.count)
     return Fitted(
-        prompt=prompt,
-        prompt_tokens=count,
+        prompt=sent.prompt,
+        prompt_tokens=sent.count,
         max_tokens=allowed,
         clamped=request.max_tokens is not None and allowed < wanted,
-        dropped_messages=_messages(request.prompt) - _messages(prompt),
-        dropped_tokens=before - count,
+        dropped_messages=_messages(request.prompt) - _messages(sent.prompt),
+        dropped_tokens=before - sent.count,
+        positions=sent.positions,
     )
 
 
@@ -116,37 +155,35 @@ def _too_long(request: CompletionRequest, count: int, limits: Limits, limit: int
     )
 
 
-async def _cut(
-    request: CompletionRequest, tokens: Counter, limits: Limits, limit: int
-) -> tuple[Prompt, int] | None:
-    """A prompt of at most `limit` tokens and its count, or None where what must stay does not fit."""
+async def _cut(request: CompletionRequest, tokens: Counter, limits: Limits, limit: int) -> _Shorter | None:
+    """A prompt of at most `limit` tokens, or None where what must stay does not fit."""
     aim = limits.aim(limit, request.max_tokens or limits.default_max_tokens)
-    cut: tuple[Prompt, int] | None = None
+    cut: _Shorter | None = None
     if isinstance(request.prompt, ChatPrompt):
-        cut = await _cut_turns(request.prompt, tokens, limits.keep_tokens, aim)
+        cut = await _cut_turns(request.prompt, tokens, limits, aim)
     elif limits.keep_tokens < aim:
         with contextlib.suppress(InvalidRequest):  # a tokenizer that cannot say where its tokens are
-            cut = await tokens.trim(request.prompt, limits.keep_tokens, aim)
-    return cut if cut is not None and 0 < cut[1] <= limit else None
+            cut = _Shorter(*await tokens.trim(request.prompt, limits.keep_tokens, aim))
+    return cut if cut is not None and 0 < cut.count <= limit else None
 
 
-async def _cut_turns(
-    prompt: ChatPrompt, tokens: Counter, keep_tokens: int, aim: int
-) -> tuple[Prompt, int] | None:
-    """The prompt without as few old turns as bring it to `aim`, or without all that may go, and its count.
+async def _cut_turns(prompt: ChatPrompt, tokens: Counter, limits: Limits, aim: int) -> _Shorter | None:
+    """The prompt with the mildest cut that brings it to `aim`, or with the deepest.
 
     None where nothing may go, or where the template accepts nothing shorter.
     """
     conversation = truncation.split(prompt.messages)
-    kept = await _kept_turns(prompt, conversation, tokens, keep_tokens)
-    cuts = truncation.cuts(conversation, kept, max(1, aim * _BYTES_PER_TOKEN // _BLOCKS_PER_LIMIT))
-    seen: dict[int, tuple[Prompt, int]] = {}
+    kept = await _kept_turns(prompt, conversation, tokens, limits.keep_tokens)
+    block = max(1, aim * _BYTES_PER_TOKEN // _BLOCKS_PER_LIMIT)
+    cuts = truncation.cuts(conversation, kept, block, trim=limits.trim_tool_output)
+    seen: dict[int, _Shorter] = {}
 
     async def fits(index: int) -> bool:
-        shorter = replace(prompt, messages=conversation.without(kept, cuts[index]))
+        cut = cuts[index]
+        shorter = replace(prompt, messages=conversation.shortened(kept, cut))
         count = await _count_if_accepted(tokens, shorter, aim)
         if count is not None:
-            seen[index] = (shorter, count)
+            seen[index] = _Shorter(shorter, count, conversation.positions(kept, cut))
         return count is not None and count <= aim
 
     found = await _first(len(cuts), fits)
@@ -163,7 +200,9 @@ async def _kept_turns(
     async def covers(turns: int) -> bool:
         # An empty user message after the system's, as the server itself does to find their end: most
         # templates refuse a conversation without a user.
-        head = conversation.head(turns) if turns else (*conversation.lead, {"role": "user", "content": ""})
+        head = conversation.head(turns)
+        if not turns:
+            head = (*head, {"role": "user", "content": ""})
         return await tokens.shared(prompt, replace(prompt, messages=head)) >= keep_tokens
 
     return await _first(len(conversation.turns), covers)

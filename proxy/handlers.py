@@ -13,12 +13,14 @@ from typing import Any
 import orjson
 from aiohttp import web
 
-from proxy.config import QueueSettings, ServerSettings
+from proxy.config import PromptSettings, QueueSettings, ServerSettings
 from proxy.core.answer import Answer
 from proxy.core.chat import Bounds, CompletionRequest, parse_chat, parse_text
+from proxy.core.compaction import Refusals
 from proxy.core.names import ModelNames
 from proxy.edge import CLIENT, later, read_body
 from proxy.errors import Unavailable
+from proxy.explain import explain
 from proxy.fitting import fit
 from proxy.logs import request_id as request_id_var
 from proxy.metrics import CONTENT_TYPE, Metrics
@@ -42,12 +44,14 @@ class Completions:
     """POST /v1/chat/completions and /v1/completions."""
 
     server: ServerSettings
+    prompt: PromptSettings
     queue: QueueSettings
     names: ModelNames
     preparation: Preparation
     tokens: Tokens
     relay: Relay
     registry: Registry
+    refusals: Refusals
     metrics: Metrics
     stopping: asyncio.Event
 
@@ -71,7 +75,7 @@ class Completions:
         request = parse(body, prepared.bounds)
         self.names.check(request.model)
         self.metrics.dropped_fields.inc(len(request.dropped))
-        fitted = await fit(request, self.tokens, prepared.limits)
+        fitted = await fit(request, self.tokens, prepared.limits, refusals=self.refusals, now=arrived)
         job = Job(
             request_id=request_id_var.get(),
             request=request,
@@ -86,6 +90,13 @@ class Completions:
                 return await self.relay.serve(http_request, job)
             finally:
                 self._settle(job)
+
+    async def explain(self, http_request: web.Request) -> web.Response:
+        """What would become of a chat request; it is not run."""
+        body = await self._body(http_request)
+        prepared = await self.preparation.ready(min(PREPARATION_WAIT_S, self.queue.max_wait_s))
+        request = parse_chat(body, prepared.bounds)
+        return _json(await explain(request, self.tokens, prepared.limits, self.prompt))
 
     async def _body(self, http_request: web.Request) -> bytes:
         server = self.server
@@ -182,4 +193,5 @@ def routes(completions: Completions, pages: Pages) -> list[web.RouteDef]:
         web.get("/health", pages.readyz),
         web.get("/metrics", pages.exposition),
         web.get("/mlxguard/api/status", pages.api_status),
+        web.post("/mlxguard/api/explain", completions.explain),
     ]

@@ -120,6 +120,8 @@ class Preparation:
             default_max_tokens=prompt.default_max_tokens,
             max_kv_size=prompt.max_kv_size,
             context_length=tokenizer.context_length,
+            compaction_headroom=prompt.compaction_headroom_tokens,
+            trim_tool_output=prompt.trim_tool_output,
         )
 
     def _launch(self, folder: Path) -> Launch:

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from proxy.core import truncation
 from proxy.core.chat import ChatPrompt, CompletionRequest, Prompt, TextPrompt
+from proxy.core.compaction import Refusals
 from proxy.errors import InvalidRequest, PromptTooLong
 from proxy.fitting import Fitted, Limits, fit
 
@@ -24,7 +25,7 @@ FREE = Limits(
 
 
 class Letters:
-    """A tokenizer of one token per letter and one more per message, for arithmetic in one's head.
+    """A tokenizer of one token per letter and one more per message and note, for arithmetic in one's head.
 
     With `merging`, neighbouring equal letters over the borders of messages are one token, so that counts do
     not add up, as those of real tokenizers do not.
@@ -41,6 +42,7 @@ class Letters:
         if not self.accepts(prompt):
             raise InvalidRequest("no", param="messages")
         rendered = "".join(f"{message['role'][0].upper()}{message['content']}" for message in prompt.messages)
+        rendered = rendered.replace(truncation.NOTE, "N")
         if self.merging:
             while (shorter := rendered.replace("aaa", "a").replace("bU", "U")) != rendered:
                 rendered = shorter
@@ -68,7 +70,8 @@ def chat(script: str, max_tokens: int | None = None) -> CompletionRequest:
 
 def script(fitted: Fitted) -> str:
     assert isinstance(fitted.prompt, ChatPrompt)
-    return " ".join(message["role"][0] + message["content"] for message in fitted.prompt.messages)
+    said = (message["role"][0] + message["content"] for message in fitted.prompt.messages)
+    return " ".join(said).replace(truncation.NOTE, "N")
 
 
 async def refusal(request: CompletionRequest, limits: Limits) -> PromptTooLong:
@@ -122,17 +125,21 @@ async def test_a_prompt_without_tokens_is_refused() -> None:
         await fit(CompletionRequest(TextPrompt("")), Letters(), FREE)
 
 
-CUTTING = replace(FREE, policy="truncate", max_prompt_tokens=12)
+CUTTING = replace(FREE, policy="truncate", max_prompt_tokens=13)
 
 
 @pytest.mark.parametrize(
     ("before", "after"),
     [
-        ("s0 u1 a1 u2 a2 u3 a3 u4", "s0 u2 a2 u3 a3 u4"),
-        ("u1 a1 t1 t1 a1 u2 a2 t2 a2 u3", "u2 a2 t2 a2 u3"),
-        ("s0 u12345678 u3 a4 u5", "s0 u5"),
-        ("u1 a1 u12345 a12345 u3", "u3"),
-        ("a12345678 u1 a2 u3", "u1 a2 u3"),
+        ("s0 u1 a1 u2 a2 u3 a3 u4", "s0 uN2 a2 u3 a3 u4"),
+        ("u1 a1 t1 t1 a1 u2 a2 t2 a2 u3", "uN2 a2 t2 a2 u3"),
+        ("s0 u12345678 u3 a4 u5", "s0 uN5"),
+        ("u1 a1 u12345 a12345 u3", "uN3"),
+        ("a12345678 u1 a2 u3", "uN1 a2 u3"),
+        # An agent's task is one turn: its rounds go, but not what was asked, nor the last of them.
+        ("s0 u1 a1 u2 a3 t3 a4 t4 a5 t5", "s0 uN2 a4 t4 a5 t5"),
+        ("s0 u1 a3 t3456789 a4 t4 t4 a5", "s0 uN1 a4 t4 t4 a5"),
+        ("u1 a1 a1 t1 a2 a3 t3 t4", "uN1 a2 a3 t3 t4"),
     ],
 )
 async def test_oldest_turns_go_first(before: str, after: str) -> None:
@@ -140,20 +147,23 @@ async def test_oldest_turns_go_first(before: str, after: str) -> None:
     assert script(fitted) == after
     assert fitted.dropped_messages == len(before.split()) - len(after.split())
     assert fitted.dropped_tokens == len(before.replace(" ", "")) - fitted.prompt_tokens
+    assert fitted.positions is not None
+    words = before.split()
+    assert [words[i] for i in fitted.positions] == after.replace("N", "").split()
 
 
 @pytest.mark.parametrize(
     ("keep", "after"),
     [
-        (0, "s0 u3 a3 u4"),
-        (2, "s0 u3 a3 u4"),
-        (3, "s0 u3 a3 u4"),
-        (4, "s0 u1 a1 u4"),
-        (6, "s0 u1 a1 u4"),
+        (0, "s0 uN3 a3 u4"),
+        (2, "s0 uN3 a3 u4"),
+        (3, "s0 uN3 a3 u4"),
+        (4, "s0 u1 a1 uN4"),
+        (6, "s0 u1 a1 uN4"),
     ],
 )
 async def test_the_first_tokens_are_kept_in_whole_turns(keep: int, after: str) -> None:
-    limits = replace(CUTTING, keep_tokens=keep, max_prompt_tokens=8)
+    limits = replace(CUTTING, keep_tokens=keep, max_prompt_tokens=9)
     assert script(await fit(chat("s0 u1 a1 u2 a2 u3 a3 u4"), Letters(), limits)) == after
 
 
@@ -161,7 +171,8 @@ async def test_the_first_tokens_are_kept_in_whole_turns(keep: int, after: str) -
     ("before", "limits"),
     [
         ("s0123456 u0123456", CUTTING),
-        ("u1 a1 u0123456789 a2 t3", CUTTING),  # the last turn stays whole
+        ("u1 a1 u0123456789 a2 t3", CUTTING),  # the last round stays whole
+        ("u1 a1 u2 a3 t3 a4 t45678901", CUTTING),
         ("s0123456789abcdef", CUTTING),
         ("u1 a1 u2 a2 u3 a3 u4 a4 u5", replace(CUTTING, keep_tokens=9)),
         ("u1 a1 u2 a2 u3 a3 u4 a4 u5", replace(CUTTING, keep_tokens=99)),
@@ -177,7 +188,7 @@ async def test_what_must_stay_and_does_not_fit_is_refused(before: str, limits: L
 async def test_a_cut_leaves_room_to_answer() -> None:
     limits = replace(CUTTING, max_prompt_tokens=None, context_length=16)
     fitted = await fit(chat("u1 a1 u2 a2 u3 a3 u4 a4"), Letters(), limits)
-    assert (fitted.prompt_tokens, fitted.max_tokens) == (12, 4)
+    assert (fitted.prompt_tokens, fitted.max_tokens) == (13, 3)
 
 
 async def test_a_last_turn_that_fits_alone_is_served_with_what_room_is_left() -> None:
@@ -188,21 +199,21 @@ async def test_a_last_turn_that_fits_alone_is_served_with_what_room_is_left() ->
 
 async def test_a_cut_that_the_template_refuses_is_not_taken() -> None:
     def accepts(prompt: ChatPrompt) -> bool:
-        return prompt.messages[0]["content"] != "2"
+        return prompt.messages[0]["content"] != truncation.NOTE + "2"
 
     fitted = await fit(chat("u1 a1 u2 a2 u3 a3 u4 a4"), Letters(accepts=accepts), CUTTING)
-    assert script(fitted) == "u3 a3 u4 a4"
+    assert script(fitted) == "uN3 a3 u4 a4"
 
 
 async def test_texts_keep_their_head_and_their_tail() -> None:
     request = CompletionRequest(TextPrompt("0123456789abcdef"))
-    fitted = await fit(request, Letters(), replace(CUTTING, keep_tokens=3))
+    fitted = await fit(request, Letters(), replace(CUTTING, keep_tokens=3, max_prompt_tokens=12))
     assert fitted.prompt == TextPrompt("012789abcdef")
     assert (fitted.prompt_tokens, fitted.dropped_tokens, fitted.dropped_messages) == (12, 4, 0)
     assert (await refusal(request, CUTTING_ALL_HEAD)).param == "prompt"
 
 
-CUTTING_ALL_HEAD = replace(CUTTING, keep_tokens=12)
+CUTTING_ALL_HEAD = replace(CUTTING, keep_tokens=13)
 
 
 async def test_few_counts_are_taken() -> None:
@@ -229,35 +240,42 @@ turns = st.lists(
     limit=st.integers(1, 120),
     keep=st.sampled_from([0, 0, 5, 40]),
     merging=st.booleans(),
+    trim=st.booleans(),
 )
-async def test_properties_of_a_cut(
-    turns: list[Any], system: int, limit: int, keep: int, merging: bool
+async def test_properties_of_a_cut(  # noqa: PLR0917
+    turns: list[Any], system: int, limit: int, keep: int, merging: bool, trim: bool
 ) -> None:
-    """Never over the limit, turns whole and in order, system and last turn kept, idempotent."""
+    """Never over the limit, what is asked kept, calls with their results whole, in order, idempotent."""
     lines = ["srules"] * system + [kind + text for turn in turns for kind, text in turn]
     request, letters = chat(" ".join(lines)), Letters(merging=merging)
-    limits = replace(CUTTING, max_prompt_tokens=limit, keep_tokens=keep)
-    before = truncation.split(request.prompt.messages)  # type: ignore[union-attr]
+    assert isinstance(request.prompt, ChatPrompt)
+    limits = replace(CUTTING, max_prompt_tokens=limit, keep_tokens=keep, trim_tool_output=trim)
+    messages = request.prompt.messages
+    before = truncation.split(messages)
+    last = [*before.opening, *(before.rounds[-1] if before.rounds else before.turns[-1])]
     full = await letters.count(request.prompt)
     try:
         fitted = await fit(request, letters, limits)
     except PromptTooLong as error:
-        least = replace(request.prompt, messages=(*before.lead, *before.turns[-1]))  # type: ignore[type-var]
-        assert keep or await letters.count(least) > limit
+        least = [messages[i] for i in dict.fromkeys([*before.lead, *last])]
+        assert keep or await letters.count(replace(request.prompt, messages=tuple(least))) > limit
         assert error.prompt_tokens == full
         return
     assert isinstance(fitted.prompt, ChatPrompt)
     assert fitted.prompt_tokens == await letters.count(fitted.prompt) <= limit
-    after = truncation.split(fitted.prompt.messages)
-    assert after.lead == before.lead
-    gone = len(before.turns) - len(after.turns)
-    kept = next(
-        k for k in range(len(after.turns)) if after.turns == before.turns[:k] + before.turns[k + gone :]
-    )
-    assert kept == 0 or not gone or keep
+    stay = fitted.positions or tuple(range(len(messages)))
+    assert list(stay) == sorted(stay)
+    assert {*before.lead, *last} <= set(stay)
+    for part in (*before.turns[:-1], before.opening, *before.rounds):
+        assert set(part) <= set(stay) or not set(part) & set(stay), "turns and rounds are whole"
+    for index, message in zip(stay, fitted.prompt.messages, strict=True):
+        said = message["content"].replace(truncation.NOTE, "", 1)
+        assert (message["role"], said) == (messages[index]["role"], messages[index]["content"])
+    notes = [i for i, message in enumerate(fitted.prompt.messages) if truncation.NOTE in message["content"]]
+    assert len(notes) <= (len(stay) < len(messages))
     assert await letters.shared(request.prompt, fitted.prompt) >= min(keep, fitted.prompt_tokens)
     assert await fit(replace(request, prompt=fitted.prompt), letters, limits) == replace(
-        fitted, dropped_messages=0, dropped_tokens=0
+        fitted, dropped_messages=0, dropped_tokens=0, positions=None
     )
 
 
@@ -274,3 +292,42 @@ async def test_consecutive_turns_of_a_session_share_their_prefix(merging: bool) 
         before = after
         history.append("a" + "x" * 55)
     assert shared >= 90
+
+
+async def test_one_request_of_a_refused_conversation_may_be_longer() -> None:
+    limits = replace(FREE, max_prompt_tokens=10, compaction_headroom=4)
+    letters, refusals = Letters(), Refusals()
+
+    async def fits(said: str, limits: Limits = limits) -> bool:
+        try:
+            await fit(chat(said), letters, limits, refusals=refusals, now=1.0)
+        except PromptTooLong as error:
+            assert error.limit == limits.longest_prompt, "agents are told the limit that holds for them"
+            return False
+        return True
+
+    assert not await fits("s1 u1 a2 u34567890")
+    assert not await fits("s1 u1 a2 u34567890")
+    assert not await fits("s1 u1 a2 u345 a6 u789abcdef"), "more than the headroom"
+    assert not await fits("s1 u1 a2 u34567 a8", replace(limits, context_length=12)), "more than there is"
+    assert await fits("s1 u1 a2 u345 a8 uS")
+    assert not await fits("s1 u1 a2 u345 a8 u9")
+
+
+async def test_without_headroom_nothing_is_longer() -> None:
+    limits, refusals = replace(FREE, max_prompt_tokens=6), Refusals()
+    for said in ("u1 a2 u345", "u1 a2 u345 a6", "u1 a2 u345 uS"):
+        with pytest.raises(PromptTooLong):
+            await fit(chat(said), Letters(), limits, refusals=refusals, now=1.0)
+
+
+async def test_old_tool_results_are_shortened_where_dropping_turns_is_not_enough() -> None:
+    limits = replace(CUTTING, max_prompt_tokens=3000, trim_tool_output=True)
+    said = f"u1 a1 u2 a3 t{'x' * 5000} a4 t{'y' * 900} a5 t{'z' * 800}"
+    fitted = await fit(chat(said), Letters(), limits)
+    assert isinstance(fitted.prompt, ChatPrompt)
+    sizes = [len(message["content"]) for message in fitted.prompt.messages[2::2]]
+    assert sizes == [1024, 900, 800]
+    assert (fitted.dropped_messages, fitted.positions) == (2, (2, 3, 4, 5, 6, 7, 8))
+    untrimmed = await fit(chat(said), Letters(), replace(limits, trim_tool_output=False))
+    assert script(untrimmed) == f"uN2 a4 t{'y' * 900} a5 t{'z' * 800}"

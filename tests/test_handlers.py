@@ -16,6 +16,8 @@ from proxy import edge
 from proxy.app import admittance
 from proxy.config import Settings
 from proxy.core.chat import Bounds, Prompt
+from proxy.core.child_stream import Seen, Usage
+from proxy.core.compaction import Refusals
 from proxy.core.names import ModelNames
 from proxy.fitting import Limits
 from proxy.handlers import Completions, Pages, routes
@@ -51,6 +53,8 @@ class Stage:
         self.relayed: list[Job] = []
         self.child = CRASHED
         self.stopping = asyncio.Event()
+        self.usage: Usage | None = None
+        self.checked: list[tuple[int, int]] = []
 
     # Preparation
     async def ready(self, timeout_s: float) -> Prepared:
@@ -61,10 +65,14 @@ class Stage:
     async def count(self, prompt: Prompt, limit: int | None = None) -> int:
         return self.tokens
 
+    def check(self, ours: int, served: int) -> None:
+        self.checked.append((ours, served))
+
     # Relay
     async def serve(self, http_request: web.Request, job: Job) -> web.StreamResponse:
         self.relayed.append(job)
         job.outcome = Outcome.OK
+        job.seen = Seen(usage=self.usage)
         return web.json_response({"id": job.answer.id})
 
 
@@ -92,12 +100,14 @@ async def client(stage: Stage) -> AsyncIterator[TestClient[web.Request, web.Appl
     names = ModelNames("tiny", ())
     completions = Completions(
         server=settings.server,
+        prompt=settings.prompt,
         queue=settings.queue,
         names=names,
         preparation=cast("Preparation", stage),
         tokens=cast("Tokens", stage),
         relay=cast("Relay", stage),
         registry=Registry(),
+        refusals=Refusals(),
         metrics=metrics,
         stopping=stage.stopping,
     )
@@ -161,6 +171,39 @@ async def test_a_prompt_over_the_limit_is_an_overflow(
     error = (await answer.json())["error"]
     assert (answer.status, error["code"]) == (400, "context_length_exceeded")
     assert error["message"].startswith("prompt is too long: 51 tokens > 50 maximum")
+
+
+async def test_the_compaction_of_a_refused_conversation_may_be_longer(
+    client: TestClient[web.Request, web.Application], stage: Stage
+) -> None:
+    limits = replace(LIMITS, compaction_headroom=10)
+    stage.prepared = Prepared(Path("/m"), INFO, limits, Bounds(vocab_size=100))
+    stage.tokens = 55
+    summarize = {"messages": [*HELLO["messages"], {"role": "user", "content": "summarize"}]}
+    statuses = [
+        (await client.post("/v1/chat/completions", json=body)).status
+        for body in (HELLO, HELLO, summarize, HELLO)
+    ]
+    assert statuses == [400, 400, 200, 400]
+
+
+async def test_what_would_become_of_a_request(
+    client: TestClient[web.Request, web.Application], stage: Stage
+) -> None:
+    stage.tokens = 51
+    answer = await client.post("/mlxguard/api/explain", json=HELLO)
+    document = await answer.json()
+    assert (answer.status, document["verdict"], document["prompt_tokens"]) == (200, "refused", 51)
+    assert not stage.relayed
+    assert (await client.post("/mlxguard/api/explain", data=b"{}")).status == 400
+
+
+async def test_our_counts_are_compared_with_the_servers(
+    client: TestClient[web.Request, web.Application], stage: Stage
+) -> None:
+    stage.usage = Usage(prompt_tokens=9, completion_tokens=1, cached_tokens=0)
+    await client.post("/v1/chat/completions", json=HELLO)
+    assert stage.checked == [(7, 9)]
 
 
 async def test_nothing_new_is_accepted_while_stopping(

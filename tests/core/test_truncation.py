@@ -1,10 +1,11 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
 
-from proxy.core.truncation import Conversation, cuts, split
+from proxy.core.truncation import ELLIPSIS, NOTE, Conversation, Cut, cuts, split
 
 
 def said(*script: str) -> tuple[dict[str, Any], ...]:
@@ -13,8 +14,13 @@ def said(*script: str) -> tuple[dict[str, Any], ...]:
     return tuple({"role": roles[line[0]], "content": line[2:]} for line in script)
 
 
-def spoken(messages: tuple[dict[str, Any], ...]) -> str:
-    return " ".join(message["role"][0] + message["content"] for message in messages)
+def spoken(messages: Sequence[dict[str, Any]]) -> str:
+    """The script again, with N for the note."""
+    return " ".join(message["role"][0] + message["content"].replace(NOTE, "N") for message in messages)
+
+
+def parts(conversation: Conversation, ranges: tuple[range, ...]) -> list[str]:
+    return [spoken([conversation.messages[i] for i in part]) for part in ranges]
 
 
 @pytest.mark.parametrize(
@@ -28,25 +34,74 @@ def spoken(messages: tuple[dict[str, Any], ...]) -> str:
         ("u:1 a:2 s:3 u:4", ["u1 a2 s3", "u4"]),
         ("a:1 t:2", ["a1 t2"]),
         ("s:1", []),
+        ("", []),
     ],
 )
 def test_turns_begin_with_a_user(script: str, turns: list[str]) -> None:
-    messages = said(*script.split())
+    conversation = split(said(*script.split()))
+    assert parts(conversation, conversation.turns) == turns
+
+
+@pytest.mark.parametrize(
+    ("script", "opening", "rounds"),
+    [
+        ("u:1 a:2 u:3 u:4 a:5 t:6 t:7 a:8 a:9 t:0", "u3 u4", ["a5 t6 t7", "a8", "a9 t0"]),
+        ("u:1 t:2 a:3", "u1", ["t2", "a3"]),  # a result without its call is a round of its own
+        ("u:1", "u1", []),
+        ("a:1 t:2 a:3", "", []),
+        ("s:1", "", []),
+    ],
+)
+def test_the_last_turn_has_rounds(script: str, opening: str, rounds: list[str]) -> None:
+    conversation = split(said(*script.split()))
+    assert parts(conversation, (conversation.opening,)) == [opening]
+    assert parts(conversation, conversation.rounds) == rounds
+
+
+@pytest.mark.parametrize(
+    ("kept", "cut", "expected"),
+    [
+        (0, Cut(0), "s0 u1 a1 u2 a2 u3 a3 t3 a4 t4"),
+        (0, Cut(1), "s0 uN2 a2 u3 a3 t3 a4 t4"),
+        (0, Cut(2), "s0 uN3 a3 t3 a4 t4"),
+        (1, Cut(2), "s0 u1 a1 uN3 a3 t3 a4 t4"),
+        (0, Cut(2, rounds=1), "s0 uN3 a4 t4"),
+        (2, Cut(2, rounds=1), "s0 u1 a1 u2 a2 uN3 a4 t4"),
+        (0, Cut(2, rounds=1, told=False), "s0 u3 a4 t4"),
+        (2, Cut(2, longest=99), "s0 u1 a1 u2 a2 u3 a3 t3 a4 t4"),
+    ],
+)
+def test_what_is_left(kept: int, cut: Cut, expected: str) -> None:
+    messages = said("s:0", "u:1", "a:1", "u:2", "a:2", "u:3", "a:3", "t:3", "a:4", "t:4")
     conversation = split(messages)
-    assert [spoken(turn) for turn in conversation.turns] == turns
-    assert conversation.without(0, 0) == messages
+    left = conversation.shortened(kept, cut)
+    assert spoken(left) == expected
+    positions = conversation.positions(kept, cut)
+    assert [m["role"] for m in left] == [messages[i]["role"] for i in positions]
+    assert spoken(messages) == "s0 u1 a1 u2 a2 u3 a3 t3 a4 t4", "the request itself is not changed"
 
 
-def test_what_is_left_without_some_turns() -> None:
-    conversation = split(said("s:0", "u:1", "a:1", "u:2", "a:2", "u:3", "a:3", "u:4"))
-    assert spoken(conversation.head(1)) == "s0 u1 a1"
-    assert spoken(conversation.without(1, 3)) == "s0 u1 a1 u4"
-    assert spoken(conversation.without(0, 2)) == "s0 u3 a3 u4"
+def test_the_head_is_whole_turns() -> None:
+    conversation = split(said("s:0", "u:1", "a:1", "u:2"))
+    assert [spoken(conversation.head(turns)) for turns in range(3)] == ["s0", "s0 u1 a1", "s0 u1 a1 u2"]
+
+
+def test_old_tool_results_lose_their_middle() -> None:
+    long = "".join(chr(ord("a") + i % 26) for i in range(3000))
+    messages = said(f"u:{long}", f"a:{long}", f"t:{long}", "t:short", "a:2", f"t:{long}")
+    conversation = split(messages)
+    for longest in (1024, 513, 512):
+        left = conversation.shortened(0, Cut(0, longest=longest))
+        assert [len(m["content"]) for m in left] == [3000, 3000, longest, 5, 1, 3000]
+        start, end = left[2]["content"].split(ELLIPSIS)
+        assert long.startswith(start) and long.endswith(end) and 0 <= len(start) - len(end) <= 1
+        again = split(left)
+        assert again.shortened(0, Cut(0, longest=longest)) == left
 
 
 def dialogue(turns: int, size: int = 100) -> Conversation:
     """Turns of `size` bytes of JSON each."""
-    bare = len('[{"role":"user","content":""},{"role":"assistant","content":""}]')
+    bare = len('{"role":"user","content":""}{"role":"assistant","content":""}')
     text = "x" * (size - bare)
     return split([m for _ in range(turns) for m in said(f"u:{text}", "a:")])
 
@@ -70,10 +125,24 @@ def dialogue(turns: int, size: int = 100) -> Conversation:
 def test_cuts_are_blocks_apart_and_spare_the_last_turn(
     turns: int, kept: int, block: int, expected: list[int]
 ) -> None:
-    assert cuts(dialogue(turns), kept, block) == expected
+    found = cuts(dialogue(turns), kept, block)
+    assert found[:-1] == [Cut(turn) for turn in expected]
+    assert found[-1:] == [Cut(turn, told=False) for turn in expected[-1:]]
+
+
+def test_the_mildest_cut_comes_first() -> None:
+    conversation = split(said(*["u:1", "a:1", "u:2", "a:2", "t:2", "a:3", "t:3", "a:4", "t:4"]))
+    assert cuts(conversation, 0, 1) == [Cut(1), Cut(1, 1), Cut(1, 2), Cut(1, 2, told=False)]
+    assert cuts(conversation, 1, 1) == [Cut(1, 1), Cut(1, 2), Cut(1, 2, told=False)]
+    assert cuts(conversation, 2, 1) == []
+    *trimmed, _ = cuts(conversation, 0, 1, trim=True)
+    assert trimmed[0] == Cut(1)
+    lengths = [cut.longest for cut in trimmed[1:-2]]
+    assert lengths == sorted(lengths, key=lambda longest: -(longest or 0))
+    assert trimmed[-2:] == [Cut(1, 1, lengths[-1]), Cut(1, 2, lengths[-1])]
 
 
 def test_cuts_stay_where_they_are_as_a_conversation_grows() -> None:
     for turns in range(2, 60):
         before, after = cuts(dialogue(turns), 0, 700), cuts(dialogue(turns + 1), 0, 700)
-        assert before[:-1] == after[: len(before) - 1]
+        assert before[:-2] == after[: len(before) - 2]

@@ -1,0 +1,123 @@
+"""What would become of a request, and why: the body of POST /mlxguard/api/explain. Nothing is run."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from typing import Any
+
+from proxy.config import PromptSettings
+from proxy.core.chat import ChatPrompt, CompletionRequest
+from proxy.errors import InvalidRequest, PromptTooLong
+from proxy.fitting import Counter, Fitted, Limits, fit
+
+#: Entries that a long conversation is divided into: each takes a count of all that is before it.
+_MOST_ENTRIES = 200
+
+
+async def explain(
+    request: CompletionRequest, tokens: Counter, limits: Limits, settings: PromptSettings
+) -> dict[str, Any]:
+    """Sizes in tokens. Raises what `tokens.count` raises.
+
+    A message's tokens are those that the prompt grows by when the message joins those before it; the first
+    entry has what the template itself adds. Messages and tools together are the whole prompt. A template
+    that rewrites earlier turns can make a message's tokens negative.
+    """
+    prompt = request.prompt
+    assert isinstance(prompt, ChatPrompt)
+    document: dict[str, Any] = {
+        "prompt_tokens": await tokens.count(prompt),
+        "limits": _limits(limits, settings),
+    }
+    fitted: Fitted | None = None
+    try:
+        fitted = await fit(request, tokens, limits)
+    except PromptTooLong as refusal:
+        document |= {"verdict": "refused", "reason": refusal.message, "sent": None}
+    else:
+        document |= _verdict(fitted, limits)
+    document["tools_tokens"] = await _tools(prompt, tokens)
+    document["messages"] = [
+        {**entry, "sent": _fate(prompt, entry, fitted)} async for entry in _entries(prompt, tokens)
+    ]
+    if document["messages"]:
+        document["messages"][0]["tokens"] -= document["tools_tokens"]
+    return document
+
+
+def _verdict(fitted: Fitted, limits: Limits) -> dict[str, Any]:
+    cut = fitted.positions is not None
+    limit = limits.longest_prompt
+    reason = "There is no limit." if limit is None else f"The limit is {limit} tokens."
+    if cut:
+        reason += " What is oldest is left out, in blocks, so that consecutive turns share their prefix."
+    return {
+        "verdict": "cut" if cut else "whole",
+        "reason": reason,
+        "sent": {
+            "prompt_tokens": fitted.prompt_tokens,
+            "dropped_messages": fitted.dropped_messages,
+            "dropped_tokens": fitted.dropped_tokens,
+            "max_tokens": fitted.max_tokens,
+            "max_tokens_clamped": fitted.clamped,
+        },
+    }
+
+
+def _limits(limits: Limits, settings: PromptSettings) -> list[dict[str, Any]]:
+    """Each limit with the place where it was made."""
+    fixed = settings.max_prompt_tokens
+    found = (
+        ("max_prompt_tokens", limits.max_prompt_tokens, _context if fixed == "auto" else _setting),
+        ("context_length", limits.context_length, _context),
+        ("max_kv_size", limits.max_kv_size, _setting),
+        ("compaction_headroom_tokens", limits.compaction_headroom, _setting),
+        ("prompt_keep_tokens", limits.keep_tokens, _setting),
+        ("default_max_tokens", limits.default_max_tokens, _setting),
+        ("longest_prompt", limits.longest_prompt, lambda _: "the least of these, with room for one token"),
+    )
+    return [{"name": name, "tokens": size, "from": place(name)} for name, size, place in found if size]
+
+
+def _context(_: str) -> str:
+    return "the model's own files"
+
+
+def _setting(name: str) -> str:
+    return f"[prompt] {name}"
+
+
+async def _tools(prompt: ChatPrompt, tokens: Counter) -> int:
+    if not prompt.tools:
+        return 0
+    return await tokens.count(prompt) - await tokens.count(replace(prompt, tools=None))
+
+
+async def _entries(prompt: ChatPrompt, tokens: Counter) -> AsyncIterator[dict[str, Any]]:
+    """Messages that the template accepts as an end, each with those before it that it does not."""
+    count, first = 0, 0
+    step = -(-len(prompt.messages) // _MOST_ENTRIES)
+    for stop in [*range(step, len(prompt.messages), step), len(prompt.messages)]:
+        try:
+            grown = await tokens.count(replace(prompt, messages=prompt.messages[:stop]))
+        except InvalidRequest:
+            continue
+        roles = [message["role"] for message in prompt.messages[first:stop]]
+        yield {"first": first, "last": stop - 1, "roles": roles, "tokens": grown - count}
+        count, first = grown, stop
+
+
+def _fate(prompt: ChatPrompt, entry: dict[str, Any], fitted: Fitted | None) -> str:
+    """`whole`, `changed` (a note or a shortened result), `dropped`, or `partly` of several messages."""
+    if fitted is None:
+        return "refused"
+    if fitted.positions is None:
+        return "whole"
+    assert isinstance(fitted.prompt, ChatPrompt)
+    sent = dict(zip(fitted.positions, fitted.prompt.messages, strict=True))
+    span = range(entry["first"], entry["last"] + 1)
+    kept = [index for index in span if index in sent]
+    if len(kept) < len(span):
+        return "partly" if kept else "dropped"
+    return "whole" if all(sent[index] is prompt.messages[index] for index in kept) else "changed"

@@ -1,0 +1,97 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from proxy import explain as explain_module
+from proxy.config import PromptSettings
+from proxy.core.chat import ChatPrompt, CompletionRequest
+from proxy.explain import explain
+from proxy.fitting import Limits
+from tests.test_fitting import CUTTING, FREE, Letters, chat
+
+
+async def explained(
+    request: CompletionRequest, limits: Limits, letters: Letters | None = None, **settings: Any
+) -> dict[str, Any]:
+    return await explain(request, letters or Letters(), limits, PromptSettings(**settings))
+
+
+async def test_a_prompt_that_fits() -> None:
+    document = await explained(chat("s0 u123 a", 7), replace(FREE, context_length=10))
+    assert document == {
+        "prompt_tokens": 7,
+        "tools_tokens": 0,
+        "verdict": "whole",
+        "reason": "The limit is 9 tokens.",
+        "sent": {
+            "prompt_tokens": 7,
+            "dropped_messages": 0,
+            "dropped_tokens": 0,
+            "max_tokens": 3,
+            "max_tokens_clamped": True,
+        },
+        "messages": [
+            {"first": 0, "last": 0, "roles": ["system"], "tokens": 2, "sent": "whole"},
+            {"first": 1, "last": 1, "roles": ["user"], "tokens": 4, "sent": "whole"},
+            {"first": 2, "last": 2, "roles": ["assistant"], "tokens": 1, "sent": "whole"},
+        ],
+        "limits": [
+            {"name": "context_length", "tokens": 10, "from": "the model's own files"},
+            {"name": "default_max_tokens", "tokens": 50, "from": "[prompt] default_max_tokens"},
+            {"name": "longest_prompt", "tokens": 9, "from": "the least of these, with room for one token"},
+        ],
+    }
+
+
+async def test_what_would_be_cut() -> None:
+    document = await explained(chat("s0 u1 a1 u2 a2 u3 a3 u4"), CUTTING, max_prompt_tokens=13)
+    assert (document["verdict"], document["prompt_tokens"]) == ("cut", 16)
+    assert document["sent"]["prompt_tokens"] == 13
+    fates = [entry["sent"] for entry in document["messages"]]
+    assert fates == ["whole", "dropped", "dropped", "changed", "whole", "whole", "whole", "whole"]
+    assert document["limits"][0] == {
+        "name": "max_prompt_tokens",
+        "tokens": 13,
+        "from": "[prompt] max_prompt_tokens",
+    }
+
+
+async def test_what_would_be_refused() -> None:
+    document = await explained(chat("u0123456789"), replace(FREE, max_prompt_tokens=5))
+    assert (document["verdict"], document["sent"]) == ("refused", None)
+    assert "11 tokens > 5 maximum" in document["reason"]
+    assert document["messages"][0]["sent"] == "refused"
+
+
+async def test_messages_and_tools_are_the_whole_prompt() -> None:
+    class WithTools(Letters):
+        def render(self, prompt: Any) -> str:
+            return super().render(prompt) + "T" * 5 * len(prompt.tools or ())
+
+    request = chat("s0 u123 a4")
+    assert isinstance(request.prompt, ChatPrompt)
+    request = replace(request, prompt=replace(request.prompt, tools=({"type": "function"},) * 2))
+    document = await explained(request, FREE, WithTools())
+    assert document["tools_tokens"] == 10
+    assert [entry["tokens"] for entry in document["messages"]] == [2, 4, 2]
+
+
+async def test_messages_at_which_the_template_does_not_end_go_with_the_next() -> None:
+    letters = Letters(accepts=lambda prompt: prompt.messages[-1]["role"] == "user")
+    document = await explained(chat("s0 u1 a2 u3"), FREE, letters)
+    assert [(e["first"], e["last"], e["tokens"]) for e in document["messages"]] == [(0, 1, 4), (2, 3, 4)]
+
+
+async def test_a_long_conversation_takes_few_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(explain_module, "_MOST_ENTRIES", 3)
+    letters = Letters()
+    document = await explained(chat("u1 a2 u3 a4 u5 a6 u7"), replace(CUTTING, max_prompt_tokens=10), letters)
+    assert [(e["first"], e["last"], e["sent"]) for e in document["messages"]] == [
+        (0, 2, "dropped"),
+        (3, 5, "partly"),
+        (6, 6, "whole"),
+    ]
+    assert sum(entry["tokens"] for entry in document["messages"]) == 14
