@@ -1,0 +1,100 @@
+"""`mlxguard-proxy crashes`: the crash reports of the state folder, in words."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+Report = dict[str, Any]
+
+#: Rows of the memory curve that are shown: about one in five seconds.
+_SHOWN_SAMPLES = 12
+
+_LAST = "last"
+
+
+def choose(reports: Sequence[Report], wanted: str) -> Report | None:
+    """The report with this id, or the only one whose id has it in it; `last` is the newest."""
+    if wanted == _LAST:
+        return reports[-1] if reports else None
+    found = [report for report in reports if wanted in report["id"]]
+    exact = [report for report in found if report["id"] == wanted]
+    return (exact or found)[0] if len(exact or found) == 1 else None
+
+
+def listing(reports: Sequence[Report]) -> str:
+    """One line per crash, the newest last."""
+    if not reports:
+        return "no crash is on record"
+    rows = [("id", "when", "cause", "in flight", "suspects", "then")]
+    for report in reports:
+        work = report["in_flight"]
+        suspects = sum(1 for each in work if each["suspect"])
+        rows.append(
+            (report["id"], _when(report), report["cause"], str(len(work)), str(suspects), _then(report))
+        )
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def explanation(report: Report) -> str:
+    """Everything that is known of one crash."""
+    return "\n".join(_explain(report))
+
+
+def _explain(report: Report) -> Iterator[str]:
+    yield f"{report['id']}  {_when(report)}  generation {report['generation']}, {report['state']}"
+    yield f"cause    {report['cause']}: {report['explanation']}"
+    yield f"advice   {report['advice']}"
+    yield f"noticed  {report['symptom']}{_end(report)}, after {report['child']['ran_s']} s"
+    yield f"flags    {' '.join(report['child']['flags'])}"
+    yield from _in_flight(report["in_flight"])
+    yield from _memory(report["child"])
+    yield "done"
+    for step in report["done"]:
+        details = {name: value for name, value in step.items() if name not in ("after_s", "what")}
+        told = ", ".join(f"{name} {value}" for name, value in details.items() if value is not None)
+        yield f"  {step['after_s']:8.3f} s  {step['what']:9} {told}".rstrip()
+    yield "last lines"
+    yield from (f"  {line}" for line in report["last_lines"])
+
+
+def _in_flight(work: Sequence[dict[str, Any]]) -> Iterator[str]:
+    yield f"in flight: {len(work)}"
+    for each in work:
+        progress = "{}/{}".format(*each["progress"]) if each["progress"] else ""
+        refused = "" if each["refused_s"] is None else f", refused for {each['refused_s']:.0f} s"
+        yield (
+            f"  {each['answer_id']}  {each['fingerprint']}  {each['phase']} {progress} of "
+            f"{each['prompt_tokens']} tokens, {each['completion_tokens']} generated, "
+            f"attempt {each['attempts']}, {each['running_s']:.1f} s"
+            f"{', suspect' if each['suspect'] else ''}{refused}"
+        )
+
+
+def _memory(child: dict[str, Any]) -> Iterator[str]:
+    table = child["memory"]
+    rows = table["rows"]
+    if not rows:
+        return
+    yield "memory (GB)  " + "".join(name.rjust(10) for name in table["columns"])
+    step = max(1, len(rows) // _SHOWN_SAMPLES)
+    for age_s, *sizes in [*rows[:-1:step], rows[-1]]:
+        cells = ("-" if size is None else f"{size / 1e9:.3f}" for size in sizes)
+        yield " " * 13 + f"{age_s:10.1f}" + "".join(cell.rjust(10) for cell in cells)
+
+
+def _end(report: Report) -> str:
+    if report["signal"] is not None:
+        return f" by signal {report['signal']}"
+    return "" if report["exit_code"] is None else f" with code {report['exit_code']}"
+
+
+def _then(report: Report) -> str:
+    return report["done"][-1]["what"] if report["done"] else "-"
+
+
+def _when(report: Report) -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(report["time"]))
