@@ -79,6 +79,27 @@ def _check(arguments: argparse.Namespace) -> int:
     return ExitCode.OK
 
 
+def _crashes(arguments: argparse.Namespace) -> int:
+    import json
+
+    from proxy import crashes
+    from proxy.folders import state_folder
+    from supervisor.records import crash_reports
+
+    loaded = _load(arguments)
+    if loaded is None:
+        return ExitCode.CONFIGURATION
+    reports = crash_reports(state_folder(loaded.settings.supervisor.state_dir))
+    if arguments.id is None:
+        print(json.dumps(reports, indent=1) if arguments.json else crashes.listing(reports))
+        return ExitCode.OK
+    report = crashes.choose(reports, arguments.id)
+    if report is None:
+        return _fail([f"no one crash has {arguments.id!r} in its id"], ExitCode.CONFIGURATION)
+    print(json.dumps(report, indent=1) if arguments.json else crashes.explanation(report))
+    return ExitCode.OK
+
+
 def _init(arguments: argparse.Namespace) -> int:
     from proxy import server_command
     from proxy.config_template import render
@@ -164,6 +185,11 @@ def _parser() -> argparse.ArgumentParser:
     for command, run in ((serve, _serve), (check, _check)):
         command.set_defaults(run=run)
         _add_settings(command)
+    crashes = commands.add_parser("crashes", help="list the crashes of the server, or explain one")
+    crashes.set_defaults(run=_crashes)
+    crashes.add_argument("id", nargs="?", metavar="ID", help='or a part of it, or "last"')
+    crashes.add_argument("--json", action="store_true", help="the reports as they are kept")
+    _add_settings(crashes)
     init = commands.add_parser("init", help="write a proxy.toml, also from an mlx_lm.server command")
     init.set_defaults(run=_init)
     _add_init(init)
