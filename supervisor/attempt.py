@@ -64,6 +64,7 @@ class Attempt:
         self._launched_at = 0.0
         self._kills_before: int | None = None
         self._memory: tuple[float, int | None] = (0.0, None)
+        self._card_total: int | None = None  # with a GPU that has memory of its own
 
     @property
     def pid(self) -> int | None:
@@ -119,6 +120,8 @@ class Attempt:
     def die(self, symptom: Symptom, state: State, exit_: Exit | None = None, note: str = "") -> Death:
         """The end is known: find its cause and tell whoever waits for an answer."""
         exit_ = exit_ or Exit(None, None)
+        if self.child is not None:  # memory rises fastest at the end, between two samples
+            self.curve.add(self._sample(self.child))
         lines = (*self.transcript.lines, *((note,) if note else ()))
         stopped = symptom is Symptom.WEDGE and self.pid is not None and machine.is_stopped(self.pid)
         evidence = Evidence(symptom, exit_.code, exit_.signal, lines, self._pressure(), stopped)
@@ -146,7 +149,7 @@ class Attempt:
         return Facts(
             at_work,
             self.curve.peak(),
-            machine.total_memory(),
+            self._card_total or machine.total_memory(),
             self._launch.argv if self._launch else (),
             self.transcript.lines,
             self._options.start_timeout_s,
@@ -163,6 +166,7 @@ class Attempt:
             "ready_since": self.ready_since,
             "free_before": self.free_before,
             "total_memory": machine.total_memory(),
+            "card_total": self._card_total,
             "memory": self.curve.table(now),
         }
 
@@ -180,8 +184,15 @@ class Attempt:
         now, free, inside = time.monotonic(), machine.free_memory(), child.telemetry
         if inside is None:
             return Sample(now, free, self.memory_bytes())
+        self._card_total = inside.card_total or self._card_total
         return Sample(
-            now, free, self.memory_bytes(), inside.active_bytes, inside.peak_bytes, inside.cache_bytes
+            now,
+            free,
+            self.memory_bytes(),
+            inside.active_bytes,
+            inside.peak_bytes,
+            inside.cache_bytes,
+            inside.card_free,
         )
 
     def memory_bytes(self) -> int | None:

@@ -5,10 +5,10 @@ this file needs nothing else and imports nothing of its own package. CACHE_LIMIT
 MLX's own.
 
 Some ten times a second one JSON line goes to TELEMETRY_FD: active, peak and cache bytes of MLX, which
-can be read from inside the process only, and `beat`, which counts the samples in which the generation
-thread stood at another place than in the sample before. A silent phase that works (a search in the
-prompt cache, the text of a tool call) moves it; a wedged thread does not. A thread that is always found
-in the same call of MLX, as in a prefill, moves the memory instead.
+can be read from inside the process only; what a GPU with memory of its own has and has left; and `beat`,
+which counts the samples in which the generation thread stood at another place than in the sample before.
+A silent phase that works (a search in the prompt cache, the text of a tool call) moves it; a wedged thread
+does not. A thread that is always found in the same call of MLX, as in a prefill, moves the memory instead.
 """
 
 from __future__ import annotations
@@ -44,8 +44,15 @@ def generation_thread() -> int | None:
 
 def sample(mx: ModuleType | None, beat: int) -> bytes:
     memory = (mx.get_active_memory(), mx.get_peak_memory(), mx.get_cache_memory()) if mx else (0, 0, 0)
-    line = dict(zip(("active", "peak", "cache"), memory, strict=True), beat=beat)
+    line = dict(zip(("active", "peak", "cache"), memory, strict=True), beat=beat, **(card(mx) if mx else {}))
     return json.dumps(line).encode() + b"\n"
+
+
+def card(mx: ModuleType) -> dict[str, int]:
+    """The GPU's own memory, other programs counted. Only MLX's CUDA build tells both, read anew each time."""
+    info = getattr(mx, "device_info", dict)()  # not in every version
+    free, total = info.get("free_memory"), info.get("total_memory")
+    return {} if free is None or total is None else {"card_free": free, "card_total": total}
 
 
 def report(fd: int, loaded: threading.Event) -> None:

@@ -22,7 +22,7 @@ class Sample:
     """Bytes at one moment; None is not known. `at`: monotonic seconds.
 
     `free`: of the whole machine, without swapping. `footprint`: the child from outside. The rest is what
-    MLX says inside the child.
+    MLX says inside the child; `card_free` is what a GPU with memory of its own has left.
     """
 
     at: float
@@ -31,6 +31,7 @@ class Sample:
     active: int | None = None
     peak: int | None = None
     cache: int | None = None
+    card_free: int | None = None
 
 
 class Curve:
@@ -59,11 +60,11 @@ class Curve:
     def table(self, now: float) -> dict[str, Any]:
         """For a report: one row per sample, oldest first; ages in seconds before `now`."""
         return {
-            "columns": ["age_s", "free", "footprint", "active", "peak", "cache"],
+            "columns": ["age_s", "free", "footprint", "active", "peak", "cache", "card_free"],
             "rows": [list(row) for row in self._rows(now)],
         }
 
     def _rows(self, now: float) -> Iterator[tuple[float | int | None, ...]]:
         for sample in self._samples:
-            inside = sample.active, sample.peak, sample.cache
+            inside = sample.active, sample.peak, sample.cache, sample.card_free
             yield round(now - sample.at, 1), sample.free, sample.footprint, *inside

@@ -205,6 +205,8 @@ SIGNATURES: tuple[Signature, ...] = (
     _row(Cause.METAL_OOM, r"\[METAL\].*(kIOGPUCommandBufferCallbackErrorOutOfMemory|Insufficient Memory)"),
     _row(Cause.METAL_ERROR, r"\[METAL\].*kIOGPUCommandBufferCallbackError\w+"),
     _row(Cause.CUDA_OOM, r"(?i)cuda.*out of memory|cudaErrorMemoryAllocation"),
+    # MLX names the call and CUDA's text for it (backend/cuda/utils.cpp); of cuBLAS 3, which is ALLOC_FAILED.
+    _row(Cause.CUDA_OOM, r"\bcu[A-Z]\w*.* failed: out of memory|\bcublas\w*.* failed with code: 3\."),
     _row(Cause.RESOURCE_LIMIT, r"Resource limit \(\d+\) exceeded"),
     _row(Cause.ALLOCATION_REFUSED, r"\[(metal::)?malloc\w*\] (Attempting to allocate|Unable to allocate)"),
     _row(Cause.ALLOCATION_REFUSED, r"^(MemoryError\b|std::bad_alloc)|terminating.*std::bad_alloc"),

@@ -50,6 +50,8 @@ class Telemetry:
     cache_bytes: int
     beat: int
     at: float
+    card_free: int | None = None  # of the GPU's own memory, where it has its own (CUDA)
+    card_total: int | None = None
 
 
 class Child:
@@ -138,7 +140,13 @@ class Child:
     def _on_sample(self, line: bytes) -> None:
         sample = json.loads(line)
         self.telemetry = Telemetry(
-            sample["active"], sample["peak"], sample["cache"], sample["beat"], time.monotonic()
+            sample["active"],
+            sample["peak"],
+            sample["cache"],
+            sample["beat"],
+            time.monotonic(),
+            sample.get("card_free"),
+            sample.get("card_total"),
         )
 
     async def _end(self) -> None:

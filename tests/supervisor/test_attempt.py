@@ -14,7 +14,7 @@ from supervisor.attempt import Attempt
 from supervisor.diagnosis import Cause, Symptom
 from supervisor.generation import SupervisorOptions
 from supervisor.lifecycle import State
-from supervisor.process import Exit
+from supervisor.process import Exit, Telemetry
 from supervisor.tasks import Tasks
 from tests.supervisor.conftest import fake_launch, tell, until
 
@@ -91,6 +91,19 @@ async def test_a_death_is_told_to_whoever_waits_for_an_answer(stand: Stand) -> N
     death = attempt.die(Symptom.WEDGE, State.READY, note="seen by the canary")
     assert attempt.generation.died.result() is death is attempt.death
     assert (death.generation, death.cause, death.last_lines[-1]) == (7, Cause.WEDGE, "seen by the canary")
+
+
+async def test_the_last_burst_of_memory_counts_against_what_the_card_has(stand: Stand) -> None:
+    attempt = await stand.launch()
+    assert await stand.heard("first token")
+    assert attempt.child is not None
+    attempt.child.telemetry = Telemetry(37, 90, 5, 1, 0.0, card_free=2, card_total=100)
+    attempt.die(Symptom.THREAD_DEAD, State.READY)
+    facts = attempt.facts(())
+    assert (facts.peak, facts.total, attempt.description()["card_total"]) == (90, 100, 100)
+    last = attempt.curve.last()
+    assert last is not None
+    assert (last.active, last.card_free) == (37, 2)
 
 
 async def test_a_taken_port_is_a_matter_of_the_start_only(stand: Stand) -> None:

@@ -124,11 +124,26 @@ def places(thread_id: int | None) -> set[object]:
 def test_a_sample_is_one_line_that_fits_a_pipe_in_one_piece() -> None:
     size = 2**60
     mx: Any = SimpleNamespace(
-        get_active_memory=lambda: size, get_peak_memory=lambda: size, get_cache_memory=lambda: size
+        get_active_memory=lambda: size,
+        get_peak_memory=lambda: size,
+        get_cache_memory=lambda: size,
+        device_info=lambda: {"free_memory": size, "total_memory": size},
     )
     line = child.sample(mx, 2**40)
     assert line.endswith(b"}\n")
     assert len(line) < 512  # POSIX: writes up to PIPE_BUF (512 at least) are never torn
+
+
+def test_only_a_card_with_memory_of_its_own_is_told_of() -> None:
+    # As MLX's builds answer: CUDA (on an H200), Metal, CPU.
+    cuda = {"device_name": "NVIDIA H200", "free_memory": 149557477376, "total_memory": 150754820096}
+    assert child.card(says(cuda)) == {"card_free": 149557477376, "card_total": 150754820096}
+    assert child.card(says({"memory_size": 2**36, "max_recommended_working_set_size": 2**35})) == {}
+    assert child.card(says({"architecture": "x86_64", "device_name": "AMD EPYC"})) == {}
+
+
+def says(info: dict[str, Any]) -> Any:
+    return SimpleNamespace(device_info=lambda: info)
 
 
 def test_it_is_self_contained_and_patches_nothing() -> None:

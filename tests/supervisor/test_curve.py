@@ -33,3 +33,18 @@ def test_the_peak_is_that_from_inside_if_it_is_known() -> None:
     curve.add(Sample(1, free=1, footprint=900, active=10, peak=70, cache=0))
     curve.add(Sample(2, free=1, footprint=900, active=10, peak=80, cache=0))
     assert curve.peak() == 80
+
+
+def test_the_table_shows_what_a_card_of_its_own_had_left() -> None:
+    curve = Curve()
+    curve.add(Sample(0, free=9, footprint=2, active=37, peak=40, cache=5, card_free=1))
+    table = curve.table(now=0.4)
+    assert dict(zip(table["columns"], table["rows"][0], strict=True)) == {
+        "age_s": 0.4,
+        "free": 9,
+        "footprint": 2,
+        "active": 37,
+        "peak": 40,
+        "cache": 5,
+        "card_free": 1,
+    }

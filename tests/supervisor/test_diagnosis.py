@@ -55,6 +55,8 @@ def cause_of(
         ("[METAL] x (0000000e:kIOGPUCommandBufferCallbackErrorImpactingInteractivity)", Cause.METAL_ERROR),
         ("RuntimeError: cudaMallocAsync(&data, size, stream) failed: out of memory", Cause.CUDA_OOM),
         ("RuntimeError: CUDA error: out of memory", Cause.CUDA_OOM),
+        ("RuntimeError: cuModuleLoadData(&module_, code) failed: out of memory", Cause.CUDA_OOM),
+        ("RuntimeError: cublasLtMatmul(handle, desc) failed with code: 3.", Cause.CUDA_OOM),
         (
             "[metal::malloc] Attempting to allocate 40802189312 bytes which is greater than the maximum "
             "allowed buffer size of 22613000192 bytes.",

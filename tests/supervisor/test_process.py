@@ -74,7 +74,8 @@ async def test_telemetry_arrives_and_its_pipe_is_the_childs_alone(spawn: Spawn) 
     code = (
         "import os, sys, time\n"
         "fd = int(sys.argv[1])\n"
-        'os.write(fd, b\'{"active": 5, "peak": 7, "cache": 3, "beat": 2}\\n\')\n'
+        'os.write(fd, b\'{"active": 5, "peak": 7, "cache": 3, "beat": 2, \')\n'
+        'os.write(fd, b\'"card_free": 1, "card_total": 9}\\n\')\n'
         "os.close(fd); time.sleep(60)"
     )
     child = await spawn(code)
@@ -82,6 +83,7 @@ async def test_telemetry_arrives_and_its_pipe_is_the_childs_alone(spawn: Spawn) 
     seen = child.telemetry
     assert seen is not None
     assert (seen.active_bytes, seen.peak_bytes, seen.cache_bytes, seen.beat) == (5, 7, 3, 2)
+    assert (seen.card_free, seen.card_total) == (1, 9)
     assert 0 <= time.monotonic() - seen.at < 1
 
 
