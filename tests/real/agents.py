@@ -112,7 +112,8 @@ class Desk:
     def __init__(self, agent: Agent, home: Path, base_url: str, *, context: int) -> None:
         self.agent, self.home = agent, home
         self.project = home / "project"
-        self.project.mkdir()
+        for folder in (self.project, home / "tmp"):
+            folder.mkdir()
         for name, content in agent.files(base_url, context).items():
             (home / name).parent.mkdir(parents=True, exist_ok=True)
             (home / name).write_text(content)
@@ -138,6 +139,7 @@ class Desk:
         return {
             "PATH": f"{tools.node().folder}:/usr/local/bin:/usr/bin:/bin",
             "HOME": str(self.home),
+            "TMPDIR": str(self.home / "tmp"),  # OpenCode leaves 6 MB there with each run
             "XDG_CONFIG_HOME": str(self.home / ".config"),
             "XDG_CACHE_HOME": str(self.home / ".cache"),
             "XDG_DATA_HOME": str(self.home / ".local/share"),
