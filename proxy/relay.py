@@ -225,6 +225,8 @@ class Relay:
             case Verdict.FAILED:
                 raise UpstreamFailed("answer_broke") from broken
             case Verdict.UNAVAILABLE:
+                if death is not None and job.answer.phase is not Phase.CONTENT:
+                    self._inquest.solitude(job)  # who was sentenced for this death is told so
                 raise Unavailable("child_died" if death else "not_connected") from broken
 
     def _log_break(
