@@ -69,4 +69,4 @@ async def memory_back(before: int) -> Waited:
         await asyncio.sleep(_LOOK_S)
         free = machine.free_memory()
         wait = wait.seen(free, time.monotonic())
-    return Waited(round(time.monotonic() - began, 3), wait.missing(free))
+    return Waited(round(time.monotonic() - began, 2), wait.missing(free))

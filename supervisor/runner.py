@@ -267,6 +267,9 @@ class Supervisor:
         """Do not load into what the last child still holds."""
         if self._free_before is not None:
             back = await memory_back(self._free_before)
+            if back.waited_s or back.missing_bytes:
+                extra = {"waited_s": back.waited_s, "missing_bytes": back.missing_bytes}
+                log.info("memory_waited_for", extra=extra)
             self._deaths.done("memory", waited_s=back.waited_s, missing_bytes=back.missing_bytes)
 
     def _on_launched(self, attempt: Attempt, task: asyncio.Task[None]) -> None:

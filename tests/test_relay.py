@@ -576,6 +576,16 @@ async def test_a_held_stream_that_is_sentenced_ends_by_contract(stand: Stand) ->
     assert stream.endswith(b"data: [DONE]\n\n")
 
 
+async def test_who_is_sentenced_at_its_last_try_is_told_so(stand: Stand) -> None:
+    asking = stand.ask()
+    for cause in (Cause.SEGFAULT, Cause.WEDGE, Cause.ABORTED):
+        call = await stand.child.call()
+        stand.crash(cause)
+        await call.finish()
+        stand.supervisor.up(stand.child)
+    assert (await (await asking).json())["error"]["code"] == "quarantined"
+
+
 async def test_what_somebody_did_is_nobodys_fault(stand: Stand) -> None:
     asking = stand.ask()
     for _ in range(2):

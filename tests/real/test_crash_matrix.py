@@ -4,26 +4,24 @@ The promise: each client gets a complete answer or exactly the contract's error,
 Where its client has seen no content, a request is replayed, so here nearly all answers are complete.
 
 The phase is confirmed from the child's own log before the fault is brought about. Faults are real but for
-Metal's abort (tests/real/faults/sitecustomize.py says why).
+Metal's abort (tests/real/faults_of_children.py).
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
-import os
-import resource
 import signal
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import aiohttp
-import psutil
 import pytest
 
 from tests.conftest import MakeTiny
+from tests.real import faults_of_children
+from tests.real.faults_of_children import FAULTS
 from tests.real.processes import Guard, guard
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(120)]
@@ -100,8 +98,8 @@ def guarded(make_tiny: MakeTiny, tmp_path_factory: pytest.TempPathFactory) -> It
         "log.level": "debug",
     }
     with pytest.MonkeyPatch.context() as environ:
-        environ.setenv("PYTHONPATH", str(Path(__file__).parent / "faults"))
-        environ.setenv("FAULTS_BY_SIGNAL", "1")
+        for name, value in faults_of_children.environ().items():
+            environ.setenv(name, value)
         options = [f"--set={key}={value}" for key, value in settings.items()]
         # 4 MB more for every 256 tokens of one sequence: growing takes new memory, as it does in earnest.
         model = make_tiny(kv_bytes_per_token=16384)
@@ -188,50 +186,6 @@ def assert_unavailable(status: int, headers: Mapping[str, str], document: dict[s
     assert document["error"]["type"] == "server_error"
 
 
-Fault = Callable[[Proxy, dict[str, Any]], Awaitable[None]]
-
-# --- faults ------------------------------------------------------------------------------------------
-
-
-def by_signal(number: int) -> Fault:
-    async def fault(_: Proxy, child: dict[str, Any]) -> None:
-        os.kill(child["pid"], number)
-
-    return fault
-
-
-async def by_poison(proxy: Proxy, child: dict[str, Any]) -> None:
-    """A real request, past the proxy, whose `stop` kills the generation thread (batched path)."""
-    url = f"http://127.0.0.1:{child['port']}/v1/chat/completions"
-    poison = {"messages": [{"role": "user", "content": "x"}], "stop": 5}
-    async with asyncio.timeout(30):
-        while True:
-            try:
-                async with proxy.http.post(url, json=poison) as answer:
-                    await answer.read()
-                return
-            except aiohttp.ClientConnectorError:
-                await asyncio.sleep(0.02)  # still loading
-            except aiohttp.ClientError:
-                return
-
-
-async def by_allocation(_: Proxy, child: dict[str, Any]) -> None:
-    """No more address space than it has now: the next large allocation fails, in native code or in MLX."""
-    used = psutil.Process(child["pid"]).memory_info().vms
-    resource.prlimit(child["pid"], resource.RLIMIT_AS, (used, used))
-
-
-FAULTS: dict[str, Fault] = {
-    "sigkill": by_signal(signal.SIGKILL),
-    "metal-abort": by_signal(signal.SIGUSR1),
-    "sigsegv": by_signal(signal.SIGSEGV),
-    "thread-death": by_poison,
-    "allocation": by_allocation,
-    "stopped": by_signal(signal.SIGSTOP),
-    "exit": by_signal(signal.SIGTERM),
-}
-
 #: phase -> (words per prompt, max_tokens, what the child's log shows when it is reached)
 PHASES: dict[str, tuple[int, int, str]] = {
     "loading": (5, 24, ""),
@@ -267,11 +221,11 @@ async def test_every_client_gets_a_whole_answer_or_the_contract(proxy: Proxy, fa
     child = await (loading(proxy) if phase == "loading" else proxy.child())
     mark = proxy.mark()
     if phase in ("loading", "idle"):
-        await FAULTS[fault](proxy, child)
+        await FAULTS[fault](proxy.http, child)
     clients = [asyncio.create_task(ask(proxy, *each)) for each in zip(bodies, seen, strict=True)]
     if phase not in ("loading", "idle"):
         await reach(proxy, phase, mark, seen[0])
-        await FAULTS[fault](proxy, child)
+        await FAULTS[fault](proxy.http, child)
     for one in await asyncio.wait_for(asyncio.gather(*clients), 60):
         assert one.complete or one.content, "no content was sent: it should have been replayed"
     assert (await ask(proxy, bodies[0], asyncio.Event())).complete

@@ -1,0 +1,105 @@
+"""A request that kills the real server: tried alone, refused, remembered; and nobody else is harmed.
+
+What kills is a word, by tests/real/faults/sitecustomize.py: on Linux no prompt that passes the proxy's
+checks is known to crash the server.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+
+from tests.campaign.clients import Heard, raw_streaming, raw_whole
+from tests.campaign.clients import ask as ask_as
+from tests.real.faults_of_children import environ
+from tests.real.processes import Guard, guard
+
+pytestmark = [pytest.mark.real, pytest.mark.timeout(180)]
+
+SETTINGS = ("upstream.decode_concurrency=8", "upstream.prompt_concurrency=8", "supervisor.max_restarts=100")
+OPTIONS = [f"--set={setting}" for setting in SETTINGS]
+
+
+@pytest.fixture
+def deadly(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    for name, value in environ(words=True).items():
+        monkeypatch.setenv(name, value)
+    yield
+
+
+def body_of(text: str) -> dict[str, Any]:
+    return {"messages": [{"role": "user", "content": text}], "max_tokens": 30, "temperature": 0}
+
+
+async def ask(proxy: Guard, text: str) -> tuple[int, dict[str, Any]]:
+    async with (
+        aiohttp.ClientSession() as http,
+        http.post(f"{proxy.url}/v1/chat/completions", json=body_of(text)) as answer,
+    ):
+        return answer.status, await answer.json()
+
+
+def deaths(proxy: Guard) -> list[dict[str, Any]]:
+    return proxy.events("child_died")
+
+
+@pytest.mark.usefixtures("deadly")
+async def test_poison_is_refused_and_the_innocents_beside_it_are_served(
+    tiny_model: Path, tmp_path: Path
+) -> None:
+    with guard(tiny_model, tmp_path, *OPTIONS) as proxy:
+        clients = (raw_streaming, raw_whole) * 3
+        innocents = [
+            ask_as(client, proxy.url, body_of(f"innocent {number}"), f"i{number}", 90.0)
+            for number, client in enumerate(clients)
+        ]
+        (status, refusal), *results = await asyncio.gather(ask(proxy, "poison"), *innocents)
+        assert status == 400
+        assert refusal["error"]["code"] == "quarantined"
+        assert len(deaths(proxy)) == 2
+        cut = [result for result in results if result.heard is Heard.CUT]
+        assert not [result for result in results if result.heard not in (Heard.COMPLETE, Heard.CUT)], results
+        assert all(result.content for result in cut)
+
+        assert (await ask(proxy, "poison"))[0] == 400
+        assert (await ask(proxy, "bread"))[0] == 200
+        assert len(deaths(proxy)) == 2, "it is not tried again"
+
+    reports = crashes(tmp_path, "--json")
+    assert [report["cause"] for report in reports] == ["segfault", "segfault"]
+    first, second = (report["in_flight"] for report in reports)
+    assert second[0]["refused_s"] == pytest.approx(600, abs=2)
+    assert len(second) == 1, "it was alone"
+    assert second[0]["fingerprint"] in [work["fingerprint"] for work in first if work["suspect"]]
+    assert "poison" not in json.dumps(reports)
+
+    with guard(tiny_model, tmp_path, *OPTIONS) as later:
+        assert (await ask(later, "poison"))[0] == 400
+        assert not deaths(later), "the next proxy knows it"
+
+
+@pytest.mark.usefixtures("deadly")
+async def test_a_memory_killer_is_told_a_smaller_size(tiny_model: Path, tmp_path: Path) -> None:
+    with guard(tiny_model, tmp_path, *OPTIONS) as proxy:
+        status, refusal = await ask(proxy, "glutton " * 100)
+        assert status == 400
+        assert refusal["error"]["code"] == "context_length_exceeded"
+        said = refusal["error"]["message"].split()
+        assert int(said[4]) // 2 == int(said[7])
+        assert [line["cause"] for line in deaths(proxy)] == ["metal_oom", "metal_oom"]
+        assert "max_prompt_tokens" in deaths(proxy)[0]["advice"]
+
+
+def crashes(folder: Path, *words: str) -> Any:
+    command = [str(Path(sys.executable).with_name("mlxguard-proxy")), "crashes", *words]
+    state = ["--set", f"supervisor.state_dir={folder / 'state'}"]
+    done = subprocess.run([*command, *state], check=True, capture_output=True, text=True, cwd=folder)
+    return json.loads(done.stdout)
