@@ -10,11 +10,14 @@ from collections.abc import Sequence
 from typing import Any
 
 from proxy import frames
+from supervisor.process import widen
 
 log = logging.getLogger("mlxguard.worker")
 
 #: Bytes of the end of standard error that are kept, for the log entry of a failed start.
 _SAID_BYTES = 2000
+#: A long session's request in one write; the most that Linux gives to everybody (fs.pipe-max-size).
+_PIPE_BYTES = 1 << 20
 
 
 class WorkerDied(Exception):
@@ -54,9 +57,10 @@ class Worker:
     async def spawn(cls, command: Sequence[str], stall_s: float) -> Worker:
         """Start the process; it may take `stall_s` for its first answer as for any other."""
         pipe = asyncio.subprocess.PIPE
-        return cls(
-            await asyncio.create_subprocess_exec(*command, stdin=pipe, stdout=pipe, stderr=pipe), stall_s
-        )
+        process = await asyncio.create_subprocess_exec(*command, stdin=pipe, stdout=pipe, stderr=pipe)
+        assert process.stdin is not None
+        widen(process.stdin.get_extra_info("pipe").fileno(), _PIPE_BYTES)
+        return cls(process, stall_s)
 
     @property
     def pid(self) -> int:

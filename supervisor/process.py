@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
 import json
 import os
 import signal
@@ -190,6 +191,13 @@ def _start_keeper(command: Sequence[str], env: Mapping[str, str], ends: _Ends) -
         pass_fds=(ends.lifeline, ends.status, ends.samples),
         start_new_session=True,  # a Ctrl-C at the terminal is for the gateway alone
     )
+
+
+def widen(pipe: int, size: int) -> None:
+    """Let a pipe hold `size` bytes, where the system can (Linux); a Mac's grow by themselves, to 64 KiB."""
+    if sys.platform == "linux":
+        with contextlib.suppress(PermissionError):  # the user's pipes hold too much together already
+            fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, size)
 
 
 def _runs(pid: int) -> bool:

@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 import psutil
 import pytest
 
-from supervisor.process import Child, Exit
+from supervisor.process import Child, Exit, widen
 from tests.supervisor.conftest import alive, gone, until
 
 Spawn = Callable[..., Awaitable[Child]]
@@ -130,3 +130,15 @@ async def test_descriptors_are_all_given_back(spawn: Spawn) -> None:
         await (await spawn("pass")).exited
     await asyncio.sleep(0.05)
     assert psutil.Process().num_fds() == before
+
+
+def test_a_wide_pipe_takes_much_at_once() -> None:
+    source, sink = os.pipe()
+    widen(sink, 1 << 20)
+    os.set_blocking(sink, False)
+    assert os.write(sink, bytes(1 << 20)) >= 1 << 16
+    if sys.platform == "linux":
+        with pytest.raises(BlockingIOError):
+            os.write(sink, b"x")
+    os.close(source)
+    os.close(sink)
