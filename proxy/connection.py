@@ -17,6 +17,7 @@ from http import HTTPStatus
 from typing import Any
 
 from aiohttp import web
+from aiohttp.http import HttpVersion10, HttpVersion11
 from aiohttp.http_exceptions import LineTooLong
 
 from proxy import errors
@@ -135,7 +136,7 @@ class Connection(web.RequestHandler):
             super().connection_made(transport)
         elif self._entry is Entry.REFUSED:
             self._site.connections.add(self)
-            self._last_words(errors.Unavailable("too_many_connections"))
+            self.last_words(errors.Unavailable("too_many_connections"))
         else:
             self.force_close()
             transport.abort()
@@ -168,11 +169,11 @@ class Connection(web.RequestHandler):
             wire.abort()
         elif late is Late.HEAD and not wire.is_closing():
             log.info("client_late", extra={"late": late.value, "address": self._address})
-            self._last_words(errors.RequestTimeout("The head of the request did not arrive in time."))
+            self.last_words(errors.RequestTimeout("The head of the request did not arrive in time."))
             wire.close()
 
-    def _last_words(self, error: errors.GuardError) -> None:
-        """An answer to no request of this connection; it takes no more of them."""
+    def last_words(self, error: errors.GuardError) -> None:
+        """Answer what is no request that aiohttp could answer; the connection takes no more of them."""
         assert self._wire is not None
         self._wire.write(raw_answer(error))
         self._wire.write_eof()
@@ -238,3 +239,19 @@ def began(request: web.Request) -> None:
     """Tell the request's connection that its head is complete (a test server's own has no clock)."""
     if isinstance(request.protocol, Connection):
         request.protocol.request_began()
+
+
+def check_version(request: web.Request) -> None:
+    """Refuse HTTP/0.9 and HTTP/2.0, which the parser lets pass. Not by an answer of aiohttp's: that would
+    claim the client's version (RFC 9110, 2.5).
+
+    Raises:
+        InvalidRequest, ConnectionResetError: the version is not ours; the latter if it was answered.
+    """
+    if request.version in (HttpVersion10, HttpVersion11):
+        return
+    refusal = errors.InvalidRequest("Only HTTP/1.0 and HTTP/1.1 are spoken here.")
+    if not isinstance(request.protocol, Connection):
+        raise refusal
+    request.protocol.last_words(refusal)
+    raise ConnectionResetError

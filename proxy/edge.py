@@ -15,13 +15,13 @@ from collections.abc import Callable
 from typing import NoReturn
 
 from aiohttp import web
-from aiohttp.http import HttpVersion10, HttpVersion11
+from aiohttp.http import HttpVersion11
 from aiohttp.typedefs import Handler, Middleware
 from yarl import URL
 
 from proxy import cors, errors
 from proxy.answers import REQUEST_ID, error_response, identify, new_id
-from proxy.connection import LAST, began
+from proxy.connection import LAST, began, check_version
 from proxy.core.admittance import Admittance
 from proxy.core.patience import body_due
 from proxy.logs import request_id as request_id_var
@@ -85,8 +85,7 @@ async def _answer(request: web.Request, handler: Handler, admittance: Admittance
 
 
 async def _admitted(request: web.Request, handler: Handler, admittance: Admittance) -> web.StreamResponse:
-    if request.version not in (HttpVersion10, HttpVersion11):
-        raise errors.InvalidRequest("Only HTTP/1.0 and HTTP/1.1 are spoken here.")
+    check_version(request)
     _check_sender(request, admittance)
     if request.method == "OPTIONS":
         return cors.options(request)
