@@ -35,6 +35,7 @@ from proxy.status import Registry, Status
 from proxy.tokens import Tokens
 from proxy.upstream import Upstream
 from supervisor.machine import holder_of_port
+from supervisor.plan import Plan
 from supervisor.records import AlreadyRunning
 from supervisor.runner import IllegalEvent, Supervisor, SupervisorOptions
 
@@ -56,7 +57,7 @@ class Guard:
     def __init__(self, settings: Settings, *, port: int) -> None:
         self._settings = settings
         tokens = Tokens()
-        self._preparation = Preparation(settings, tokens, cache_folder())
+        self._preparation = Preparation(settings, tokens, cache_folder(), on_plan=self._apply)
         options = _supervisor_options(settings.supervisor, port)
         self.registry = Registry()
         self._inquest = Inquest(self.registry.jobs, options.state_dir / SUSPECTS, model=settings.model.path)
@@ -92,6 +93,10 @@ class Guard:
     def settle_refusal(self, status: int) -> None:
         """Count an answer to what was no request: not HTTP, too late, or one connection too many."""
         self._metrics.http_refusal(status)
+
+    def _apply(self, plan: Plan) -> None:
+        """Let in from now on what the plan says fits together."""
+        self._gate.set_budget(Budget(plan.running, plan.max_active_kv, plan.bytes_per_row))
 
     def recycle(self, reason: str) -> None:
         """Restart the child as planned, or try again after giving up."""

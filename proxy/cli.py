@@ -1,4 +1,4 @@
-"""mlxguard-proxy, the command: serve, check, init, tiny-model.
+"""mlxguard-proxy, the command: serve, check, plan, init, tiny-model.
 
 What a command needs is imported when it runs: --help and the first answer of `serve` wait for nothing else.
 """
@@ -47,7 +47,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _serve(arguments: argparse.Namespace) -> int:
     from proxy import logs
     from proxy.api_keys import known_keys
-    from proxy.config_summary import not_acted_on
 
     loaded = _load(arguments)
     if loaded is None:
@@ -58,8 +57,6 @@ def _serve(arguments: argparse.Namespace) -> int:
     except OSError as error:
         return _fail([f"log.file: {settings.log.file}: {error.strerror}"], ExitCode.CONFIGURATION)
     log = logging.getLogger("mlxguard.cli")
-    for setting in not_acted_on(loaded):
-        log.warning("setting_without_effect", extra={"setting": setting})
     try:
         from proxy.app import serve
 
@@ -77,6 +74,13 @@ def _check(arguments: argparse.Namespace) -> int:
         return ExitCode.CONFIGURATION
     print(summary(loaded))
     return ExitCode.OK
+
+
+def _plan(arguments: argparse.Namespace) -> int:
+    from proxy.plan_command import run
+
+    loaded = _load(arguments)
+    return ExitCode.CONFIGURATION if loaded is None else run(loaded.settings, as_json=arguments.json)
 
 
 def _crashes(arguments: argparse.Namespace) -> int:
@@ -185,6 +189,10 @@ def _parser() -> argparse.ArgumentParser:
     for command, run in ((serve, _serve), (check, _check)):
         command.set_defaults(run=run)
         _add_settings(command)
+    plan = commands.add_parser("plan", help="tell what fits on this machine, and the flags that follow")
+    plan.set_defaults(run=_plan)
+    plan.add_argument("--json", action="store_true", help="for programs: bytes and tokens")
+    _add_settings(plan)
     crashes = commands.add_parser("crashes", help="list the crashes of the server, or explain one")
     crashes.set_defaults(run=_crashes)
     crashes.add_argument("id", nargs="?", metavar="ID", help='or a part of it, or "last"')

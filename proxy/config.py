@@ -303,12 +303,3 @@ class Settings(Section):
 SECTIONS: dict[str, type[Section]] = {
     name: type(field.default) for name, field in Settings.model_fields.items()
 }
-
-#: Settings whose place and name are fixed, and that nothing acts on yet: `check` and the log say so.
-NOT_ACTED_ON = frozenset(
-    {
-        "memory.max_active_memory_bytes",
-        "memory.max_active_kv_bytes",
-        "memory.reserve_system_bytes",
-    }
-)

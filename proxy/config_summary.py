@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from proxy.api_keys import known_keys
-from proxy.config import NOT_ACTED_ON, LogSettings, MemorySettings, PromptSettings, Settings, UpstreamSettings
+from proxy.config import LogSettings, MemorySettings, PromptSettings, Settings, UpstreamSettings
 from proxy.config_file import Loaded
 from proxy.config_rules import is_loopback
 from proxy.core.names import served_name
@@ -19,17 +19,11 @@ def summary(loaded: Loaded) -> str:
     """One screen: what will run, then where each setting that is not a default was made."""
     lines = [f"The configuration is good ({loaded.source})."]
     lines += [f"  {name:<14}{value}" for name, value in _rows(loaded.settings)]
-    lines += [f"Not acted on yet: {setting}" for setting in not_acted_on(loaded)]
     if loaded.places:
         width = max(len(".".join(key)) for key in loaded.places)
         lines.append("Set in:")
         lines += [f"  {'.'.join(key):<{width}}  {place.name}" for key, place in loaded.places.items()]
     return "\n".join(lines)
-
-
-def not_acted_on(loaded: Loaded) -> list[str]:
-    """Settings that were made and that have no effect yet; whoever made them must not rely on them."""
-    return sorted({".".join(key) for key in loaded.places} & NOT_ACTED_ON)
 
 
 def _rows(settings: Settings) -> Iterator[tuple[str, str]]:

@@ -1,4 +1,4 @@
-"""What must be known before the first prompt can be counted: the model's folder, its tokenizer, the limits.
+"""What must be known before the first prompt can be counted: model, plan, tokenizer, limits.
 
 The supervisor calls `prepare()` before it starts the child; the tokenizer loads beside the child, and
 requests that arrive meanwhile wait in `ready()`.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,9 +17,11 @@ from proxy.core.chat import Bounds
 from proxy.errors import RestartingFailed, Unavailable
 from proxy.fitting import Limits
 from proxy.launch import server_flags
+from proxy.planning import make_plan
 from proxy.tokens import TokenizerInfo, TokenizerUnavailable, Tokens
 from supervisor.diagnosis import Cause
 from supervisor.model import ModelUnavailable, resolve
+from supervisor.plan import Plan
 from supervisor.runner import CannotStart, Launch
 
 log = logging.getLogger("mlxguard.preparation")
@@ -36,12 +38,25 @@ class Prepared:
 
 
 class Preparation:
-    """Resolves the model and starts the tokenizer worker, once; tried again only after a failure."""
+    """Resolves the model and starts the tokenizer worker, once; tried again only after a failure.
 
-    def __init__(self, settings: Settings, tokens: Tokens, cache_dir: Path) -> None:
+    Args:
+        on_plan: told of each plan, before each start of the child.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        tokens: Tokens,
+        cache_dir: Path,
+        *,
+        on_plan: Callable[[Plan], None] = lambda _: None,
+    ) -> None:
         self._settings = settings
         self._tokens = tokens
         self._cache_dir = cache_dir
+        self._on_plan = on_plan
+        self._plan: Plan | None = None
         self._outcome: asyncio.Future[Prepared] = asyncio.get_running_loop().create_future()
         self._loading: asyncio.Task[None] | None = None
 
@@ -70,6 +85,7 @@ class Preparation:
         except ModelUnavailable as failure:
             self._fail(str(failure))
             raise CannotStart(Cause.BAD_MODEL, str(failure)) from failure
+        self._plan = await self._planned(folder)
         launch = self._launch(folder)
         if not self._outcome.done() and (self._loading is None or self._loading.done()):
             self._loading = asyncio.create_task(self._load(folder, launch.argv), name="tokenizer")
@@ -104,6 +120,22 @@ class Preparation:
         bounds = Bounds(vocab_size=tokenizer.vocab_size)
         self._outcome.set_result(Prepared(folder, tokenizer, self._limits(tokenizer), bounds))
 
+    async def _planned(self, folder: Path) -> Plan | None:
+        """The plan as the machine is now. It is no condition for serving: without one, defaults hold."""
+        try:
+            plan = await make_plan(self._settings, folder, self._cache_dir)
+        except (ModelUnavailable, OSError, ValueError) as failure:
+            log.warning("not_planned", extra={"reason": str(failure)})
+            return None
+        except Exception:  # a bug here must not keep the child from starting
+            log.exception("not_planned")
+            return None
+        log.info("planned", extra=plan.summary())
+        for warning in plan.warnings:
+            log.warning("plan_warning", extra={"warning": warning})
+        self._on_plan(plan)
+        return plan
+
     def _fail(self, explanation: str) -> None:
         log.error("model_not_prepared", extra={"reason": explanation})
         if not self._outcome.done():
@@ -113,8 +145,10 @@ class Preparation:
     def _limits(self, tokenizer: TokenizerInfo) -> Limits:
         prompt = self._settings.prompt
         fixed = prompt.max_prompt_tokens
+        known = [tokenizer.context_length, self._plan.max_prompt if self._plan else None]
+        fitting = min((length for length in known if length is not None), default=None)
         return Limits(
-            max_prompt_tokens=tokenizer.context_length if fixed == "auto" else fixed,
+            max_prompt_tokens=fitting if fixed == "auto" else fixed,
             policy=prompt.prompt_overflow_policy,
             keep_tokens=prompt.prompt_keep_tokens,
             default_max_tokens=prompt.default_max_tokens,
@@ -126,11 +160,12 @@ class Preparation:
 
     def _launch(self, folder: Path) -> Launch:
         upstream = self._settings.upstream
-        limit = upstream.mlx_cache_limit
+        fixed = upstream.mlx_cache_limit
+        planned = self._plan.cache_limit if self._plan else None
         return Launch(
-            argv=server_flags(self._settings, folder),
+            argv=server_flags(self._settings, folder, self._plan),
             command=upstream.command,
             telemetry=upstream.telemetry == "on",
             env={},
-            mlx_cache_limit=None if limit == "auto" else limit,
+            mlx_cache_limit=fixed if fixed != "auto" else planned.value if planned else None,
         )

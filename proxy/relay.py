@@ -40,8 +40,10 @@ from proxy.errors import (
 from proxy.gate import Gate, Place
 from proxy.job import Job, Outcome, Stage
 from proxy.upstream import Exchange, Generation, Upstream, UpstreamBroken
+from supervisor.cost import rounded
 from supervisor.generation import NotReady
 from supervisor.lifecycle import State
+from supervisor.plan import COMPLETION
 
 __all__ = ["Job", "Outcome", "Relay", "RelayOptions", "Stage"]
 
@@ -136,6 +138,7 @@ class Relay:
             job.client,
             arrived=job.arrived,
             deadline=job.deadline,
+            rows=rounded(job.fitted.prompt_tokens + min(job.fitted.max_tokens, COMPLETION)),
             alone=solitude is not Solitude.NONE,
         )
         with self._gate.enter(ticket) as place:

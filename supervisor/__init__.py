@@ -30,8 +30,20 @@ Where things are, from decision to deed:
     machine.py     what the operating system knows; all that differs by platform
     records.py     state folder: lock, running child, crash reports
     model.py       the model's folder: the embedded tiny model, a folder, a hub id
+    hub_cache.py   a downloaded hub id's folder, without the hub's client
     tiny*.py       makes the embedded model
 
+The plan, from question to answer (docs/plan.md):
+
+    probe.py, probe_caches.py   in a short-lived process: traces what a model's caches hold, from shapes
+    probing.py     asks the probe, and the server's --help, once
+    limits.py      control groups, Metal's wired limit, an NVIDIA card; that differs by platform too
+    cost.py        pure: the law of caches, exact for any feeding of tokens
+    bound.py       pure: the law of models that cannot be traced
+    ceiling.py     pure: what the child may take, and what says so
+    peak.py        pure: the fullest moment of some sequences; an estimate
+    plan.py        pure: what fits, and the flags that follow
+
 Imports: nothing here imports `proxy`. The pure modules import only each other. `keeper.py` and `child.py`
-are programs that import nothing of ours, and only `child.py` and the tiny model import mlx.
+are programs that import nothing of ours, and only `child.py`, the probe and the tiny model import mlx.
 """

@@ -134,6 +134,17 @@ def _weights_fault(folder: Path) -> str | None:
     return f"lacks {len(missing)} of its weight files, as {min(missing)}" if missing else None
 
 
+def tensor_dtypes(folder: Path) -> dict[str, str]:
+    """Data type of every tensor in the weights, as safetensors names it ("BF16", "U32"), from the headers.
+
+    Raises:
+        ModelUnavailable: a file is damaged.
+    """
+    files = sorted(folder.glob("model*.safetensors"))
+    headers = (entry for file in files for entry in _header(file).items())
+    return {name: entry["dtype"] for name, entry in headers if name != "__metadata__"}
+
+
 def _float_dtype(files: Iterable[Path]) -> str | None:
     sizes: Counter[str] = Counter()
     for file in files:

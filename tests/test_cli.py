@@ -82,14 +82,6 @@ def test_serve_logs_as_configured(
     assert json.loads(capsys.readouterr().err)["event"] == "starting"
 
 
-def test_serve_warns_of_settings_without_effect(
-    served: list[tuple[Settings, str]], capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert main(["--set", "log.format=json", "--set", "memory.max_active_memory_bytes=24GB"]) == 3
-    warning = json.loads(capsys.readouterr().err.splitlines()[0])
-    assert (warning["level"], warning["setting"]) == ("warning", "memory.max_active_memory_bytes")
-
-
 def test_a_bug_ends_in_the_log(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     def fail(*_: object) -> int:
         raise RuntimeError("key sk-canary-4711")

@@ -4,6 +4,10 @@ from pathlib import Path
 
 from proxy.config import Settings
 from proxy.launch import server_flags
+from supervisor.ceiling import Ceiling
+from supervisor.cost import Kind, Law, Part
+from supervisor.peak import Model, Traced
+from supervisor.plan import Wishes, plan
 
 FOLDER = Path("/models/a")
 
@@ -14,6 +18,18 @@ def flags(**upstream: object) -> tuple[str, ...]:
 
 def test_auto_leaves_the_servers_own_defaults() -> None:
     assert flags() == ("--model", "/models/a")
+
+
+def test_auto_takes_the_plans_choice_where_the_server_has_the_flag() -> None:
+    traced = Traced(law=Law((Part(Kind.GROWING, 1000),)))
+    model = Model(weights=10**9, law=traced.law, traced=traced, batched=True)
+    offered = frozenset({"--prefill-step-size", "--prompt-cache-size"})
+    made = plan(model, Ceiling(10**10, "a test"), Wishes(prefill_step_size=512), offered, 4096)
+    settings = Settings.model_validate({"upstream": {"prompt_concurrency": 5}})
+    assert server_flags(settings, FOLDER, made) == (
+        *("--model", "/models/a", "--prefill-step-size", "512"),
+        *("--prompt-concurrency", "5", "--prompt-cache-size", "10"),
+    )
 
 
 def test_what_is_set_becomes_the_flag_of_the_same_name() -> None:

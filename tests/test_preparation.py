@@ -12,8 +12,12 @@ from proxy.config import Settings
 from proxy.errors import RestartingFailed, Unavailable
 from proxy.preparation import Preparation
 from proxy.tokens import TokenizerInfo, TokenizerUnavailable, Tokens
+from supervisor.ceiling import Ceiling
+from supervisor.cost import Kind, Law, Part
 from supervisor.diagnosis import Cause
 from supervisor.model import ModelUnavailable
+from supervisor.peak import Model, Traced
+from supervisor.plan import Plan, Wishes, plan
 from supervisor.runner import CannotStart
 
 INFO = TokenizerInfo(
@@ -127,3 +131,67 @@ async def test_stopping_gives_up_what_is_loading(model: list[Path | Exception]) 
     await made.prepare()
     await made.stop()
     assert tokens.stopped
+
+
+@pytest.fixture
+def planned(monkeypatch: pytest.MonkeyPatch) -> list[Plan | Exception]:
+    """What planning gives, one after another."""
+    made: list[Plan | Exception] = []
+
+    async def make_plan(settings: Settings, folder: Path, cache_dir: Path) -> Plan:
+        result = made.pop(0)
+        if isinstance(result, Exception):
+            raise result
+        return result
+
+    monkeypatch.setattr(preparation, "make_plan", make_plan)
+    return made
+
+
+def a_plan(ceiling: int) -> Plan:
+    """Of a model that costs a megabyte per token and has 1 GB of weights."""
+    traced = Traced(law=Law((Part(Kind.GROWING, 10**6),)))
+    model = Model(weights=10**9, law=traced.law, traced=traced, batched=True)
+    return plan(model, Ceiling(ceiling, "a test"), Wishes(), frozenset({"--prompt-cache-size"}), 4096)
+
+
+async def test_the_plan_sets_flags_limits_and_the_gate(
+    model: list[Path | Exception], planned: list[Plan | Exception]
+) -> None:
+    small = a_plan(7 * 10**9)
+    planned.append(small)
+    told: list[Plan] = []
+    tokens = FakeTokens()
+    made = Preparation(Settings(), cast("Tokens", tokens), Path("/cache"), on_plan=told.append)
+    launch = await made.prepare()
+    assert launch.argv[2:] == ("--prompt-cache-size", "4")
+    assert launch.mlx_cache_limit == 350_000_000
+    assert told == [small]
+    tokens.loaded.set_result(INFO)
+    assert (await made.ready(5)).limits.max_prompt_tokens == small.max_prompt
+    assert small.max_prompt is not None
+    assert small.max_prompt < 4096
+
+
+async def test_each_start_is_planned_anew(
+    model: list[Path | Exception], planned: list[Plan | Exception]
+) -> None:
+    planned += [a_plan(7 * 10**9), a_plan(10**11)]
+    told: list[Plan] = []
+    made = Preparation(Settings(), cast("Tokens", FakeTokens()), Path("/cache"), on_plan=told.append)
+    first, second = await made.prepare(), await made.prepare()
+    assert first.argv != second.argv
+    assert len(told) == 2
+    await made.stop()
+
+
+@pytest.mark.parametrize("failure", [OSError("no folder"), KeyError("a bug")])
+async def test_a_plan_that_fails_leaves_the_servers_defaults(
+    model: list[Path | Exception], planned: list[Plan | Exception], failure: Exception
+) -> None:
+    planned.append(failure)
+    tokens = FakeTokens()
+    made = make(tokens)
+    assert (await made.prepare()).argv == ("--model", "/models/a")
+    tokens.loaded.set_result(INFO)
+    assert (await made.ready(5)).limits.max_prompt_tokens == 4096

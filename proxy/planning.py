@@ -1,0 +1,134 @@
+"""Makes the plan for the settings, from what the probe, the server and the machine answer."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TypeVar
+
+from proxy.config import Settings
+from supervisor import limits
+from supervisor.ceiling import Ceiling, ceiling
+from supervisor.cost import Quantization
+from supervisor.hub_cache import downloaded
+from supervisor.model import EMBEDDED, ModelUnavailable, describe
+from supervisor.peak import Model, Traced
+from supervisor.plan import Plan, Wishes, plan
+from supervisor.probing import offered_flags, probe
+
+_T = TypeVar("_T")
+
+
+async def make_plan(settings: Settings, folder: Path, cache_dir: Path) -> Plan:
+    """The plan for the model in `folder`, as the machine is now.
+
+    Raises:
+        ModelUnavailable: the folder is no model.
+        OSError, ValueError: it cannot be read.
+    """
+    options = server_options(settings.upstream.args)
+    trusted = settings.model.trust_remote_code
+    facts = await asyncio.to_thread(describe, folder)
+    traced, draft, offered = await asyncio.gather(
+        probe(folder, cache_dir, trusted=trusted),
+        _draft(options.draft_model, cache_dir),
+        offered_flags(settings.upstream.command, cache_dir),
+    )
+    model = _model(facts.weights_bytes + _adapter_bytes(options.adapter_path), traced, draft, options)
+    top = await asyncio.to_thread(_ceiling, settings, traced)
+    return plan(model, top, wishes(settings), offered, facts.context_length)
+
+
+def server_options(args: Sequence[str]) -> argparse.Namespace:
+    """The flags in [upstream] args that change what memory is needed; all others are passed over.
+
+    Raises:
+        ValueError: one that the server would refuse.
+    """
+    parser = argparse.ArgumentParser(add_help=False, exit_on_error=False)
+    parser.add_argument("--kv-bits", type=int)
+    parser.add_argument("--kv-group-size", type=int, default=64)
+    parser.add_argument("--quantized-kv-start", type=int, default=5000)
+    parser.add_argument("--draft-model")
+    parser.add_argument("--adapter-path", type=Path)
+    try:
+        return parser.parse_known_args(list(args))[0]
+    except argparse.ArgumentError as error:
+        raise ValueError(str(error)) from error
+
+
+def wishes(settings: Settings) -> Wishes:
+    """What the settings fix."""
+    upstream = settings.upstream
+    return Wishes(
+        prefill_step_size=_fixed(upstream.prefill_step_size),
+        decode_concurrency=_fixed(upstream.decode_concurrency),
+        prompt_concurrency=_fixed(upstream.prompt_concurrency),
+        prompt_cache_bytes=_fixed(upstream.prompt_cache_bytes),
+        prompt_cache_size=_fixed(upstream.prompt_cache_size),
+        mlx_cache_limit=_fixed(upstream.mlx_cache_limit),
+        max_active_kv_bytes=_fixed(settings.memory.max_active_kv_bytes),
+        max_prompt_tokens=_fixed(settings.prompt.max_prompt_tokens),
+        own_command=bool(upstream.command) or upstream.telemetry == "off",
+    )
+
+
+def _fixed(value: _T | str) -> _T | None:
+    return None if isinstance(value, str) else value
+
+
+def _ceiling(settings: Settings, traced: Traced) -> Ceiling:
+    memory = settings.memory
+    return ceiling(
+        limits.read(traced.backend, traced.working_set),
+        configured=_fixed(memory.max_active_memory_bytes),
+        reserve=_fixed(memory.reserve_system_bytes),
+    )
+
+
+def _model(
+    weights: int, traced: Traced, draft: tuple[int, Traced] | None, options: argparse.Namespace
+) -> Model:
+    law, batched = traced.law, traced.batched and options.kv_bits is None and options.draft_model is None
+    if draft is not None:
+        weights, law = weights + draft[0], law + draft[1].law
+    if options.kv_bits is not None:
+        start = options.quantized_kv_start
+        law = replace(law, quantization=Quantization(options.kv_bits, options.kv_group_size, start))
+    return Model(weights=weights, law=law, traced=traced, batched=batched)
+
+
+async def _draft(name: str | None, cache_dir: Path) -> tuple[int, Traced] | None:
+    """Weights and law of the draft model; None without one, or while it is not downloaded."""
+    folder = await asyncio.to_thread(_found, name) if name is not None else None
+    if folder is None:
+        return None
+    facts = await asyncio.to_thread(describe, folder)
+    return facts.weights_bytes, await probe(folder, cache_dir)
+
+
+def _found(name: str, revision: str | None = None) -> Path | None:
+    """A folder, or a hub id's snapshot."""
+    folder = Path(name).expanduser()
+    return folder if folder.is_dir() else downloaded(name, revision)
+
+
+def _adapter_bytes(folder: Path | None) -> int:
+    """Adapters add weights and no KV."""
+    return sum(file.stat().st_size for file in folder.glob("*.safetensors")) if folder is not None else 0
+
+
+def local_folder(settings: Settings, cache_dir: Path) -> Path:
+    """The model's folder if it is on this machine: nothing is downloaded or made.
+
+    Raises:
+        ModelUnavailable: it is not.
+    """
+    path = settings.model.path
+    folder = cache_dir / EMBEDDED if path == EMBEDDED else _found(path, settings.model.revision)
+    if folder is None or not folder.is_dir():
+        raise ModelUnavailable(f'"{path}" is neither a folder nor downloaded; nothing is fetched for a plan.')
+    return folder

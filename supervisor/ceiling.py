@@ -1,0 +1,124 @@
+"""How much memory the child may take, and what says so: the smallest of the machine's bounds. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+_MIB = 2**20
+#: Left to the system and other programs to grow into, on top of what they use now: this share of the memory,
+_RESERVE = 0.05
+#: and never less or more than this.
+_LEAST_RESERVE, _MOST_RESERVE = 512 * _MIB, 4096 * _MIB
+#: CUDA's own context and kernels, which no MLX counter sees (some 500 MB on an H200).
+_CUDA_RESERVE = 1024 * _MIB
+
+
+@dataclass(frozen=True, slots=True)
+class Readings:
+    """What the machine says now, in bytes; None where it has no such thing.
+
+    Attributes:
+        available: RAM that could be had without swapping.
+        working_set: Metal's recommended working set (`mx.device_info`).
+        wired_limit: `sysctl iogpu.wired_limit_mb`, which moves the working set when it is not 0.
+        cgroup_limit, cgroup_used: the tightest control group around this process, page cache not counted.
+        gpu_total, gpu_free: the card's memory, with the CUDA build.
+    """
+
+    total: int
+    available: int
+    backend: str = "cpu"
+    working_set: int | None = None
+    wired_limit: int | None = None
+    cgroup_limit: int | None = None
+    cgroup_used: int = 0
+    gpu_total: int | None = None
+    gpu_free: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Bound:
+    """One thing that limits the child."""
+
+    bytes: int
+    source: str  # a clause: "what is free now, less 4.0 GB for the system"
+
+
+@dataclass(frozen=True, slots=True)
+class Ceiling:
+    """The bound that holds, and the others that were looked at."""
+
+    bytes: int
+    source: str
+    others: tuple[Bound, ...] = field(default=())
+    exceeds: Bound | None = None  # a bound of the machine below what was configured
+    wired_mb: int | None = None  # a better iogpu.wired_limit_mb, where Metal's own bound is what holds
+
+
+def ceiling(
+    readings: Readings,
+    *,
+    configured: int | None = None,
+    reserve: int | None = None,
+    child: int = 0,
+    learned: Bound | None = None,
+) -> Ceiling:
+    """What the child may take in all.
+
+    Args:
+        configured: `[memory] max_active_memory_bytes`; it wins, also over the machine.
+        reserve: `[memory] reserve_system_bytes`; None chooses.
+        child: bytes that the child has already, which are no other program's.
+        learned: what crashes have taught.
+    """
+    bounds = sorted(_bounds(readings, reserve, child), key=lambda bound: bound.bytes)
+    if learned is not None:
+        bounds = sorted((*bounds, learned), key=lambda bound: bound.bytes)
+    if configured is None:
+        lowest, metal = bounds[0], readings.wired_limit or readings.working_set
+        wired_mb = advised_wired_limit(readings) if lowest.bytes == metal else None
+        return Ceiling(lowest.bytes, lowest.source, tuple(bounds[1:]), wired_mb=wired_mb)
+    exceeds = bounds[0] if bounds[0].bytes < configured else None
+    return Ceiling(configured, "memory.max_active_memory_bytes", tuple(bounds), exceeds)
+
+
+def default_reserve(readings: Readings) -> int:
+    """Bytes left to others where `reserve_system_bytes` is "auto"."""
+    whole = min(readings.total, readings.cgroup_limit or readings.total)
+    return max(_LEAST_RESERVE, min(_MOST_RESERVE, round(whole * _RESERVE)))
+
+
+def advised_wired_limit(readings: Readings) -> int | None:
+    """MiB for `sudo sysctl iogpu.wired_limit_mb=N` where that frees a good deal more; else None.
+
+    Metal recommends two thirds to three quarters of RAM. A machine that only serves the model can give it
+    all but an eighth, and never less than 6 GiB for the rest.
+    """
+    if readings.backend != "metal":
+        return None
+    now = readings.wired_limit or readings.working_set or 0
+    wanted = readings.total - max(6 * 1024 * _MIB, readings.total // 8)
+    return wanted // _MIB // 256 * 256 if wanted > 1.05 * now else None
+
+
+def _bounds(readings: Readings, reserve: int | None, child: int) -> list[Bound]:
+    if readings.backend == "cuda" and readings.gpu_free is not None:
+        left = _CUDA_RESERVE if reserve is None else reserve
+        free = max(0, readings.gpu_free + child - left)
+        return [Bound(free, f"GPU memory free now, less {gb(left)} for CUDA itself")]
+    left = default_reserve(readings) if reserve is None else reserve
+    less = f", less {gb(left)} for the system"
+    bounds = [Bound(max(0, readings.available + child - left), f"memory free now{less}")]
+    if readings.wired_limit:
+        bounds.append(Bound(readings.wired_limit, "iogpu.wired_limit_mb"))
+    elif readings.working_set:
+        bounds.append(Bound(readings.working_set, "Metal's recommended working set"))
+    if readings.cgroup_limit is not None:
+        free = readings.cgroup_limit - max(0, readings.cgroup_used - child)
+        bounds.append(Bound(max(0, free - left), f"the control group's limit{less}"))
+    return bounds
+
+
+def gb(size: float) -> str:
+    """Decimal gigabytes, as in proxy.toml; megabytes where that says more."""
+    return f"{size / 10**9:.1f} GB" if size >= 10**9 else f"{size / 10**6:.0f} MB"

@@ -1,0 +1,303 @@
+"""The plan: what fits, and with which flags the child starts. Pure: from model, machine and settings.
+
+docs/plan.md tells how the numbers come about.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from supervisor.ceiling import Ceiling, gb
+from supervisor.cost import Quantization
+from supervisor.peak import COPIES_ALONE, COPIES_TOGETHER, Model, largest, peak, working
+
+#: A long session of a coding agent, in tokens: several of these are to fit before more run together.
+SESSION = 32_768
+#: Tokens of completion that a prompt must leave room for.
+COMPLETION = 1024
+#: Assumed where a model does not name its context.
+_CONTEXT = 131_072
+_STEPS = (2048, 1024, 512, 256)
+_CONCURRENCIES = (8, 4, 2)
+#: The working memory of one prefill step may be this share of what the weights leave.
+_STEP_SHARE = 0.25
+#: Freed memory that MLX may keep: enough to work from, little enough not to matter.
+_CACHE_SHARE = 0.05
+_LEAST_CACHE, _MOST_CACHE = 64 * 2**20, 2 * 2**30
+#: The server's own default (its argparse), and the entries that one session with side requests needs.
+_SEQUENCES, _LEAST_SEQUENCES = 10, 4
+#: A limit on prompts below this says more about the estimate than about the machine.
+_LEAST_PROMPT = 512
+SESSIONS = (1, 2, 4, 8)
+
+
+@dataclass(frozen=True, slots=True)
+class Wishes:
+    """What the settings fix; None leaves it to the plan."""
+
+    prefill_step_size: int | None = None
+    decode_concurrency: int | None = None
+    prompt_concurrency: int | None = None
+    prompt_cache_bytes: int | None = None
+    prompt_cache_size: int | None = None
+    mlx_cache_limit: int | None = None
+    max_active_kv_bytes: int | None = None
+    max_prompt_tokens: int | None = None
+    own_command: bool = False  # the child is started by a command of the user's, or without telemetry
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """One number and why.
+
+    Attributes:
+        name: the key in [upstream].
+        given: the child is told; False where its server has no such flag.
+    """
+
+    name: str
+    value: int
+    reason: str
+    given: bool = True
+
+    @property
+    def flag(self) -> str:
+        return f"--{self.name.replace('_', '-')}"
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """All of it. Bytes and tokens.
+
+    Attributes:
+        headroom: what weights and MLX's cache leave under the ceiling; negative when they do not fit.
+        choices: flags of the server.
+        cache_limit: MLX's cache of freed memory; None where nothing can set it.
+        running: requests that the gate lets run together.
+        max_active_kv: KV that running requests may hold together, by the padded law; None: no such limit.
+        bytes_per_row: what one more row of one request costs.
+        fits: sessions -> rows that each can have; 0 where not even one row fits.
+        max_prompt: longest prompt that is let in; None: no limit is known.
+        warnings: what the user should know, one sentence each.
+        advice: what the user could do to fit more, one sentence each.
+    """
+
+    model: Model
+    ceiling: Ceiling
+    headroom: int
+    choices: tuple[Choice, ...]
+    cache_limit: Choice | None
+    running: int
+    max_active_kv: int | None
+    bytes_per_row: int
+    fits: dict[int, int]
+    max_prompt: int | None
+    warnings: tuple[str, ...]
+    advice: tuple[str, ...]
+
+    def summary(self) -> dict[str, int | bool | str | None]:
+        """For the log: the main numbers by name."""
+        chosen = {choice.name: choice.value for choice in self.choices if choice.given}
+        return {
+            "weights": self.model.weights,
+            "ceiling": self.ceiling.bytes,
+            "ceiling_from": self.ceiling.source,
+            "kv_per_token": self.bytes_per_row,
+            "exact": self.model.traced.reason is None,
+            "max_prompt": self.max_prompt,
+            "running": self.running,
+            **chosen,
+        }
+
+    def value(self, name: str) -> int:
+        """Of one of the choices."""
+        return next(choice.value for choice in self.choices if choice.name == name)
+
+
+@dataclass(frozen=True, slots=True)
+class _Room:
+    """What there is to share out.
+
+    Attributes:
+        available: bytes under the ceiling without MLX's cache; `headroom` also without the weights.
+        typical: rows of a session that several of are to fit.
+        most: rows that a sequence can have at all.
+    """
+
+    model: Model
+    ceiling: Ceiling
+    available: int
+    typical: int
+    most: int
+
+    @property
+    def headroom(self) -> int:
+        return self.available - self.model.weights
+
+    @property
+    def kept(self) -> int:
+        """Bytes of KV where everything lives twice."""
+        return max(0, round(self.headroom / COPIES_ALONE))
+
+
+def plan(
+    model: Model, ceiling: Ceiling, wishes: Wishes, offered: frozenset[str], context: int | None
+) -> Plan:
+    """Decide everything.
+
+    Args:
+        offered: flags that the installed server's --help names.
+        context: the model's context length, in tokens.
+    """
+    most = context or _CONTEXT
+    cache_limit = _cache_limit(ceiling, wishes)
+    available = ceiling.bytes - (cache_limit.value if cache_limit else 0)
+    room = _Room(model, ceiling, available, min(most, SESSION), most)
+    step = _step(room, wishes)
+    running = _running(room, wishes, step.value)
+    kv = _kv_room(room, running.value, step.value)
+    choices = (
+        step,
+        running,
+        _prompts(wishes, running.value),
+        _cache_bytes(room, wishes),
+        _cache_size(room, wishes),
+    )
+    fits = {members: largest(model, available, members, step.value, most) for members in SESSIONS}
+    return Plan(
+        model=model,
+        ceiling=ceiling,
+        headroom=room.headroom,
+        choices=tuple(_offer(choice, offered) for choice in choices),
+        cache_limit=cache_limit,
+        running=running.value if model.batched else 1,
+        max_active_kv=kv if wishes.max_active_kv_bytes is None else wishes.max_active_kv_bytes,
+        bytes_per_row=model.law.slope,
+        fits=fits,
+        max_prompt=_max_prompt(wishes, fits[1], context),
+        warnings=tuple(_warnings(room, fits[1], offered)),
+        advice=tuple(_advice(room, fits[1], step.value)),
+    )
+
+
+def _offer(choice: Choice, offered: frozenset[str]) -> Choice:
+    if choice.flag in offered:
+        return choice
+    return replace(choice, reason=f"this server has no {choice.flag}", given=False)
+
+
+def _set(name: str, value: int) -> Choice:
+    return Choice(name, value, "set in the configuration")
+
+
+def _step(room: _Room, wishes: Wishes) -> Choice:
+    name = "prefill_step_size"
+    if wishes.prefill_step_size is not None:
+        return _set(name, wishes.prefill_step_size)
+    costs = {step: working(room.model.traced, room.typical, 1, step) for step in _STEPS}
+    fitting = [step for step in _STEPS if costs[step] <= _STEP_SHARE * room.headroom]
+    step = fitting[0] if fitting else _STEPS[-1]
+    return Choice(name, step, f"a step takes about {gb(costs[step])} to work in, at {room.typical:,} tokens")
+
+
+def _running(room: _Room, wishes: Wishes, step: int) -> Choice:
+    name = "decode_concurrency"
+    if wishes.decode_concurrency is not None:
+        return _set(name, wishes.decode_concurrency)
+    if not room.model.batched:
+        return Choice(name, 1, "the server takes one at a time with this model and these flags")
+    for members in _CONCURRENCIES:
+        if peak(room.model, room.typical, members, step).total <= room.available:
+            return Choice(name, members, f"{members} sessions of {room.typical:,} tokens fit together")
+    return Choice(name, 1, f"two sessions of {room.typical:,} tokens do not fit together")
+
+
+def _prompts(wishes: Wishes, running: int) -> Choice:
+    name = "prompt_concurrency"
+    if wishes.prompt_concurrency is not None:
+        return _set(name, wishes.prompt_concurrency)
+    if running == 1:
+        return Choice(name, 1, "the larger of the two is what the server goes by")
+    return Choice(name, 2, "a short prompt need not wait for a long one")
+
+
+def _cache_bytes(room: _Room, wishes: Wishes) -> Choice:
+    name = "prompt_cache_bytes"
+    if wishes.prompt_cache_bytes is not None:
+        return _set(name, wishes.prompt_cache_bytes)
+    return Choice(name, room.kept, "half of what is left: kept sequences are there twice")
+
+
+def _cache_size(room: _Room, wishes: Wishes) -> Choice:
+    name = "prompt_cache_size"
+    if wishes.prompt_cache_size is not None:
+        return _set(name, wishes.prompt_cache_size)
+    kept = room.kept // max(1, room.model.law.cold(room.typical))
+    sequences = max(_LEAST_SEQUENCES, min(_SEQUENCES, kept))
+    return Choice(name, sequences, f"{kept} sessions of {room.typical:,} tokens fit in that")
+
+
+def _cache_limit(ceiling: Ceiling, wishes: Wishes) -> Choice | None:
+    name = "mlx_cache_limit"
+    if wishes.own_command:
+        return None
+    if wishes.mlx_cache_limit is not None:
+        return _set(name, wishes.mlx_cache_limit)
+    share = max(_LEAST_CACHE, min(_MOST_CACHE, round(ceiling.bytes * _CACHE_SHARE)))
+    return Choice(name, share, "freed memory that MLX keeps for itself counts too")
+
+
+def _kv_room(room: _Room, running: int, step: int) -> int | None:
+    """What the gate's padded law may add up to; None where a row costs nothing, or nothing fits anyway."""
+    law = room.model.law
+    if not law.slope:
+        return None
+    left = room.headroom - working(room.model.traced, room.typical, min(running, 2), step)
+    # What a sequence costs whatever its length: states, and windows once they are full.
+    fixed = max(0, law.cold(room.typical, step) - room.typical * law.slope)
+    shared = round(left / (COPIES_ALONE if running == 1 else COPIES_TOGETHER)) - running * fixed
+    return shared if shared > 0 else None
+
+
+def _max_prompt(wishes: Wishes, rows: int, context: int | None) -> int | None:
+    if wishes.max_prompt_tokens is not None:
+        return wishes.max_prompt_tokens
+    if rows - COMPLETION < _LEAST_PROMPT or rows == context:
+        return context
+    return rows - COMPLETION
+
+
+def _warnings(room: _Room, alone: int, offered: frozenset[str]) -> Iterator[str]:
+    model, ceiling = room.model, room.ceiling
+    if model.weights > ceiling.bytes:
+        yield (
+            f"The weights ({gb(model.weights)}) are larger than what may be used "
+            f"({gb(ceiling.bytes)}): take a smaller model, or one of fewer bits."
+        )
+    elif alone - COMPLETION < _LEAST_PROMPT:
+        yield "Hardly any prompt fits beside the weights; prompts are not limited by so small an estimate."
+    if ceiling.exceeds is not None:
+        yield (
+            f"max_active_memory_bytes is {gb(ceiling.bytes)}, but there is only "
+            f"{gb(ceiling.exceeds.bytes)}: {ceiling.exceeds.source}."
+        )
+    if model.traced.reason is not None:
+        yield f"The cost of KV is a bound, and may be far too large: {model.traced.reason}."
+    if model.law.quantization is not None and model.traced.rotating:
+        start = model.law.quantization.start
+        yield f"--kv-bits cannot quantize this model's windows: requests fail from token {start:,} on."
+    if not offered:
+        yield "The server did not answer --help, so it gets none of these flags."
+
+
+def _advice(room: _Room, alone: int, step: int) -> Iterator[str]:
+    model = room.model
+    if room.ceiling.wired_mb is not None:
+        yield f"To give the model more of the RAM: sudo sysctl iogpu.wired_limit_mb={room.ceiling.wired_mb}"
+    if alone == room.most or model.law.quantization is not None or model.traced.rotating:
+        return
+    packed = replace(model, law=replace(model.law, quantization=Quantization(8)), batched=False)
+    rows = largest(packed, room.available, 1, step, room.most)
+    if rows > 1.2 * alone:
+        yield f'With upstream.args = ["--kv-bits", "8"], {rows:,} tokens would fit, one request at a time.'

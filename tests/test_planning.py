@@ -1,0 +1,109 @@
+"""Settings, probe and machine put together; the probe is the real one, of configurations of real sizes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from proxy.config import Settings
+from proxy.planning import local_folder, make_plan, server_options, wishes
+from supervisor.cost import Quantization
+from supervisor.model import ModelUnavailable
+from tests import checkpoints
+
+
+def settings(**sections: dict[str, Any]) -> Settings:
+    return Settings.model_validate({"memory": {"max_active_memory_bytes": "48GB"}} | sections)
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="module")
+def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("models") / "llama"
+    return checkpoints.write(folder, checkpoints.LLAMA_70B, weights=39_700_000_000)
+
+
+@pytest.fixture(scope="module")
+def gemma(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("models") / "gemma"
+    return checkpoints.write(folder, checkpoints.GEMMA3_27B, weights=16_800_000_000)
+
+
+@pytest.mark.real
+async def test_a_dense_70b(llama: Path, cache: Path) -> None:
+    plan = await make_plan(settings(), llama, cache)
+    assert plan.model.weights == 39_700_000_000
+    assert plan.ceiling.bytes == 48 * 10**9
+    assert plan.bytes_per_row == 80 * 8 * 256 * 2
+    assert plan.running == 1
+    assert all(choice.given for choice in plan.choices)
+    assert plan.max_prompt is not None
+    assert 512 <= plan.max_prompt < 40_000
+
+
+@pytest.mark.real
+async def test_windows_cost_no_more_once_they_are_full(gemma: Path, cache: Path) -> None:
+    plan = await make_plan(settings(), gemma, cache)
+    assert plan.bytes_per_row == 10 * 16 * 256 * 2
+    assert plan.model.law.windows == {1024: 52 * 16 * 256 * 2}
+
+
+@pytest.mark.real
+async def test_flags_of_the_server_change_the_law(llama: Path, gemma: Path, cache: Path) -> None:
+    args = ["--kv-bits", "8", "--draft-model", str(gemma)]
+    plan = await make_plan(settings(upstream={"args": args}), llama, cache)
+    assert plan.model.law.quantization == Quantization(8)
+    assert plan.model.weights == 39_700_000_000 + 16_800_000_000
+    assert plan.bytes_per_row == 80 * 8 * 256 * 2 + 10 * 16 * 256 * 2
+    assert plan.running == 1
+
+
+@pytest.mark.real
+async def test_an_adapter_is_weights_only(llama: Path, cache: Path, tmp_path: Path) -> None:
+    (tmp_path / "adapters.safetensors").write_bytes(b"x" * 1000)
+    args = ["--adapter-path", str(tmp_path)]
+    plan = await make_plan(settings(upstream={"args": args}), llama, cache)
+    assert plan.model.weights == 39_700_001_000
+
+
+async def test_what_is_no_model_cannot_be_planned(tmp_path: Path) -> None:
+    with pytest.raises(ModelUnavailable, match=r"has no config\.json"):
+        await make_plan(settings(), tmp_path, tmp_path)
+
+
+def test_server_options_are_read_as_the_server_reads_them() -> None:
+    options = server_options(["--temp", "0.7", "--kv-bits=4", "--kv-group-size", "32"])
+    assert (options.kv_bits, options.kv_group_size, options.quantized_kv_start) == (4, 32, 5000)
+    with pytest.raises(ValueError, match="kv-bits"):
+        server_options(["--kv-bits", "many"])
+
+
+def test_auto_is_no_wish() -> None:
+    assert wishes(Settings()).prefill_step_size is None
+    assert not wishes(Settings()).own_command
+    fixed = wishes(settings(upstream={"prefill_step_size": 512, "telemetry": "off"}))
+    assert fixed.prefill_step_size == 512
+    assert fixed.own_command
+
+
+def test_nothing_is_fetched_for_a_plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
+    missing = Settings.model_validate({"model": {"path": "org/name"}})
+    with pytest.raises(ModelUnavailable, match="neither a folder nor downloaded"):
+        local_folder(missing, tmp_path)
+    snapshot = tmp_path / "hub" / "models--org--name" / "snapshots" / "main"
+    snapshot.mkdir(parents=True)
+    assert local_folder(missing, tmp_path) == snapshot
+
+
+def test_the_embedded_model_is_in_the_cache_folder(tmp_path: Path) -> None:
+    with pytest.raises(ModelUnavailable):
+        local_folder(Settings(), tmp_path)
+    (tmp_path / "tiny").mkdir()
+    assert local_folder(Settings(), tmp_path) == tmp_path / "tiny"
