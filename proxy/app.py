@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from aiohttp import web
 
 from proxy import edge
+from proxy.actions import Actions
 from proxy.api_keys import KeyRing, follow
 from proxy.config import ServerSettings, Settings, SupervisorSettings
 from proxy.config_rules import is_loopback
@@ -152,6 +153,7 @@ class Guard:
         )
         app.on_response_prepare.append(edge.sign)
         app.add_routes(routes(completions, pages))
+        app.add_routes(Actions(self.supervisor.recycle, self.registry).routes())
         return app
 
 

@@ -193,6 +193,17 @@ class Unavailable(GuardError):
         self.reason = reason
 
 
+class Cancelled(GuardError):
+    """An administrator ended the request."""
+
+    status = 503
+    code = "cancelled"
+    come_back = False
+
+    def __init__(self) -> None:
+        super().__init__("This request was cancelled by an administrator.")
+
+
 class RestartingFailed(Unavailable):
     """The restart budget is used up, or the cause cannot heal: coming back does not help."""
 

@@ -31,6 +31,7 @@ class Outcome(StrEnum):
     UNAVAILABLE = "unavailable"  # 503, in headers or in the stream, before any content
     FAILED = "failed"  # the answer broke, the child lives
     CUT = "cut"  # the child died after content was sent
+    CANCELLED = "cancelled"  # by an administrator
     STOPPED = "stopped"  # the proxy itself is stopping
     ERROR = "error"  # a bug of ours
 
@@ -67,6 +68,7 @@ class Job:
     generation: int | None = None
     asked: float | None = None
     seen: Seen | None = None
+    cancelled: bool = False
     _fingerprint: str = field(default="", init=False, repr=False)
 
     @property

@@ -29,6 +29,7 @@ from proxy.core.blame import Solitude
 from proxy.core.child_stream import Seen
 from proxy.core.refusal import error_text
 from proxy.errors import (
+    Cancelled,
     GuardError,
     InvalidRequest,
     PromptTooLong,
@@ -120,6 +121,11 @@ class Relay:
                 except GuardError as error:
                     job.outcome, job.reason = _outcome_of(error, job)
                     return await client.fail(error)
+                except asyncio.CancelledError:
+                    if not _cancelled_alone(job):
+                        raise
+                    job.outcome, job.reason = Outcome.CANCELLED, "cancelled"
+                    return await client.fail(Cancelled())
                 return await client.finish()
         except ClientGone as gone:
             job.outcome, job.reason = Outcome.CLIENT_GONE, "reset"
@@ -294,6 +300,12 @@ def _outcome_of(error: GuardError, job: Job) -> tuple[Outcome, str]:
             return Outcome.INVALID, "quarantined"
         case _:
             return Outcome.INVALID, "child_refused"
+
+
+def _cancelled_alone(job: Job) -> bool:
+    """Whether an administrator ended it, and nobody else did: neither its client nor a stop."""
+    task = asyncio.current_task()
+    return job.cancelled and task is not None and task.uncancel() == 0
 
 
 def _outcome_of_cancelling(http_request: web.Request) -> tuple[Outcome, str]:
