@@ -23,6 +23,7 @@ from proxy.gate import Gate
 from proxy.inquest import Inquest
 from proxy.job import Job
 from proxy.relay import Relay, RelayOptions
+from proxy.status import Registry
 from proxy.upstream import Upstream
 from supervisor.diagnosis import Cause
 from tests.fake_child import FakeChild, FakeSupervisor
@@ -43,6 +44,7 @@ class Stand:
     max_wait_s: float = 60.0
     jobs: list[Job] = field(default_factory=list)
     inquest: Inquest = field(init=False)
+    registry: Registry = field(default_factory=Registry)
     server: TestServer | None = None
     session: aiohttp.ClientSession | None = None
 
@@ -73,7 +75,8 @@ class Stand:
         job = self.job(await http_request.json(), is_chat=http_request.match_info["kind"] == "chat")
         self.jobs.append(job)
         try:
-            return await relay.serve(http_request, job)
+            with self.registry.track(job):
+                return await relay.serve(http_request, job)
         except GuardError as error:
             headers = {**error.headers(10), **job.headers()}
             return web.json_response(error.body(), status=error.status, headers=headers)

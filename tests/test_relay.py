@@ -667,3 +667,31 @@ async def test_who_endured_two_deaths_is_alone_at_its_last_try(stand: Stand) -> 
     assert (await asking).status == 200
     await (await stand.child.call()).answer(child_says.chat_stream("y"))
     assert (await other).status == 200
+
+
+# --- an administrator ---
+
+
+@pytest.mark.parametrize("stream", [True, False])
+async def test_a_cancelled_request_ends_by_contract_and_leaves_the_child(stand: Stand, stream: bool) -> None:
+    asking = stand.ask(stream=stream)
+    call = await stand.child.call()
+    assert stand.registry.cancel("chatcmpl-0")
+    await call.dropped()
+    answer = await asking
+    assert answer.status == 503
+    assert answer.headers["x-should-retry"] == "false"
+    assert (await answer.json())["error"]["code"] == "cancelled"
+    assert stand.jobs[0].outcome is Outcome.CANCELLED
+
+
+async def test_a_stream_that_is_cancelled_after_content(stand: Stand) -> None:
+    asking = stand.ask(stream=True)
+    call = await stand.child.call()
+    await call.start()
+    await call.send(child_says.delta(content="x"))
+    answer = await asking
+    assert stand.registry.cancel("req-0")
+    stream = await answer.read()
+    assert events_of(stream)[-1]["error"]["code"] == "cancelled"
+    assert stream.endswith(b"data: [DONE]\n\n")
