@@ -1,0 +1,85 @@
+"""Short forms of `make bench WHAT=fitting`: other templates, and what the server has cached of a cut."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from proxy.core.chat import Bounds, ChatPrompt, CompletionRequest, parse_chat
+from proxy.core.messages import Message
+from proxy.errors import InvalidRequest
+from proxy.fitting import Limits, fit
+from proxy.tokens import Tokens
+from tests.conversations import conversation
+from tests.real.processes import Running, bare_server
+from tests.real.test_count import serve
+from tests.tokenizer_zoo import KINDS
+
+pytestmark = pytest.mark.real
+
+
+@pytest.mark.parametrize("name", ["alternating-unigram", "plain-legacy"])
+async def test_counts_with_other_tokenizers_and_templates(
+    name: str, tiny_model: Path, tmp_path: Path
+) -> None:
+    kind = next(kind for kind in KINDS if kind.name == name)
+    folder = kind.make(tiny_model, tmp_path / name)
+    tokens = Tokens()
+    assert (await tokens.start(folder, [])).incremental
+    with bare_server(folder, tmp_path) as server:
+        for seed in range(12):
+            body = json.dumps(conversation(seed, kind.style)).encode()
+            request = parse_chat(body, Bounds(vocab_size=1024))
+            served = serve(server, request)["usage"]["prompt_tokens"]
+            assert await tokens.count(request.prompt) == served, f"seed {seed}"
+    await tokens.stop()
+
+
+def spoken(turns: int) -> tuple[Message, ...]:
+    return tuple(
+        {"role": role, "content": f"{role} {turn}: " + "def f(x): return x\n" * 3}
+        for turn in range(turns)
+        for role in ("user", "assistant")
+    )
+
+
+async def test_consecutive_turns_of_a_cut_session_hit_the_servers_cache(
+    shared_server: Running, tiny_model: Path
+) -> None:
+    tokens = Tokens()
+    await tokens.start(tiny_model, [])
+    limits = Limits(await tokens.count(ChatPrompt(spoken(12))), "truncate", 0, 16, None, 32768)
+    cached, total, cuts, moved = 0, 0, 0, 0
+    before: tuple[Message, ...] = ()
+    for turn in range(13, 37):
+        request = CompletionRequest(ChatPrompt(spoken(turn)[:-1]))
+        fitted = await fit(request, tokens, limits)
+        assert isinstance(fitted.prompt, ChatPrompt)
+        moved += fitted.prompt.messages[: len(before)] != before
+        before = fitted.prompt.messages
+        usage = serve(shared_server, CompletionRequest(fitted.prompt))["usage"]
+        assert usage["prompt_tokens"] == fitted.prompt_tokens <= limits.max_prompt_tokens  # type: ignore[operator]
+        cached += usage["prompt_tokens_details"]["cached_tokens"]
+        total += usage["prompt_tokens"]
+        cuts += fitted.dropped_messages > 0
+    await tokens.stop()
+    assert cuts >= 23
+    assert moved <= 6, "every fourth to sixth turn at the most, where twelve turns fit"
+    assert cached > 0.6 * total
+
+
+async def test_a_template_without_a_system_role_refuses_as_the_server_does(
+    tiny_model: Path, tmp_path: Path
+) -> None:
+    kind = next(kind for kind in KINDS if kind.name == "no-system-metaspace")
+    tokens = Tokens()
+    await tokens.start(kind.make(tiny_model, tmp_path / kind.name), [])
+    rules: Message = {"role": "system", "content": "rules"}
+    ask: Message = {"role": "user", "content": "hi"}
+    assert await tokens.count(ChatPrompt((ask,))) > 0
+    for messages in ((rules, ask), (ask, ask)):
+        with pytest.raises(InvalidRequest, match=r"not supported|must alternate"):
+            await tokens.count(ChatPrompt(messages))
+    await tokens.stop()
