@@ -34,7 +34,8 @@ class Outcome:
 def reference(folder: Path) -> Callable[[dict[str, Any]], int]:
     """The count as the server makes it, from its own parts and none of ours."""
     config = utils.load_config(folder)
-    tokenizer = utils.load_tokenizer(folder, {}, eos_token_ids=config.get("eos_token_id"))
+    extra = {"trust_remote_code": True}
+    tokenizer = utils.load_tokenizer(folder, extra, eos_token_ids=config.get("eos_token_id"))
 
     def count(body: dict[str, Any]) -> int:
         server.process_message_content(body["messages"])
@@ -53,7 +54,7 @@ def reference(folder: Path) -> Callable[[dict[str, Any]], int]:
 
 def compare(kind: Kind, folder: Path, seeds: range) -> Outcome:
     """Every conversation is counted twice by segments: as new, and again from what is remembered."""
-    ours, theirs = ChildTokenizer(folder, []), reference(folder)
+    ours, theirs = ChildTokenizer(folder, ["--trust-remote-code"]), reference(folder)
     outcome = Outcome(ours.info()["incremental"], 0, 0, [])
     for seed in seeds:
         body = parse_chat(json.dumps(conversation(seed, kind.style)).encode(), Bounds()).prompt.fields()

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import subprocess
 import sys
@@ -185,12 +186,13 @@ def test_counts_are_the_servers_for_every_kind_of_tokenizer_and_template(
     for kind in KINDS:
         kind.make(tiny_model, tmp_path / kind.name)
     seed = random.randrange(10**9)
-    command = [sys.executable, "-m", "tests.exactness", str(tmp_path), str(seed), str(20 * len(KINDS))]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, check=True)
+    command = [sys.executable, "-m", "tests.exactness", str(tmp_path), str(seed), str(15 * len(KINDS))]
+    environ = os.environ | {"HF_MODULES_CACHE": str(tmp_path / "modules")}
+    done = subprocess.run(command, cwd=ROOT, env=environ, capture_output=True, check=True)
     outcomes = json.loads(done.stdout)
     assert outcomes.keys() == {kind.name for kind in KINDS}
     for kind in KINDS:
         outcome = outcomes[kind.name]
         assert outcome["different"] == [], (kind.name, seed)
         assert outcome["incremental"] == kind.incremental, kind.name
-        assert outcome["agreed"] >= 15 or kind.template == "", (kind.name, seed)
+        assert outcome["agreed"] >= 12 or kind.name == "renderer", (kind.name, seed)

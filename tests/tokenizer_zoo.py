@@ -31,6 +31,18 @@ _MARKERS = (
 )  # fmt: skip
 
 
+_RENDERING = """
+from transformers import PreTrainedTokenizerFast
+
+
+class Rendering(PreTrainedTokenizerFast):
+    def apply_chat_template(self, conversation, tools=None, tokenize=True, thinking=False, **_):
+        text = "".join(f"<s>{m['role']}\\n{m['content']}" for m in conversation)
+        text += "<think>" if thinking else ""
+        return self.encode(text, add_special_tokens=False) if tokenize else text
+"""
+
+
 def _trained(model: models.Model, trainer: trainers.Trainer, **parts: Any) -> dict[str, Any]:
     tokenizer = Tokenizer(model)
     for name, part in parts.items():
@@ -149,6 +161,7 @@ class Kind:
         (fresh / "tokenizer_config.json").write_text(json.dumps(config | dict(self.config)), encoding="utf-8")
         if self.template:
             shutil.copy(_TEMPLATES / f"{self.template}.jinja", fresh / "chat_template.jinja")
+        (fresh / "rendering.py").write_text(_RENDERING, encoding="utf-8")
         fresh.rename(folder)
         return folder
 
@@ -179,5 +192,19 @@ KINDS = (
     Kind("single-words", "metaspace first", "thinking", incremental=False, flags=(("single_word", True),)),
     Kind("normalized", "unigram first", "thinking", incremental=False, flags=(("normalized", True),)),
     # A renderer of mlx_lm.chat_templates in place of a Jinja template.
+    # A tokenizer class that mlx_lm registers.
+    Kind("newlines", "byte level", "headers", config=(("tokenizer_class", "NewlineTokenizer"),)),
+    # A tokenizer class that comes with the model and renders by itself; its argument is called `thinking`.
+    Kind(
+        "remote-code",
+        "byte level",
+        "",
+        _SPOKEN,
+        incremental=False,
+        config=(
+            ("tokenizer_class", "Rendering"),
+            ("auto_map", {"AutoTokenizer": [None, "rendering.Rendering"]}),
+        ),
+    ),
     Kind("renderer", "byte level", "", _SPOKEN, config=(("chat_template_type", "deepseek_v32"),)),
 )

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import os
 import random
 import shutil
 import statistics
@@ -86,7 +87,8 @@ def exactness(models_folder: Path, base: Path, seed: int, number: int) -> bool:
     for kind in KINDS:
         kind.make(base, models_folder / kind.name)
     command = [sys.executable, "-m", "tests.exactness", str(models_folder), str(seed), str(number)]
-    done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, check=True)
+    environ = os.environ | {"HF_MODULES_CACHE": str(models_folder / "modules")}
+    done = subprocess.run(command, cwd=ROOT, env=environ, stdout=subprocess.PIPE, check=True)
     outcomes = json.loads(done.stdout)
     for name, outcome in outcomes.items():
         how = "by segments" if outcome["incremental"] else "in full"
@@ -152,8 +154,8 @@ async def speed(folder: Path, seed: int, text: str) -> float:
     in_full.count_in_full()
     assert (await by_segments.start(folder, [])).incremental
     await in_full.start(folder, [])
-    probe = session(draw, text, 20, 2000)
-    per_token = 40_000 / await in_full.count(ChatPrompt(tuple(probe)))
+    probe = session(draw, text, 100, 2000)
+    per_token = 200_000 / await in_full.count(ChatPrompt(tuple(probe)))
     messages = session(draw, text, SESSION_TURNS, round(per_token * SESSION_TOKENS / SESSION_TURNS))
     await by_segments.count(ChatPrompt(tuple(messages)))
     times: tuple[list[float], list[float]] = ([], [])
