@@ -12,6 +12,9 @@ from supervisor.inquest import AtWork
 #: The server rounds cached rows up to this (mlx-lm, models/cache.py, KVCache.step).
 _ROWS = 256
 
+#: From this share of a GPU's memory on, what other programs hold is worth a word.
+_MUCH = 0.05
+
 #: mlx_lm.server's own default (its argparse).
 _PROMPT_CACHE_SIZE = 10
 
@@ -29,6 +32,7 @@ class Facts:
     argv: tuple[str, ...] = ()
     last_lines: tuple[str, ...] = ()
     start_timeout_s: float = 0.0
+    elsewhere: int | None = None  # what other programs held of the GPU's own memory
 
     @property
     def running(self) -> int:
@@ -54,7 +58,7 @@ def advise(cause: Cause, facts: Facts) -> str:
 
 
 def _less(facts: Facts) -> str:
-    held = f" MLX held up to {_gb(facts.peak)} of {_gb(facts.total)}." if facts.peak and facts.total else ""
+    held = _held(facts)
     if not facts.running:
         size = max(1, facts.flag("--prompt-cache-size", _PROMPT_CACHE_SIZE) // 2)
         kept = "Nothing was running, so what is kept between requests is too much"
@@ -71,6 +75,14 @@ def _less(facts: Facts) -> str:
         f"[upstream] decode_concurrency = {together} and prompt_concurrency = {together}, or [prompt] "
         f"max_prompt_tokens = {_shorter(facts.longest)}.{held}"
     )
+
+
+def _held(facts: Facts) -> str:
+    if not facts.peak or not facts.total:
+        return ""
+    others = facts.elsewhere or 0
+    beside = f", other programs {_gb(others)}" if others > _MUCH * facts.total else ""
+    return f" MLX held up to {_gb(facts.peak)} of {_gb(facts.total)}{beside}."
 
 
 def _shorter(tokens: int) -> int:

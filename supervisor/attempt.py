@@ -153,6 +153,7 @@ class Attempt:
             self._launch.argv if self._launch else (),
             self.transcript.lines,
             self._options.start_timeout_s,
+            self.curve.elsewhere(self._card_total) if self._card_total else None,
         )
 
     def description(self) -> dict[str, Any]:

@@ -52,6 +52,13 @@ class Curve:
         outside = [sample.footprint for sample in self._samples if sample.footprint]
         return max(inside or outside, default=None)
 
+    def elsewhere(self, card_total: int) -> int | None:
+        """Bytes of the GPU's own memory that other programs held in the end, CUDA itself counted to them."""
+        last = self.last()
+        if last is None or last.card_free is None or last.active is None or last.cache is None:
+            return None
+        return max(0, card_total - last.card_free - last.active - last.cache)
+
     def pressure(self, now: float, total: int, system_kills: int | None) -> Pressure:
         """How short of memory the machine was when the child died. `system_kills`: since its launch."""
         recent = [sample.free for sample in self._samples if now - sample.at <= _JUST_BEFORE_S]

@@ -54,3 +54,11 @@ def test_there_is_always_some_advice_in_one_line(cause: Cause) -> None:
     assert "\n" not in advice
     if not NATURES[cause].memory and cause is not Cause.START_TIMEOUT:
         assert advice == NATURES[cause].advice, "without facts, what holds in general"
+
+
+def test_another_program_on_the_same_card_is_named() -> None:
+    # Sizes of a real death on an H200, whose memory another program had taken within a second.
+    facts = Facts([work(4656)] * 8, 36_250_000_000, 150_754_820_096, elsewhere=121_000_000_000)
+    assert advise(Cause.CUDA_OOM, facts).endswith(
+        " MLX held up to 36.2 GB of 150.8 GB, other programs 121.0 GB."
+    )

@@ -48,3 +48,12 @@ def test_the_table_shows_what_a_card_of_its_own_had_left() -> None:
         "cache": 5,
         "card_free": 1,
     }
+
+
+def test_what_is_missing_on_the_card_is_with_other_programs() -> None:
+    curve = Curve()
+    assert curve.elsewhere(150) is None
+    curve.add(Sample(0, free=9, footprint=2))
+    assert curve.elsewhere(150) is None
+    curve.add(Sample(1, free=9, active=15, peak=36, cache=14, card_free=1))
+    assert curve.elsewhere(150) == 120
