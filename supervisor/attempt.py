@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import itertools
 import logging
 import time
 from collections.abc import Callable, Sequence
@@ -63,7 +64,7 @@ class Attempt:
         self._launch: Launch | None = None
         self._launched_at = 0.0
         self._kills_before: int | None = None
-        self._memory: tuple[float, int | None] = (0.0, None)
+        self._footprint: int | None = None
         self._card_total: int | None = None  # with a GPU that has memory of its own
 
     @property
@@ -177,7 +178,12 @@ class Attempt:
         return self.curve.pressure(time.monotonic(), machine.total_memory(), since)
 
     async def _sample_memory(self, child: Child) -> None:
-        while not child.exited.done():
+        await child.born
+        for number in itertools.count():
+            if child.exited.done():
+                return
+            if number % 2 == 0 and child.pid is not None:  # it walks the process table: 10 ms and more
+                self._footprint = await asyncio.to_thread(machine.memory_of, child.pid)
             self.curve.add(self._sample(child))
             await asyncio.wait((child.exited,), timeout=curve.INTERVAL_S)
 
@@ -197,12 +203,10 @@ class Attempt:
         )
 
     def memory_bytes(self) -> int | None:
-        """Measured from outside, at most once a second: it walks the process table."""
-        if self.pid is None:
-            return None
-        if time.monotonic() - self._memory[0] > 1.0:
-            self._memory = time.monotonic(), machine.memory_of(self.pid)
-        return self._memory[1]
+        """Measured from outside, a second ago at most; None while there is no child."""
+        if self._footprint is None and self.pid is not None:
+            self._footprint = machine.memory_of(self.pid)
+        return None if self.pid is None else self._footprint
 
     def _on_line(self, line: str) -> None:
         if self.death is not None or self._watch is None:
