@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import urllib.request
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,7 +15,7 @@ from proxy.errors import InvalidRequest
 from proxy.fitting import Limits, fit
 from proxy.tokens import Tokens
 from tests.conversations import conversation
-from tests.real.processes import Running, bare_server
+from tests.real.processes import Guard, Running, bare_server
 from tests.real.test_count import serve
 from tests.tokenizer_zoo import KINDS
 
@@ -83,3 +85,22 @@ async def test_a_template_without_a_system_role_refuses_as_the_server_does(
         with pytest.raises(InvalidRequest, match=r"not supported|must alternate"):
             await tokens.count(ChatPrompt(messages))
     await tokens.stop()
+
+
+async def test_what_is_explained_is_what_is_served(shared_guard: Guard) -> None:
+    body = {"messages": list(spoken(3))[:-1], "max_tokens": 1, "model": "tiny"}
+    explained = ask(shared_guard, "/mlxguard/api/explain", body)
+    served = ask(shared_guard, "/v1/chat/completions", body)
+    assert explained["verdict"] == "whole"
+    assert explained["prompt_tokens"] == served["usage"]["prompt_tokens"]
+    assert sum(entry["tokens"] for entry in explained["messages"]) == explained["prompt_tokens"]
+    assert [entry["roles"] for entry in explained["messages"]] == [[m["role"]] for m in body["messages"]]  # type: ignore[attr-defined]
+    code, metrics = shared_guard.get("/metrics")
+    assert code == 200
+    assert "mlxguard_count_drift_total 0.0" in metrics
+
+
+def ask(proxy: Guard, path: str, body: dict[str, Any]) -> dict[str, Any]:
+    with urllib.request.urlopen(proxy.url + path, json.dumps(body).encode(), timeout=60) as answer:
+        read: dict[str, Any] = json.loads(answer.read())
+    return read
