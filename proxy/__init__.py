@@ -10,6 +10,9 @@ A request's way, which is also the order to read the code in:
     relay     relay.py      stream the child's answer; hold, keep alive, replay after a death
     settle    handlers.py   release, record, measure
 
+Beside it: inquest.py, which the supervisor asks at each crash whose doing it was (core/blame.py decides),
+and actions.py, what an administrator may do.
+
 Words: the *child* is the supervised server process; a *generation* is one life of it. An *answer* is what
 one client gets; it keeps its id over keep-alives and *replays* (running a request again after a death,
 while its client has seen no content). A *request failure* breaks one answer; a *child death* restarts.
