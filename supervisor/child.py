@@ -50,7 +50,7 @@ def sample(mx: ModuleType | None, beat: int) -> bytes:
 
 def card(mx: ModuleType) -> dict[str, int]:
     """The GPU's own memory, other programs counted. Only MLX's CUDA build tells both, read anew each time."""
-    info = getattr(mx, "device_info", dict)()  # not in every version
+    info: dict[str, int] = getattr(mx, "device_info", dict)()  # not in every version
     free, total = info.get("free_memory"), info.get("total_memory")
     return {} if free is None or total is None else {"card_free": free, "card_total": total}
 
