@@ -7,6 +7,9 @@ from typing import Any
 
 from proxy.core import sse
 
+#: The texts of a delta; each may be null or missing.
+_TEXTS = ("content", "text", "reasoning")
+
 
 @dataclass(frozen=True, slots=True)
 class Usage:
@@ -79,6 +82,12 @@ def delta_of(choice: dict[str, Any]) -> dict[str, Any]:
     delta = choice.get("delta", choice)
     if not isinstance(delta, dict):
         raise sse.Malformed("a delta that is no object")
+    for name in _TEXTS:
+        if type(delta.get(name) or "") is not str:
+            raise sse.Malformed(f"{name} that is no text")
+    calls = delta.get("tool_calls") or []
+    if type(calls) is not list or not all(type(call) is dict for call in calls):
+        raise sse.Malformed("tool calls that are no objects")
     return delta
 
 

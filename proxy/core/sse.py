@@ -68,19 +68,22 @@ def loads(payload: bytes) -> dict[str, Any]:
     except orjson.JSONDecodeError:
         try:
             value = json.loads(payload)
-        except ValueError as error:
-            raise Malformed(f"not JSON: {error}") from None
+        except (ValueError, RecursionError) as error:
+            raise Malformed(f"not JSON: {type(error).__name__}") from None
     if not isinstance(value, dict):
         raise Malformed("not a JSON object")
     return value
 
 
 def dumps(value: Mapping[str, Any]) -> bytes:
-    """JSON as bytes; a lone surrogate stays the escape that the child wrote."""
+    """JSON as bytes; a lone surrogate stays the escape that the child wrote. Raises Malformed."""
     try:
         return orjson.dumps(value)
     except orjson.JSONEncodeError:
-        return json.dumps(value).encode("ascii")
+        try:
+            return json.dumps(value).encode("ascii")
+        except RecursionError:
+            raise Malformed("nested too deep") from None
 
 
 def event(value: Mapping[str, Any]) -> bytes:

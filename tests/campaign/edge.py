@@ -67,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     chosen = chance.sample(cases, options.number) if options.number else cases
     with (
         tempfile.TemporaryDirectory() as folder,
-        guard(_tiny(Path(folder)), Path(folder), *SETTINGS) as proxy,
+        guard(make_model(Path(folder)), Path(folder), *SETTINGS) as proxy,
     ):
         target = Target.of(proxy)
         faults = [fault for case in chosen for fault in told(target.attack(case))]
@@ -107,7 +107,7 @@ def report(sent: int, mutated: int, faults: Sequence[Fault]) -> int:
     return 0 if all(held) else 1
 
 
-def _tiny(folder: Path) -> Path:
+def make_model(folder: Path) -> Path:
     """The embedded model, made in a process of its own, since that imports mlx."""
     command = [sys.executable, "-P", "-m", "supervisor.tiny", f"--out={folder / 'model'}"]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)

@@ -50,6 +50,24 @@ def test_the_delta_of_chat_and_of_text() -> None:
     assert delta_of({"text": "x"}) == {"text": "x"}
 
 
+@pytest.mark.parametrize(
+    "delta",
+    [
+        5,
+        {"content": 5},
+        {"text": ["x"]},
+        {"reasoning": {"a": 1}},
+        {"tool_calls": "x"},
+        {"tool_calls": 5},
+        {"tool_calls": {"a": 1}},
+        {"tool_calls": ["x"]},
+    ],
+)
+def test_a_delta_of_other_types_is_malformed(delta: Any) -> None:
+    with pytest.raises(sse.Malformed):
+        delta_of({"delta": delta})
+
+
 def test_reasoning_under_both_names_only_when_there_is_some() -> None:
     part: dict[str, Any] = {"reasoning": ""}
     add_reasoning_content(part)

@@ -95,3 +95,13 @@ def test_what_is_no_object_is_malformed(payload: bytes) -> None:
 def test_serialised() -> None:
     assert sse.comment("queued position=3") == b": queued position=3\n\n"
     assert sse.event({"a": 1}) == b'data: {"a":1}\n\n'
+
+
+def test_what_nests_too_deep_is_malformed() -> None:
+    with pytest.raises(sse.Malformed):
+        sse.loads(b'{"a":' + b"[" * 100_000 + b"]" * 100_000 + b"}")
+    nested: list[object] = []
+    for _ in range(100_000):
+        nested = [nested]
+    with pytest.raises(sse.Malformed):
+        sse.dumps({"a": nested})
