@@ -183,12 +183,7 @@ class ChildTokenizer:
         def encode_whole(texts: Sequence[str]) -> list[Ids]:
             return [tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
 
-        added = [
-            AddedToken(
-                token.content, not (token.normalized or token.lstrip or token.rstrip or token.single_word)
-            )
-            for token in backend.get_added_tokens_decoder().values()
-        ]
+        added = [_described(token) for token in backend.get_added_tokens_decoder().values()]
         texts = [self._render(probe) for probe in probes]
         separators = choose(safe(added, texts), texts)
         if not separators or not agrees(separators, encode, encode_whole):
@@ -261,8 +256,8 @@ class ChildTokenizer:
 
 
 def _described(token: Any) -> AddedToken:
-    takes_more = token.normalized or token.lstrip or token.rstrip or token.single_word
-    return AddedToken(token.content, exact=not takes_more)
+    # One that takes the spaces at its right (rstrip, as Phi 3 has them) has them in its own segment.
+    return AddedToken(token.content, exact=not (token.normalized or token.lstrip or token.single_word))
 
 
 @contextlib.contextmanager

@@ -13,6 +13,8 @@ from proxy.fitting import Counter, Fitted, Limits, fit
 
 #: Entries that a long conversation is divided into: each takes a count of all that is before it.
 _MOST_ENTRIES = 200
+#: Tokens of a prompt that is still told by message: the counts together take some seconds.
+_MOST_TOKENS = 400_000
 
 
 async def explain(
@@ -22,12 +24,13 @@ async def explain(
 
     A message's tokens are those that the prompt grows by when the message joins those before it; the first
     entry has what the template itself adds. Messages and tools together are the whole prompt. A template
-    that rewrites earlier turns can make a message's tokens negative.
+    that rewrites earlier turns can make a message's tokens negative. A huge prompt is not told by message.
     """
     prompt = request.prompt
     assert isinstance(prompt, ChatPrompt)
+    count = await tokens.count(prompt, limits.longest_prompt)
     document: dict[str, Any] = {
-        "prompt_tokens": await tokens.count(prompt),
+        "prompt_tokens": count,
         "limits": _limits(limits, settings),
     }
     fitted: Fitted | None = None
@@ -37,7 +40,9 @@ async def explain(
         document |= {"verdict": "refused", "reason": refusal.message, "sent": None}
     else:
         document |= _verdict(fitted, limits)
-    document["tools_tokens"] = await _tools(prompt, tokens)
+    if count > _MOST_TOKENS:
+        return document
+    document["tools_tokens"] = await _tools(prompt, tokens, count)
     document["messages"] = [
         {**entry, "sent": _fate(prompt, entry, fitted)} async for entry in _entries(prompt, tokens)
     ]
@@ -88,10 +93,8 @@ def _setting(name: str) -> str:
     return f"[prompt] {name}"
 
 
-async def _tools(prompt: ChatPrompt, tokens: Counter) -> int:
-    if not prompt.tools:
-        return 0
-    return await tokens.count(prompt) - await tokens.count(replace(prompt, tools=None))
+async def _tools(prompt: ChatPrompt, tokens: Counter, count: int) -> int:
+    return count - await tokens.count(replace(prompt, tools=None)) if prompt.tools else 0
 
 
 async def _entries(prompt: ChatPrompt, tokens: Counter) -> AsyncIterator[dict[str, Any]]:

@@ -35,7 +35,7 @@ _TRIALS = 300
 class AddedToken:
     """An entry of the tokenizer's added vocabulary.
 
-    `exact`: it is matched as it stands, whatever is beside it (no normalized, lstrip, rstrip, single_word).
+    `exact`: it is matched as it stands, whatever is before it (not normalized, lstrip or single_word).
     """
 
     content: str

@@ -95,3 +95,12 @@ async def test_a_long_conversation_takes_few_counts(monkeypatch: pytest.MonkeyPa
         (6, 6, "whole"),
     ]
     assert sum(entry["tokens"] for entry in document["messages"]) == 14
+
+
+async def test_a_huge_prompt_is_not_told_by_message(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(explain_module, "_MOST_TOKENS", 3)
+    letters = Letters()
+    document = await explained(chat("u123"), replace(FREE, max_prompt_tokens=2), letters)
+    assert (document["prompt_tokens"], document["verdict"]) == (4, "refused")
+    assert "messages" not in document
+    assert letters.counted == 2

@@ -169,8 +169,10 @@ def test_the_check_finds_markers_that_are_not_safe(flag: str) -> None:
     assert not agrees(("<s>", "</s>"), encode, encode)
 
 
-def test_the_check_accepts_markers_that_are_safe() -> None:
-    tokenizer = loaded(KINDS[0])
+@pytest.mark.parametrize("flags", [(), (("rstrip", True),)])
+def test_the_check_accepts_markers_that_are_safe(flags: tuple[tuple[str, bool], ...]) -> None:
+    """What is to the right of a marker is in its own segment."""
+    tokenizer = loaded(Kind("x", KINDS[0].tokenizer, "", flags=flags))
 
     def encode(texts: Sequence[str]) -> list[Ids]:
         return [part.ids for part in tokenizer.encode_batch_fast(texts, add_special_tokens=False)]

@@ -186,8 +186,9 @@ KINDS = (
     Kind("plain-legacy", "legacy", "plain_markers", _SPOKEN, markers=("<s>", "</s>")),
     Kind("thinking-unigram", "unigram always", "thinking"),
     Kind("thinking-bytes", "byte level", "thinking"),
-    # What is counted in full; tokens that swallow spaces at their right are Phi 3's.
-    Kind("right-stripping", "byte level", "headers", incremental=False, flags=(("rstrip", True),)),
+    # As Phi 3 has them: tokens that swallow the spaces at their right.
+    Kind("right-stripping", "byte level", "headers", flags=(("rstrip", True),)),
+    # What is counted in full.
     Kind("left-stripping", "byte level", "headers", incremental=False, flags=(("lstrip", True),)),
     Kind("single-words", "metaspace first", "thinking", incremental=False, flags=(("single_word", True),)),
     Kind("normalized", "unigram first", "thinking", incremental=False, flags=(("normalized", True),)),
