@@ -69,6 +69,7 @@ class Job:
     asked: float | None = None
     seen: Seen | None = None
     cancelled: bool = False
+    retried: bool = False
     _fingerprint: str = field(default="", init=False, repr=False)
 
     @property

@@ -65,6 +65,8 @@ class SupervisorLike(Protocol):
 
     def judge(self, generation: Any) -> Awaitable[DeathLike | None]: ...
 
+    def strained(self) -> bool: ...
+
 
 class InquestLike(Protocol):
     """What is used of proxy.inquest.Inquest."""
@@ -138,14 +140,13 @@ class Relay:
 
     async def _complete(self, job: Job, client: Client) -> None:
         """Attempts until one is complete. Raises GuardError when there will be none, ClientGone."""
-        solitude = self._inquest.solitude(job)
         ticket = Ticket(
             job.answer.id,
             job.client,
             arrived=job.arrived,
             deadline=job.deadline,
             rows=rounded(job.fitted.prompt_tokens + min(job.fitted.max_tokens, COMPLETION)),
-            alone=solitude is not Solitude.NONE,
+            alone=self._alone(job),
         )
         with self._gate.enter(ticket) as place:
             while True:
@@ -153,13 +154,17 @@ class Relay:
                 generation = await self._ready(job)
                 # It may have become a suspect, or a convict, while it waited: by a twin of its.
                 solitude = self._inquest.solitude(job)
-                if place.alone or solitude is Solitude.NONE:
+                if place.alone or not self._alone(job):
                     until_content = place if place.alone and solitude is not Solitude.WHOLE else None
                     try:
                         return await self._attempt(job, client, generation, until_content)
                     except UpstreamBroken as broken:
                         await self._after_break(job, generation, broken)
-                place.again(alone=self._inquest.solitude(job) is not Solitude.NONE)
+                place.again(alone=self._alone(job))
+
+    def _alone(self, job: Job) -> bool:
+        """Whether it may run only when nothing else does. Raises PromptTooLong or Quarantined."""
+        return self._inquest.solitude(job) is not Solitude.NONE or job.retried
 
     async def _granted(self, job: Job, place: Place) -> None:
         job.stage = Stage.WAITING
@@ -223,12 +228,19 @@ class Relay:
             job.answer.attempts -= 1
         death = None if broken.how is Break.INVALID else await self._supervisor.judge(generation)
         verdict = judge_break(
-            job.answer, broken.how, dead=death is not None, max_replays=self._options.max_replays
+            job.answer,
+            broken.how,
+            dead=death is not None,
+            max_replays=self._options.max_replays,
+            strained=death is None and self._supervisor.strained(),
+            retried=job.retried,
         )
         self._log_break(job, generation, broken, death, verdict)
         match verdict:
             case Verdict.REPLAY:
                 return
+            case Verdict.RETRY:
+                job.retried = True
             case Verdict.INVALID:
                 raise InvalidRequest(broken.detail) from broken
             case Verdict.FAILED:

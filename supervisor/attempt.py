@@ -202,6 +202,11 @@ class Attempt:
             inside.card_free,
         )
 
+    def held(self) -> int:
+        """Bytes that it was last seen to hold of the machine's memory."""
+        last = self.curve.last()
+        return (last.footprint or 0) if last else 0
+
     def memory_bytes(self) -> int | None:
         """Measured from outside, a second ago at most; None while there is no child."""
         if self._footprint is None and self.pid is not None:

@@ -310,6 +310,18 @@ def suspicious(line: str) -> bool:
     return _THREAD_DIED.search(line) is not None
 
 
+def lacks_memory(lines: tuple[str, ...]) -> bool:
+    """True if the last lines of a child that lives say that it was short of memory.
+
+    A server that can start no thread any more closes connections unanswered and goes on with what it has.
+    """
+    tail = lines[-EVIDENCE_LINES:]
+    if any("can't start new thread" in line or "MemoryError" in line for line in tail):
+        return True
+    cause = _by_text(tail, loading=False)
+    return cause is not None and NATURES[cause].memory
+
+
 def port_taken(line: str) -> bool:
     """True if the server says that it could not bind its port; its process may live on without serving."""
     return "Address already in use" in line

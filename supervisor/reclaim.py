@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from supervisor import machine
 
@@ -28,10 +28,11 @@ _LOOK_S = 0.05
 class Reclaim:
     """One wait, as arithmetic over what is free. Bytes; monotonic seconds.
 
-    `before`: what was free before the dead child had started.
+    `before`: what was free before the dead child had started; `held`: what it held at its end.
     """
 
     before: int
+    held: int
     total: int
     began: float
     best: int = 0
@@ -41,7 +42,7 @@ class Reclaim:
         """The wait after one more look."""
         grown = free > self.best + self.total // 1000
         best, best_at = (free, now) if grown else (self.best, self.best_at)
-        return Reclaim(self.before, self.total, self.began, best, best_at)
+        return replace(self, best=best, best_at=best_at)
 
     def over(self, free: int, now: float) -> bool:
         """Whether to start now."""
@@ -49,7 +50,7 @@ class Reclaim:
 
     def missing(self, free: int) -> int:
         """Bytes that have not come back; 0 if that is no more than others may have taken."""
-        missing = self.before - free
+        missing = min(self.before - free, self.held)
         return missing if missing > TOLERANCE * self.total else 0
 
 
@@ -61,10 +62,10 @@ class Waited:
     missing_bytes: int
 
 
-async def memory_back(before: int) -> Waited:
-    """Wait until the machine has `before` bytes free again, for as long as there is hope."""
+async def memory_back(before: int, held: int) -> Waited:
+    """Wait until the machine has `before` bytes free again, or nothing more of what was `held` comes."""
     began, free = time.monotonic(), machine.free_memory()
-    wait = Reclaim(before, machine.total_memory(), began, free, began)
+    wait = Reclaim(before, held, machine.total_memory(), began, free, began)
     while not wait.over(free, time.monotonic()):
         await asyncio.sleep(_LOOK_S)
         free = machine.free_memory()

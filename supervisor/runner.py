@@ -19,7 +19,7 @@ import aiohttp
 from supervisor import events, lifecycle
 from supervisor.attempt import Attempt
 from supervisor.deaths import Deaths
-from supervisor.diagnosis import NATURES, Cause, Evidence, Finding, Symptom
+from supervisor.diagnosis import NATURES, Cause, Evidence, Finding, Symptom, lacks_memory
 from supervisor.generation import (
     CannotStart,
     Change,
@@ -89,6 +89,7 @@ class Supervisor:
         self._attempt: Attempt | None = None
         self._session: aiohttp.ClientSession | None = None
         self._free_before: int | None = None  # bytes, before the last child was started
+        self._held = 0  # bytes, by the last child at its end
         self._retiring: asyncio.TimerHandle | None = None
 
     # For the gateway
@@ -142,6 +143,10 @@ class Supervisor:
         if not generation.died.done() and attempt is not None and attempt.generation is generation:
             await asyncio.shield(attempt.examine())
         return generation.died.result() if generation.died.done() else None
+
+    def strained(self) -> bool:
+        """Whether the child's last lines say that it lacked memory, though it may live."""
+        return self._attempt is not None and lacks_memory(self._attempt.transcript.lines)
 
     async def recycle(self, reason: str) -> None:
         """Restart as planned: drain, stop in order, start. Also the way out of FAILED. Returns at once.
@@ -266,7 +271,7 @@ class Supervisor:
     async def _memory_back(self) -> None:
         """Do not load into what the last child still holds."""
         if self._free_before is not None:
-            back = await memory_back(self._free_before)
+            back = await memory_back(self._free_before, self._held)
             if back.waited_s or back.missing_bytes:
                 extra = {"waited_s": back.waited_s, "missing_bytes": back.missing_bytes}
                 log.info("memory_waited_for", extra=extra)
@@ -329,6 +334,7 @@ class Supervisor:
 
     def on_exit(self, attempt: Attempt, exit_: Exit) -> None:
         self._records.forget_child()
+        self._held = attempt.held()
         if self._retiring is not None:
             self._retiring.cancel()
             self._retiring = None

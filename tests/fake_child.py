@@ -139,6 +139,7 @@ class FakeSupervisor:
         self._failed = False
         self._generation: Generation | None = None
         self.judged = 0
+        self.short_of_memory = False
 
     def up(self, child: FakeChild) -> Generation:
         """A new generation is ready."""
@@ -168,6 +169,9 @@ class FakeSupervisor:
             raise NotReady(self._snapshot(State.FAILED))
         assert self._generation is not None
         return self._generation
+
+    def strained(self) -> bool:
+        return self.short_of_memory
 
     async def judge(self, generation: Generation) -> Death | None:
         self.judged += 1

@@ -695,3 +695,22 @@ async def test_a_stream_that_is_cancelled_after_content(stand: Stand) -> None:
     stream = await answer.read()
     assert events_of(stream)[-1]["error"]["code"] == "cancelled"
     assert stream.endswith(b"data: [DONE]\n\n")
+
+
+# --- a child that lives, and lacks memory ---
+
+
+async def test_a_request_that_found_no_memory_is_run_once_more_alone(stand: Stand) -> None:
+    stand.supervisor.short_of_memory = True
+    other = stand.ask(sampling={"seed": 1})
+    running = await stand.child.call()
+    asking = stand.ask(sampling={"seed": 2})
+    (await stand.child.call()).reset()
+    await eventually(lambda: stand.gate.snapshot().waiting == 1)
+    await running.answer(child_says.chat_stream("x"))
+    assert (await other).status == 200
+    again = await stand.child.call()
+    assert again.json["seed"] == 2
+    again.reset()
+    assert (await asking).status == 503
+    assert stand.jobs[1].answer.attempts == 2

@@ -80,13 +80,18 @@ class Verdict(StrEnum):
     """What becomes of an answer that broke."""
 
     REPLAY = "replay"
+    RETRY = "retry"  # once more, alone: the child lives, and was short of memory
     UNAVAILABLE = "unavailable"
     FAILED = "failed"
     INVALID = "invalid"
 
 
-def judge_break(answer: Answer, how: Break, *, dead: bool, max_replays: int) -> Verdict:
+def judge_break(
+    answer: Answer, how: Break, *, dead: bool, max_replays: int, strained: bool = False, retried: bool = False
+) -> Verdict:
     """What to do about a broken attempt, once it is known whether the child died.
+
+    `strained`: the child lives, but has just said that it lacks memory; `retried`: so it was before.
 
     The state of the child decides, not the status of its reply: a dead generation thread and a bad
     request both come as 404 (server.py, handle_completion).
@@ -94,18 +99,21 @@ def judge_break(answer: Answer, how: Break, *, dead: bool, max_replays: int) -> 
     # 1. The request is at fault, whatever else happened since.
     if how is Break.INVALID:
         return Verdict.INVALID
-    # 2. The child lives: this request failed, nothing is restarted, and asking again would fail again.
+    # 2. The child lives, but had no memory for it: with nothing beside it there may be enough.
+    if not dead and strained and how is not Break.NOT_CONNECTED:
+        return Verdict.UNAVAILABLE if retried or answer.phase is Phase.CONTENT else Verdict.RETRY
+    # 3. The child lives: this request failed, nothing is restarted, and asking again would fail again.
     if not dead:
         return {
             Break.NOT_CONNECTED: Verdict.UNAVAILABLE,
             Break.CUT: Verdict.FAILED,
             Break.REJECTED: Verdict.INVALID,
         }[how]
-    # 3. The client has seen content: another run would say something else after it.
+    # 4. The client has seen content: another run would say something else after it.
     if answer.phase is Phase.CONTENT:
         return Verdict.UNAVAILABLE
-    # 4. Never asked, so nothing was tried: does not count.
+    # 5. Never asked, so nothing was tried: does not count.
     if how is Break.NOT_CONNECTED:
         return Verdict.REPLAY
-    # 5. Its client has seen nothing but comments: run it again, within reason.
+    # 6. Its client has seen nothing but comments: run it again, within reason.
     return Verdict.REPLAY if answer.attempts <= max_replays else Verdict.UNAVAILABLE

@@ -62,3 +62,21 @@ def test_what_becomes_of_a_broken_answer(
     how: Break, dead: bool, phase: Phase, attempts: int, verdict: Verdict
 ) -> None:
     assert judge_break(an_answer(phase=phase, attempts=attempts), how, dead=dead, max_replays=2) is verdict
+
+
+@pytest.mark.parametrize(
+    ("how", "phase", "retried", "verdict"),
+    [
+        (Break.CUT, Phase.NOTHING, False, Verdict.RETRY),
+        (Break.REJECTED, Phase.HEADERS, False, Verdict.RETRY),
+        (Break.CUT, Phase.HEADERS, True, Verdict.UNAVAILABLE),
+        (Break.CUT, Phase.CONTENT, False, Verdict.UNAVAILABLE),
+        (Break.NOT_CONNECTED, Phase.NOTHING, False, Verdict.UNAVAILABLE),
+        (Break.INVALID, Phase.NOTHING, False, Verdict.INVALID),
+    ],
+)
+def test_a_living_child_that_lacked_memory_is_asked_once_more(
+    how: Break, phase: Phase, retried: bool, verdict: Verdict
+) -> None:
+    answer = an_answer(phase=phase)
+    assert judge_break(answer, how, dead=False, max_replays=2, strained=True, retried=retried) is verdict

@@ -11,6 +11,7 @@ from supervisor.diagnosis import (
     Pressure,
     Symptom,
     diagnose,
+    lacks_memory,
     port_taken,
     suspicious,
 )
@@ -211,3 +212,12 @@ def test_alarming_lines() -> None:
     assert suspicious(THREAD + "'int' object is not iterable")
     assert not suspicious("2026-01-05 10:11:12,345 - INFO - Prompt processing progress: 1/1")
     assert port_taken("OSError: [Errno 98] Address already in use")
+
+
+@pytest.mark.parametrize(
+    "line", ["RuntimeError: can't start new thread", "object type name: MemoryError", METAL_OOM]
+)
+def test_a_living_child_may_lack_memory(line: str) -> None:
+    assert lacks_memory((line, "a later line"))
+    assert not lacks_memory((line, *["later"] * 60)), "that was long ago"
+    assert not lacks_memory(("[METAL] x (00000003:kIOGPUCommandBufferCallbackErrorHang)",))

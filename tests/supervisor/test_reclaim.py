@@ -10,9 +10,11 @@ from supervisor.reclaim import LONGEST_S, SETTLED_S, Reclaim, memory_back
 GB = 10**9
 
 
-def waited(frees: list[int], *, step_s: float, before: int = 30 * GB) -> tuple[float, int]:
+def waited(
+    frees: list[int], *, step_s: float, before: int = 30 * GB, held: int = 25 * GB
+) -> tuple[float, int]:
     """Seconds and missing bytes, for free memory as seen every `step_s`."""
-    wait, now, free = Reclaim(before, 36 * GB, 0.0, frees[0], 0.0), 0.0, frees[0]
+    wait, now, free = Reclaim(before, held, 36 * GB, 0.0, frees[0], 0.0), 0.0, frees[0]
     for number, free in enumerate(frees):
         now = number * step_s
         wait = wait.seen(free, now)
@@ -24,6 +26,11 @@ def waited(frees: list[int], *, step_s: float, before: int = 30 * GB) -> tuple[f
 def test_memory_that_is_back_is_not_waited_for() -> None:
     assert waited([30 * GB], step_s=1) == (0, 0)
     assert waited([29 * GB + GB // 2], step_s=1) == (0, 0), "a little less is other programs' doing"
+
+
+def test_what_the_child_never_held_is_not_waited_for() -> None:
+    assert waited([20 * GB], step_s=1, held=GB // 2) == (0, 0)
+    assert waited([20 * GB] * 9, step_s=0.5, held=2 * GB) == (SETTLED_S, 2 * GB)
 
 
 def test_it_waits_while_memory_comes() -> None:
@@ -42,7 +49,7 @@ async def test_the_shell_looks_at_this_machine(monkeypatch: pytest.MonkeyPatch) 
     frees = [10 * GB, 20 * GB, 30 * GB]
     monkeypatch.setattr(machine, "free_memory", lambda: frees.pop(0) if len(frees) > 1 else frees[0])
     monkeypatch.setattr(machine, "total_memory", lambda: 36 * GB)
-    monkeypatch.setattr(reclaim, "_LOOK_S", 0.001)
-    back = await memory_back(30 * GB)
+    monkeypatch.setattr(reclaim, "_LOOK_S", 0.01)
+    back = await memory_back(30 * GB, held=25 * GB)
     assert back.missing_bytes == 0
     assert back.waited_s > 0
