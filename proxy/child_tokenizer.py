@@ -7,16 +7,13 @@ The counts equal the child's `usage.prompt_tokens` by construction: the tokenize
 from __future__ import annotations
 
 import argparse
-import contextlib
-import inspect
 import json
-import signal
-from collections.abc import Iterator, Sequence
-from itertools import product
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from proxy.segments import AddedToken, Ids, Segments, agrees, choose, common, safe
+from proxy.child_segments import checked_segments
+from proxy.segments import common
 
 #: Names of the longest context in config.json, by model family (gpt2, chatglm, mpt...).
 _CONTEXT_KEYS = ("max_position_embeddings", "n_positions", "max_sequence_length", "seq_length", "n_ctx")
@@ -25,18 +22,6 @@ _CONTEXT_KEYS = ("max_position_embeddings", "n_positions", "max_sequence_length"
 _EXACT_CHARACTERS = 1_000_000
 #: Tokens are rarely longer on average; a text of this many characters per token of the limit is far over it.
 _CHARACTERS_PER_TOKEN = 16
-#: Conversations in which separators are looked for, as far as the template accepts them.
-_PROBE_ROLES = (
-    ("system", "user", "assistant", "user", "assistant", "user"),
-    ("user", "assistant", "user", "assistant", "user"),
-    ("user", "assistant", "tool", "assistant", "tool"),
-)
-_PROBE_TOOLS: tuple[Any, ...] = (
-    (),
-    ({"type": "function", "function": {"name": "f", "description": "d", "parameters": {}}},),
-)
-#: A template that takes longer over a few short conversations is not worth being clever about.
-_PROBING_S = 3.0
 #: transformers writes 10**30 where a tokenizer names no length.
 _LONGEST_SANE_CONTEXT = 10**9
 
@@ -99,7 +84,7 @@ class ChildTokenizer:
         )
         if options.use_default_chat_template and self._wrapper.chat_template is None:
             self._wrapper.chat_template = self._wrapper.default_chat_template
-        self._segments = self._checked_segments()
+        self._segments = checked_segments(self._wrapper, self._template_args, self.encode, self._render)
 
     def info(self) -> dict[str, Any]:
         """What `proxy.tokens.TokenizerInfo` holds."""
@@ -165,70 +150,6 @@ class ChildTokenizer:
             **{**self._template_args, **prompt.get("chat_template_kwargs", {})},
         )
 
-    def _checked_segments(self) -> Segments | None:
-        """For counting by segments; None where this tokenizer or template leaves any doubt."""
-        tokenizer = self._wrapper._tokenizer
-        backend = getattr(tokenizer, "backend_tokenizer", None)
-        probes = self._probes() if backend is not None and self._renders_text(tokenizer) else []
-        if backend is None or not probes:
-            return None
-        # What transformers would undo before it encodes, done once: nothing changes the tokenizer later.
-        backend.no_truncation()
-        backend.no_padding()
-
-        def encode(texts: Sequence[str]) -> list[Ids]:
-            # Without offsets, on all cores, and without the interpreter lock.
-            return [found.ids for found in backend.encode_batch_fast(texts, add_special_tokens=False)]
-
-        def encode_whole(texts: Sequence[str]) -> list[Ids]:
-            return [tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
-
-        added = [_described(token) for token in backend.get_added_tokens_decoder().values()]
-        texts = [self._render(probe) for probe in probes]
-        separators = choose(safe(added, texts), texts)
-        if not separators or not agrees(separators, encode, encode_whole):
-            return None
-        segments = Segments(separators, encode)
-        honest = all(
-            segments.count(text) == len(self.encode(probe)) for text, probe in zip(texts, probes, strict=True)
-        )
-        return segments if honest else None
-
-    def _renders_text(self, tokenizer: Any) -> bool:
-        """Whether a prompt is its rendered text, encoded plainly; custom renderers may do anything."""
-        from transformers import PreTrainedTokenizerBase  # noqa: PLC0415
-
-        plain = PreTrainedTokenizerBase
-        if not self._wrapper.has_chat_template or tokenizer.split_special_tokens:
-            return False
-        if self._wrapper._chat_template is not None:  # a renderer of mlx_lm.chat_templates
-            return type(tokenizer).encode is plain.encode
-        # Arguments that are not the template's could change how the text is encoded.
-        reserved = inspect.signature(plain.apply_chat_template).parameters.keys()
-        unmodified = type(tokenizer).apply_chat_template is plain.apply_chat_template
-        return unmodified and not reserved & self._template_args.keys()
-
-    def _probes(self) -> list[dict[str, Any]]:
-        """Conversations that the template accepts, none if it takes too long over them."""
-        probes = []
-        with contextlib.suppress(TimeoutError), _alarm(_PROBING_S):
-            for roles, tools in product(_PROBE_ROLES, _PROBE_TOOLS):
-                messages = [{"role": role, "content": f"{role} " * 50} for role in roles]
-                probe = {"messages": messages, "tools": tools}
-                if self._accepts(probe):
-                    probes.append(probe)
-            return probes
-        return []
-
-    def _accepts(self, prompt: dict[str, Any]) -> bool:
-        try:
-            self._render(prompt)
-        except TimeoutError:
-            raise
-        except Exception:  # noqa: BLE001  (a template raises what it likes)
-            return False
-        return True
-
     def trim(self, text: str, head: int, limit: int) -> tuple[str, int]:
         """`text` without tokens from its middle, and its exact count, which is at most `limit`.
 
@@ -253,27 +174,6 @@ class ChildTokenizer:
         # The wrapper passes on attributes, not the call itself.
         encoded = self._wrapper._tokenizer(text, return_offsets_mapping=True)
         return [(start, end) for start, end in encoded["offset_mapping"] if end > start]
-
-
-def _described(token: Any) -> AddedToken:
-    # One that takes the spaces at its right (rstrip, as Phi 3 has them) has them in its own segment.
-    return AddedToken(token.content, exact=not (token.normalized or token.lstrip or token.single_word))
-
-
-@contextlib.contextmanager
-def _alarm(seconds: float) -> Iterator[None]:
-    """Raises TimeoutError in the block after so long. For the main thread."""
-
-    def ring(*_: object) -> None:
-        raise TimeoutError
-
-    before = signal.signal(signal.SIGALRM, ring)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
 
 
 def _characters(prompt: dict[str, Any]) -> int:
