@@ -8,11 +8,13 @@ import time
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.metadata import version
 from typing import Any
 
 import orjson
 from aiohttp import web
 
+from proxy import openapi
 from proxy.config import PromptSettings, QueueSettings, ServerSettings
 from proxy.core.answer import Answer
 from proxy.core.chat import Bounds, CompletionRequest, parse_chat, parse_text
@@ -158,6 +160,9 @@ class Pages:
     async def exposition(self, _: web.Request) -> web.Response:
         return web.Response(body=self.metrics.exposition(), headers={"Content-Type": CONTENT_TYPE})
 
+    async def openapi(self, _: web.Request) -> web.Response:
+        return _json(openapi.document(version("mlxguard-proxy")))
+
     def _model(self) -> dict[str, Any]:
         """The one model, with its context length under every name that some agent reads."""
         entry: dict[str, Any] = {
@@ -193,5 +198,6 @@ def routes(completions: Completions, pages: Pages) -> list[web.RouteDef]:
         web.get("/health", pages.readyz),
         web.get("/metrics", pages.exposition),
         web.get("/mlxguard/api/status", pages.api_status),
-        web.post("/mlxguard/api/explain", completions.explain),
+        web.get("/mlxguard/openapi.json", pages.openapi),
+        web.post("/mlxguard/api/explain", completions.explain, expect_handler=later),
     ]
