@@ -248,7 +248,7 @@ class Relay:
             case Verdict.UNAVAILABLE:
                 if death is not None and job.answer.phase is not Phase.CONTENT:
                     self._inquest.solitude(job)  # who was sentenced for this death is told so
-                raise Unavailable("child_died" if death else "not_connected") from broken
+                raise Unavailable("child_died" if death else "no_memory") from broken
 
     def _log_break(
         self,

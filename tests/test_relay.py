@@ -12,6 +12,7 @@ import aiohttp
 import pytest
 from aiohttp import web
 
+from proxy import upstream
 from proxy.core import silence
 from proxy.core.admission import Budget
 from proxy.gate import Gate
@@ -714,3 +715,21 @@ async def test_a_request_that_found_no_memory_is_run_once_more_alone(stand: Stan
     again.reset()
     assert (await asking).status == 503
     assert stand.jobs[1].answer.attempts == 2
+
+
+async def test_a_child_that_is_too_busy_to_be_reached_is_asked_until_the_deadline(
+    stand: Stand, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(upstream, "_CONNECT_RETRIES_S", 0.01)
+    stand.child.stop_listening()
+    asking = stand.ask()
+    await eventually(lambda: stand.supervisor.judged >= 2)
+    await stand.child.listen_again()
+    await (await stand.child.call()).answer(child_says.chat_stream("x"))
+    answer = await asking
+    assert (answer.status, answer.headers["x-mlxguard-attempts"]) == (200, "1")
+
+    stand.child.stop_listening()
+    stand.max_wait_s = 0.1
+    assert (await stand.ask()).status == 503
+    assert stand.jobs[1].reason == "queue_deadline"

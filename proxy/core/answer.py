@@ -99,21 +99,18 @@ def judge_break(
     # 1. The request is at fault, whatever else happened since.
     if how is Break.INVALID:
         return Verdict.INVALID
-    # 2. The child lives, but had no memory for it: with nothing beside it there may be enough.
-    if not dead and strained and how is not Break.NOT_CONNECTED:
-        return Verdict.UNAVAILABLE if retried or answer.phase is Phase.CONTENT else Verdict.RETRY
-    # 3. The child lives: this request failed, nothing is restarted, and asking again would fail again.
-    if not dead:
-        return {
-            Break.NOT_CONNECTED: Verdict.UNAVAILABLE,
-            Break.CUT: Verdict.FAILED,
-            Break.REJECTED: Verdict.INVALID,
-        }[how]
-    # 4. The client has seen content: another run would say something else after it.
-    if answer.phase is Phase.CONTENT:
-        return Verdict.UNAVAILABLE
-    # 5. Never asked, so nothing was tried: does not count.
+    # 2. Never asked, so nothing was tried: it does not count, and the deadline alone ends it. A child that is
+    #    too busy to take connections lives, and one that never will again is found out by its watch.
     if how is Break.NOT_CONNECTED:
         return Verdict.REPLAY
+    # 3. The child lives, but had no memory for it: with nothing beside it there may be enough.
+    if not dead and strained:
+        return Verdict.UNAVAILABLE if retried or answer.phase is Phase.CONTENT else Verdict.RETRY
+    # 4. The child lives: this request failed, nothing is restarted, and asking again would fail again.
+    if not dead:
+        return Verdict.INVALID if how is Break.REJECTED else Verdict.FAILED
+    # 5. The client has seen content: another run would say something else after it.
+    if answer.phase is Phase.CONTENT:
+        return Verdict.UNAVAILABLE
     # 6. Its client has seen nothing but comments: run it again, within reason.
     return Verdict.REPLAY if answer.attempts <= max_replays else Verdict.UNAVAILABLE

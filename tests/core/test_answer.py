@@ -46,7 +46,7 @@ def test_a_phase_never_goes_back() -> None:
         (Break.REJECTED, False, Phase.NOTHING, 1, Verdict.INVALID),
         (Break.CUT, False, Phase.NOTHING, 1, Verdict.FAILED),
         (Break.CUT, False, Phase.CONTENT, 1, Verdict.FAILED),
-        (Break.NOT_CONNECTED, False, Phase.NOTHING, 0, Verdict.UNAVAILABLE),
+        (Break.NOT_CONNECTED, False, Phase.NOTHING, 0, Verdict.REPLAY),
         # the child died and nothing was seen
         (Break.REJECTED, True, Phase.NOTHING, 1, Verdict.REPLAY),
         (Break.CUT, True, Phase.HEADERS, 1, Verdict.REPLAY),
@@ -71,7 +71,7 @@ def test_what_becomes_of_a_broken_answer(
         (Break.REJECTED, Phase.HEADERS, False, Verdict.RETRY),
         (Break.CUT, Phase.HEADERS, True, Verdict.UNAVAILABLE),
         (Break.CUT, Phase.CONTENT, False, Verdict.UNAVAILABLE),
-        (Break.NOT_CONNECTED, Phase.NOTHING, False, Verdict.UNAVAILABLE),
+        (Break.NOT_CONNECTED, Phase.NOTHING, False, Verdict.REPLAY),
         (Break.INVALID, Phase.NOTHING, False, Verdict.INVALID),
     ],
 )
