@@ -22,6 +22,7 @@ from proxy.connection import ConnectionLimits, Site
 from proxy.core.admission import Budget
 from proxy.core.admittance import Admittance, canonical
 from proxy.core.compaction import Refusals
+from proxy.core.holdings import Holdings
 from proxy.core.names import ModelNames, served_name
 from proxy.exit_codes import ExitCode
 from proxy.folders import cache_folder, state_folder
@@ -47,6 +48,9 @@ DECODE_CONCURRENCY = 32
 
 #: Seconds that answers may take to be written out once the child is gone.
 _CLOSING_S = 2.0
+
+#: Bodies of the largest size that may be in memory together, as bytes of any number.
+_BODIES_AT_ONCE = 4
 
 #: File descriptors to have: a connection each for 512 clients and as many to the child, and room to spare.
 _FILES = 4096
@@ -143,6 +147,7 @@ class Guard:
             registry=self.registry,
             refusals=Refusals(),
             metrics=self._metrics,
+            bodies=Holdings(_BODIES_AT_ONCE * settings.server.max_body_bytes),
             stopping=self._stopping,
         )
         pages = Pages(names=names, preparation=self._preparation, status=self._status, metrics=self._metrics)

@@ -23,6 +23,7 @@ from proxy import cors, errors
 from proxy.answers import REQUEST_ID, error_response, identify, new_id
 from proxy.connection import LAST, began, check_version
 from proxy.core.admittance import Admittance
+from proxy.core.holdings import Account
 from proxy.core.patience import body_due
 from proxy.logs import request_id as request_id_var
 
@@ -136,11 +137,17 @@ async def later(_: web.Request) -> None:
 
 
 async def read_body(
-    request: web.Request, *, most_bytes: int, timeout_s: float, bytes_per_s: float = 1.0
+    request: web.Request,
+    *,
+    most_bytes: int,
+    timeout_s: float,
+    bytes_per_s: float = 1.0,
+    account: Account | None = None,
 ) -> bytes:
-    """The whole body, decompressed, at most `most_bytes` of it.
+    """The whole body, decompressed, at most `most_bytes` of it; what is held is put on `account`.
 
     Raises:
+        Unavailable: all bodies together hold as much as they may.
         RequestTimeout: it did not all arrive in `timeout_s`, or more slowly than `bytes_per_s`.
         BodyTooLarge: it is too large, as it says or as it comes.
         UnsupportedEncoding, InvalidRequest: it cannot be read.
@@ -160,9 +167,11 @@ async def read_body(
                 scope.reschedule(loop.time() + due - time.monotonic())
                 if not (piece := await request.content.readany()):
                     return bytes(body)
-                body += piece
-                if len(body) > most_bytes:
+                if len(body) + len(piece) > most_bytes:
                     _too_large()
+                if account is not None:
+                    account.add(len(piece))
+                body += piece
     except TimeoutError:
         raise errors.RequestTimeout("The request body did not arrive in time.") from None
     except web.RequestPayloadError:

@@ -19,6 +19,7 @@ from proxy.config import PromptSettings, QueueSettings, ServerSettings
 from proxy.core.answer import Answer
 from proxy.core.chat import Bounds, CompletionRequest, parse_chat, parse_text
 from proxy.core.compaction import Refusals
+from proxy.core.holdings import Holdings
 from proxy.core.names import ModelNames
 from proxy.edge import CLIENT, later, read_body
 from proxy.errors import Unavailable
@@ -26,7 +27,7 @@ from proxy.explain import explain
 from proxy.fitting import fit
 from proxy.logs import request_id as request_id_var
 from proxy.metrics import CONTENT_TYPE, Metrics
-from proxy.preparation import Preparation
+from proxy.preparation import Preparation, Prepared
 from proxy.relay import Job, Relay
 from proxy.status import Registry, Status
 from proxy.tokens import Tokens
@@ -55,6 +56,7 @@ class Completions:
     registry: Registry
     refusals: Refusals
     metrics: Metrics
+    bodies: Holdings
     stopping: asyncio.Event
 
     async def chat(self, http_request: web.Request) -> web.StreamResponse:
@@ -72,9 +74,7 @@ class Completions:
         arrived = time.monotonic()
         if self.stopping.is_set():
             raise Unavailable("stopping")
-        body = await self._body(http_request)
-        prepared = await self.preparation.ready(min(PREPARATION_WAIT_S, self.queue.max_wait_s))
-        request = parse(body, prepared.bounds)
+        request, prepared = await self._understood(http_request, parse)
         self.names.check(request.model)
         self.metrics.dropped_fields.inc(len(request.dropped))
         fitted = await fit(request, self.tokens, prepared.limits, refusals=self.refusals, now=arrived)
@@ -95,19 +95,24 @@ class Completions:
 
     async def explain(self, http_request: web.Request) -> web.Response:
         """What would become of a chat request; it is not run."""
-        body = await self._body(http_request)
-        prepared = await self.preparation.ready(min(PREPARATION_WAIT_S, self.queue.max_wait_s))
-        request = parse_chat(body, prepared.bounds)
+        request, prepared = await self._understood(http_request, parse_chat)
         return _json(await explain(request, self.tokens, prepared.limits, self.prompt))
 
-    async def _body(self, http_request: web.Request) -> bytes:
+    async def _understood(
+        self, http_request: web.Request, parse: Parse
+    ) -> tuple[CompletionRequest, Prepared]:
+        """The request that the body makes, and the model that it is for; the body itself is let go of."""
         server = self.server
-        return await read_body(
-            http_request,
-            most_bytes=server.max_body_bytes,
-            timeout_s=server.body_timeout_s,
-            bytes_per_s=server.body_min_bytes_per_s,
-        )
+        with self.bodies.account() as account:
+            body = await read_body(
+                http_request,
+                most_bytes=server.max_body_bytes,
+                timeout_s=server.body_timeout_s,
+                bytes_per_s=server.body_min_bytes_per_s,
+                account=account,
+            )
+            prepared = await self.preparation.ready(min(PREPARATION_WAIT_S, self.queue.max_wait_s))
+            return parse(body, prepared.bounds), prepared
 
     def _new_answer(self, *, is_chat: bool) -> Answer:
         unique, created = str(uuid.uuid4()), int(time.time())

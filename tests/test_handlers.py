@@ -18,6 +18,7 @@ from proxy.config import Settings
 from proxy.core.chat import Bounds, Prompt
 from proxy.core.child_stream import Seen, Usage
 from proxy.core.compaction import Refusals
+from proxy.core.holdings import Holdings
 from proxy.core.names import ModelNames
 from proxy.fitting import Limits
 from proxy.handlers import Completions, Pages, routes
@@ -109,6 +110,7 @@ async def client(stage: Stage) -> AsyncIterator[TestClient[web.Request, web.Appl
         registry=Registry(),
         refusals=Refusals(),
         metrics=metrics,
+        bodies=Holdings(10**6),
         stopping=stage.stopping,
     )
     status = cast("Status", FixedStatus(stage))
@@ -214,6 +216,15 @@ async def test_nothing_new_is_accepted_while_stopping(
     assert answer.status == 503
     assert "Retry-After" in answer.headers
     assert not stage.relayed
+
+
+async def test_bodies_that_are_too_much_together_are_told_to_come_back(
+    client: TestClient[web.Request, web.Application], stage: Stage
+) -> None:
+    for _ in range(3):  # what one held is given back
+        answer = await client.post("/v1/chat/completions", data=b" " * 1_000_001)
+        assert (answer.status, (await answer.json())["error"]["code"]) == (503, "503")
+        assert (await client.post("/v1/chat/completions", json=HELLO)).status == 200
 
 
 async def test_readiness_says_why_not(client: TestClient[web.Request, web.Application]) -> None:

@@ -174,3 +174,25 @@ def test_log_lines_cannot_be_forged(session: Session, forged: str) -> None:
     for line in lines[before:]:
         assert "event" in json.loads(line)
     assert not [line for line in lines if json.loads(line)["event"] == "forged"]
+
+
+def test_a_key_is_given_and_taken_away_without_a_restart(session: Session) -> None:
+    keys = session.folder / "keys"
+    assert session.ask("GET", "/v1/models", key=WRONG_KEY) == 401
+    keys.write_text(f"laptop:{KEY}\nguest:{WRONG_KEY}\n")
+    until("the new key is let in", lambda: session.ask("GET", "/v1/models", key=WRONG_KEY) == 200)
+    keys.chmod(0o644)
+    until("it is told", lambda: session.proxy.events("keys_not_reloaded"))
+    assert session.ask("GET", "/v1/models", key=WRONG_KEY) == 200, "the old keys stay in force"
+    keys.write_text(f"laptop:{KEY}\n")
+    keys.chmod(0o600)
+    until("the old key is refused", lambda: session.ask("GET", "/v1/models", key=WRONG_KEY) == 401)
+    assert WRONG_KEY not in session.proxy.text()
+
+
+def test_there_are_descriptors_for_all_connections(session: Session) -> None:
+    limits = Path(f"/proc/{session.proxy.process.pid}/limits")
+    if not limits.exists():
+        pytest.skip("this system has no /proc")
+    (line,) = [line for line in limits.read_text().splitlines() if line.startswith("Max open files")]
+    assert int(line.split()[3]) >= 1024
