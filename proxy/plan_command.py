@@ -24,7 +24,7 @@ def run(settings: Settings, *, as_json: bool) -> int:
         folder = local_folder(settings, cache_folder())
         facts = describe(folder)
         plan = asyncio.run(make_plan(settings, folder, cache_folder()))
-    except ModelUnavailable as failure:
+    except (ModelUnavailable, OSError, ValueError) as failure:
         sys.stderr.write(f"{failure}\n")
         return ExitCode.CONFIGURATION
     name = settings.model.served_name or served_name(settings.model.path)

@@ -49,3 +49,12 @@ def test_a_model_that_is_not_there_is_told(tmp_path: Path, capsys: pytest.Captur
 def test_a_bad_configuration_is_told(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["plan", "--set", "server.port=x"]) == 2
     assert "server.port" in capsys.readouterr().err
+
+
+def test_a_flag_that_the_server_would_refuse_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = checkpoints.write(tmp_path / "model", checkpoints.LLAMA_70B, weights=10**6)
+    words = ["--model", str(model), "--set", 'upstream.args=["--kv-bits", "many"]']
+    assert main(["plan", *words]) == 2
+    assert "--kv-bits" in capsys.readouterr().err
