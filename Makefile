@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: run test test-all agents bench campaign check format lock clean
+.PHONY: run test test-all agents bench bench-gpu campaign check format lock clean
 
 run: $(VENV)/run.stamp
 	$(BIN)/mlxguard-proxy --config proxy.toml
@@ -26,6 +26,10 @@ FIGURES = $(BIN)/python -m tests.figures $@ $(WHAT) $(SEED:%=--seed=%) $(SECONDS
 
 bench campaign: $(VENV)/dev.stamp
 	$(FIGURES)
+
+# In the environment that PYTHON names, since the CUDA build of MLX is not in the lock files. Skips without a GPU.
+bench-gpu:
+	$(PYTHON) -m tests.bench.gpu
 
 check: $(VENV)/dev.stamp
 	$(BIN)/ruff format --check .

@@ -190,6 +190,20 @@ def test_a_polite_signal_that_we_did_not_send_was_somebodys(signal: int) -> None
     assert not diagnose(Evidence(Symptom.STOPPED, signal=signal), loading=False).outside
 
 
+def test_a_server_that_aborts_after_want_of_memory_died_of_that() -> None:
+    # Recorded on an H200: the unmodified server mostly lives on as a zombie, but once it ended so.
+    lines = (
+        "2026-11-22 12:27:44,512 - ERROR - mlx_lm.server generation thread died: "
+        "cudaMallocAsync(&data, size, stream) failed: out of memory",
+        "Traceback (most recent call last):",
+        "    mx.eval([c.state for c in self.prompt_cache])",
+        "RuntimeError: cudaMallocAsync(&data, size, stream) failed: out of memory",
+        "double free or corruption (fasttop)",
+    )
+    evidence = Evidence(Symptom.EXIT, signal=6, last_lines=lines)
+    assert diagnose(evidence, loading=False).cause is Cause.CUDA_OOM
+
+
 def test_a_process_that_was_stopped_is_no_wedge_of_its_own() -> None:
     assert diagnose(Evidence(Symptom.WEDGE, stopped=True), loading=False).outside
     assert not diagnose(Evidence(Symptom.WEDGE), loading=False).outside
