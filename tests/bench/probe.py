@@ -87,13 +87,18 @@ def evaluated(config: dict[str, Any], chunks: Iterable[int]) -> int:
 
 
 def _batch(names: Sequence[str], *, short: bool) -> list[dict[str, Any]]:
+    """What a process of its own says of these; whoever ended it, or came after that, has an error."""
     command = [sys.executable, "-m", "tests.bench.probe", "--in-process", *names]
     if short:
         command.append("--short")
-    done = subprocess.run(command, capture_output=True, text=True, timeout=_BATCH_S, check=False)
-    found = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    try:
+        done = subprocess.run(command, stdout=subprocess.PIPE, timeout=_BATCH_S, check=False)
+        output, end = done.stdout, f"exit {done.returncode}"
+    except subprocess.TimeoutExpired as late:
+        output, end = late.stdout or b"", f"not done in {_BATCH_S:g} s"
+    found = [json.loads(line) for line in output.splitlines() if line.startswith(b"{")]
     missing = set(names) - {entry["name"] for entry in found}
-    return found + [{"name": name, "error": f"exit {done.returncode}"} for name in sorted(missing)]
+    return found + [{"name": name, "error": end} for name in sorted(missing)]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
