@@ -15,7 +15,6 @@ from aiohttp import web
 
 from proxy import edge
 from proxy.actions import Actions
-from proxy.api_keys import KeyRing, follow
 from proxy.config import ServerSettings, Settings, SupervisorSettings
 from proxy.config_rules import is_loopback
 from proxy.connection import ConnectionLimits, Site
@@ -30,6 +29,7 @@ from proxy.gate import Gate
 from proxy.handlers import Completions, Pages, routes
 from proxy.inquest import FILE as SUSPECTS
 from proxy.inquest import Inquest
+from proxy.key_ring import KeyRing, follow
 from proxy.metrics import Metrics
 from proxy.preparation import Preparation
 from proxy.relay import Relay, RelayOptions
