@@ -47,7 +47,8 @@ _ENCODINGS = frozenset({"", "identity", "gzip", "deflate"})
 
 
 def middleware(admittance: Admittance, settle: Callable[[web.Request, int, float], None]) -> Middleware:
-    """The one middleware. `settle(request, status, seconds)` is called once for every request, at its end."""
+    """The one middleware. `settle(request, status, seconds)` is called at the end of every request but probes:
+    a process manager that polls while the model loads would drown what happens to agents."""
 
     @web.middleware
     async def edge(request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -60,7 +61,8 @@ def middleware(admittance: Admittance, settle: Callable[[web.Request, int, float
             response = await _answer(request, handler, admittance)
             status = response.status
         finally:
-            settle(request, status, time.monotonic() - started)
+            if request.path not in _OPEN_PATHS:
+                settle(request, status, time.monotonic() - started)
             request_id_var.reset(token)
         return response
 
@@ -71,6 +73,7 @@ async def _answer(request: web.Request, handler: Handler, admittance: Admittance
     try:
         response = await _admitted(request, handler, admittance)
     except errors.GuardError as error:
+        _log_refusal(request, error)
         response = error_response(error)
     except web.HTTPException as refusal:
         response = error_response(_translated(refusal))
@@ -83,6 +86,16 @@ async def _answer(request: web.Request, handler: Handler, admittance: Admittance
         response.force_close()  # whether a body follows, or another protocol, nobody can tell
         request[LAST] = True
     return response
+
+
+def _log_refusal(request: web.Request, error: errors.GuardError) -> None:
+    """Why an agent was refused, for who runs it; our own words and numbers, nothing of the request's text."""
+    fields: dict[str, object] = {"status": error.status, "code": error.code, "param": error.param}
+    if isinstance(error, errors.PromptTooLong):
+        fields |= {"prompt_tokens": error.prompt_tokens, "limit": error.limit}
+    if isinstance(error, errors.Unavailable | errors.UpstreamFailed):
+        fields["reason"] = error.reason
+    log.info("refused", extra={"path": request.path, **fields})
 
 
 async def _admitted(request: web.Request, handler: Handler, admittance: Admittance) -> web.StreamResponse:

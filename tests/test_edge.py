@@ -100,6 +100,19 @@ async def test_an_error_is_an_object_with_headers_and_an_id(
     assert settled == [("/refuse", 503)]
 
 
+async def test_a_refusal_is_logged_with_its_reason_and_probes_are_not_counted(
+    connect: Callable[..., Awaitable[tuple[Client, Settled]]], caplog: pytest.LogCaptureFixture
+) -> None:
+    client, settled = await connect(LOCAL)
+    with caplog.at_level(logging.INFO, "mlxguard.edge"):
+        await client.get("/refuse")
+        await client.get("/livez")
+    (record,) = [record for record in caplog.records if record.getMessage() == "refused"]
+    assert vars(record)["status"] == 503
+    assert vars(record)["reason"] == "the queue is full"
+    assert settled == [("/refuse", 503)]
+
+
 async def test_a_bug_is_a_logged_500_that_tells_nothing(
     connect: Callable[..., Awaitable[tuple[Client, Settled]]], caplog: pytest.LogCaptureFixture
 ) -> None:
