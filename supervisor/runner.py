@@ -10,6 +10,7 @@ import asyncio
 import functools
 import logging
 import random
+import signal
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -296,6 +297,7 @@ class Supervisor:
     def _signal(self, number: int) -> None:
         if self._attempt is not None and self._attempt.child is not None:
             self._attempt.child.signal(number)
+            self._attempt.child.signal(signal.SIGCONT)  # one that was stopped would not hear of it
         elif self._launching is not None:
             self._launching.cancel()
 

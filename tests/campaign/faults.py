@@ -87,7 +87,7 @@ class Campaign:
             assert self.guard.alive()
             if holds(document := await self.status()):
                 return document
-            await asyncio.sleep(0.01)
+            await asyncio.sleep(0.05)  # more often, and the asking is most of the gateway's work
         return None
 
     async def work(self, number: int) -> None:

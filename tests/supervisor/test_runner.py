@@ -460,3 +460,20 @@ async def test_a_disk_that_is_full_does_not_hinder_the_restart(
     os.kill(supervisor.snapshot().pid or 0, signal.SIGKILL)
     await generation.died
     assert (await supervisor.ready(10)).number == 2
+
+
+async def test_a_stopped_child_is_woken_to_hear_that_it_must_go(supervise: Supervise) -> None:
+    """Else it would have its whole grace for SIGTERM, a second, before SIGKILL."""
+    supervisor = supervise(stall_s=0.6, canary_timeout_s=0.1)
+    states: list[tuple[State, float]] = []
+    supervisor.subscribe(lambda change: states.append((change.state, time.monotonic())))
+    await supervisor.start()
+    generation = await supervisor.ready(10)
+    with generation.busy():
+        os.kill(supervisor.snapshot().pid or 0, signal.SIGSTOP)
+        death = await asyncio.shield(generation.died)
+    assert (death.cause, death.outside) == (Cause.WEDGE, True)
+    assert (await supervisor.ready(10)).number == 2
+    (stopping,) = [at for state, at in states if state is State.STOPPING]
+    starting = [at for state, at in states if state is State.STARTING][-1]
+    assert starting - stopping < 0.9
