@@ -47,8 +47,8 @@ _ENCODINGS = frozenset({"", "identity", "gzip", "deflate"})
 
 
 def middleware(admittance: Admittance, settle: Callable[[web.Request, int, float], None]) -> Middleware:
-    """The one middleware. `settle(request, status, seconds)` is called at the end of every request but probes:
-    a process manager that polls while the model loads would drown what happens to agents."""
+    """The one middleware. `settle(request, status, seconds)` is called at the end of every request but
+    probes: a process manager that polls while the model loads would drown what happens to agents."""
 
     @web.middleware
     async def edge(request: web.Request, handler: Handler) -> web.StreamResponse:

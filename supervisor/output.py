@@ -28,6 +28,13 @@ _SECRET = re.compile(
 )
 
 
+#: socketserver.BaseServer.handle_error puts a rule before and after what a connection's thread raised. A
+#: client that left is no news, and each costs thirty lines.
+_RULE = "-" * 40
+_CLIENT_LEFT = re.compile(r"(ConnectionResetError|BrokenPipeError|ConnectionAbortedError)\b")
+_LONGEST_TROUBLE = 100
+
+
 class Mask:
     """Cuts prompt and answer text out of the server's log records, continued lines included."""
 
@@ -50,6 +57,7 @@ class Transcript:
         self._on_line = on_line
         self._mask = Mask()
         self._ring: deque[str] = deque(maxlen=RING_LINES)
+        self._trouble: list[str] = []  # of one connection, as far as it has been told
 
     @property
     def lines(self) -> tuple[str, ...]:
@@ -60,8 +68,21 @@ class Transcript:
         if not line or _ours(line):
             return
         self._ring.append(line)
-        log.log(_level(line), "child_output", extra={"line": line})
+        self._write(line)
         self._on_line(line)
+
+    def _write(self, line: str) -> None:
+        """To the log, at once or, from the trouble of a connection, when all of it has been told."""
+        if not self._trouble and line != _RULE:
+            log.log(_level(line), "child_output", extra={"line": line})
+            return
+        self._trouble.append(line)
+        if len(self._trouble) == 1 or (line != _RULE and len(self._trouble) < _LONGEST_TROUBLE):
+            return
+        told, self._trouble = self._trouble, []
+        most = logging.DEBUG if any(map(_CLIENT_LEFT.match, told)) else logging.WARNING
+        for each in told:
+            log.log(min(_level(each), most), "child_output", extra={"line": each})
 
 
 def _ours(line: str) -> bool:

@@ -107,3 +107,39 @@ async def test_an_endless_line_is_cut_once_and_holds_no_memory() -> None:
     assert got == [b"x" * LINE_BYTES, b"next"]
     lines.data_received(b"y" * (2 * LINE_BYTES) + b"\nz\n")
     assert got[2:] == [b"y" * LINE_BYTES, b"z"]
+
+
+def troubled(last: str) -> list[str]:
+    """What the server writes when a connection's thread raised, here ended by `last`."""
+    rule = "-" * 40
+    head = "Exception occurred during processing of request from ('127.0.0.1', 5)"
+    return [rule, head, "Traceback (most recent call last):", '  File "socketserver.py"', last, rule]
+
+
+@pytest.mark.parametrize(
+    ("last", "level"),
+    [
+        ("ConnectionResetError: [Errno 104] Connection reset by peer", logging.DEBUG),
+        ("BrokenPipeError: [Errno 32] Broken pipe", logging.DEBUG),
+        ("KeyError: 'include_usage'", logging.WARNING),
+    ],
+)
+def test_a_client_that_left_is_no_news_and_other_trouble_is(
+    caplog: pytest.LogCaptureFixture, last: str, level: int
+) -> None:
+    heard: list[str] = []
+    transcript = Transcript(heard.append)
+    with caplog.at_level(logging.DEBUG, "mlxguard.child"):
+        for line in [*troubled(last), "native trouble after it"]:
+            transcript.feed(line.encode())
+    assert [record.levelno for record in caplog.records] == [level] * 6 + [logging.WARNING]
+    assert heard == list(transcript.lines) == [*troubled(last), "native trouble after it"]
+
+
+def test_a_rule_that_is_never_ended_does_not_hold_the_log_back_for_ever(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    transcript = Transcript(lambda line: None)
+    for number in range(100):
+        transcript.feed(b"-" * 40 if not number else b"line %d" % number)
+    assert len(caplog.records) == 100
