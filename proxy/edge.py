@@ -95,7 +95,8 @@ def _log_refusal(request: web.Request, error: errors.GuardError) -> None:
         fields |= {"prompt_tokens": error.prompt_tokens, "limit": error.limit}
     if isinstance(error, errors.Unavailable | errors.UpstreamFailed):
         fields["reason"] = error.reason
-    log.info("refused", extra={"path": request.path, **fields})
+    resource = request.match_info.route.resource  # strangers choose paths; routes are ours
+    log.info("refused", extra={"path": resource.canonical if resource else None, **fields})
 
 
 async def _admitted(request: web.Request, handler: Handler, admittance: Admittance) -> web.StreamResponse:

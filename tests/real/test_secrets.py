@@ -102,6 +102,8 @@ def test_a_session_with_every_kind_of_trouble_leaves_no_trace(session: Session, 
     assert session.ask("POST", "/v1/chat/completions", PROMPT.encode()) == 400
     assert session.ask("GET", f"/{HEADER}?{PROMPT}") == 404
     assert session.ask("GET", "/v1/models", key=WRONG_KEY) == 401
+    assert session.ask("GET", f"/{HEADER}", key=WRONG_KEY) == 401
+    assert session.ask("GET", f"/v1/models/{HEADER}", key=WRONG_KEY) == 401
     assert session.ask("GET", "/v1/models", headers={"Origin": f"http://{HEADER}"}) == 403
     assert session.ask("GET", "/v1/models", headers={"Host": HEADER}) == 403
     assert session.ask("GET", "/v1/models", headers={"x-request-id": f"a b {HEADER}"}) == 200
