@@ -118,10 +118,8 @@ class ModelNotFound(NotFound):
 
     code = "model_not_found"
 
-    def __init__(self, name: str, served: str) -> None:
-        super().__init__(
-            f"The model {name!r} does not exist here: this server has {served!r}.", param="model"
-        )
+    def __init__(self, served: str) -> None:
+        super().__init__(f"This model does not exist here: this server has {served!r}.", param="model")
 
 
 class MethodNotAllowed(GuardError):

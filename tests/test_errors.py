@@ -101,7 +101,7 @@ def test_unavailable_says_when_to_come_back_in_whole_seconds() -> None:
 
 def test_client_errors_say_not_to_come_back() -> None:
     assert errors.InvalidRequest("bad", param="seed").headers(17) == {"x-should-retry": "false"}
-    assert errors.ModelNotFound("gpt-4", "tiny").headers(17) == {"x-should-retry": "false"}
+    assert errors.ModelNotFound("tiny").headers(17) == {"x-should-retry": "false"}
 
 
 def test_failures_of_one_request_say_neither() -> None:
@@ -120,7 +120,7 @@ def test_every_error_has_an_object_with_a_string_message() -> None:
 
 
 @pytest.mark.parametrize(
-    "error", [errors.ModelNotFound("x", "y"), errors.InvalidRequest("bad"), errors.Quarantined()]
+    "error", [errors.ModelNotFound("y"), errors.InvalidRequest("bad"), errors.Quarantined()]
 )
 def test_other_client_errors_hold_no_number_that_reads_like_a_retryable_status(
     error: errors.GuardError,

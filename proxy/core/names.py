@@ -45,7 +45,7 @@ class ModelNames:
         """
         if name is None or self._is_known(name.casefold()):
             return
-        raise ModelNotFound(name[:200], self.served)
+        raise ModelNotFound(self.served)
 
     def _is_known(self, name: str) -> bool:
         if name in self._known:

@@ -42,7 +42,8 @@ def test_another_model_is_not_found(name: str) -> None:
     assert caught.value.param == "model"
 
 
-def test_a_long_name_is_not_echoed_whole() -> None:
+def test_the_name_is_not_repeated() -> None:
+    """Agents look for numbers in texts, and a stranger's name may have `503` in it."""
     with pytest.raises(ModelNotFound) as caught:
-        NAMES.check("x" * 100_000)
-    assert len(caught.value.message) < 400
+        NAMES.check("model-503")
+    assert "503" not in caught.value.message
