@@ -9,6 +9,7 @@ import asyncio
 import os
 import resource
 import signal
+import sys
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from pathlib import Path
@@ -69,7 +70,7 @@ FAULTS: dict[str, Fault] = {
     "metal-abort": by_signal(signal.SIGUSR1),
     "sigsegv": by_signal(signal.SIGSEGV),
     "thread-death": by_poison,
-    "allocation": by_allocation,
+    **({"allocation": by_allocation} if sys.platform == "linux" else {}),  # macOS has no prlimit
     "stopped": by_signal(signal.SIGSTOP),
     "exit": by_signal(signal.SIGTERM),
 }
