@@ -43,7 +43,7 @@ def trace(config: dict[str, Any], dtypes: dict[str, str], folder: Path | None = 
     """
     import mlx.core as mx  # noqa: PLC0415
 
-    _stand_in_for_kernels(mx)
+    stand_in_for_kernels(mx)
     attention = _record_attention(mx)
     try:
         model, modules = _build(mx, config, dtypes, folder)
@@ -63,7 +63,7 @@ def trace(config: dict[str, Any], dtypes: dict[str, str], folder: Path | None = 
     }
 
 
-def _stand_in_for_kernels(mx: Any) -> None:
+def stand_in_for_kernels(mx: Any) -> None:
     """Kernels are made from Metal source, which other builds refuse; only their output shapes matter here."""
 
     def make(*_: Any, **__: Any) -> Any:

@@ -39,10 +39,13 @@ def feedings(*, short: bool) -> Iterator[tuple[int, ...]]:
 
 def check(name: str, *, short: bool = False) -> dict[str, Any]:
     """One architecture, in this process: `wrong` cases as (chunks, by the law, evaluated), or `error`."""
+    import mlx.core as mx
+
     from supervisor import probe
     from supervisor.probe_caches import Untraceable
     from tests.bench import architectures
 
+    probe.stand_in_for_kernels(mx)  # before any model is imported; here the evaluated run needs it too
     started = time.monotonic()
     try:
         config = {**architectures.config(name), "torch_dtype": "float32"}
