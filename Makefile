@@ -15,7 +15,7 @@ test: $(VENV)/dev.stamp
 	$(BIN)/pytest -rs
 
 test-all: $(VENV)/agents.stamp
-	$(BIN)/pytest -rs --require-all
+	$(BIN)/pytest -rs --require-all --durations=20
 
 # Coding agents alone; they are installed under .out/ by the first test that needs them.
 agents: $(VENV)/agents.stamp
