@@ -86,7 +86,7 @@ def _segments(
 
 def _renders_text(wrapper: Any, template_args: Mapping[str, Any]) -> bool:
     """Whether a prompt is its rendered text, encoded plainly; custom renderers may do anything."""
-    from transformers import PreTrainedTokenizerBase as Plain  # noqa: PLC0415
+    from transformers import PreTrainedTokenizerBase as Plain  # noqa: PLC0415 - as in child_tokenizer.py
 
     kind = type(wrapper._tokenizer)
     if not wrapper.has_chat_template or wrapper._tokenizer.split_special_tokens:

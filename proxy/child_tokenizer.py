@@ -70,7 +70,7 @@ class ChildTokenizer:
     def __init__(self, model_path: Path, argv: Sequence[str]) -> None:
         """Load from a local folder. Raises whatever transformers and mlx_lm raise for a bad one."""
         # Imported here: it takes seconds, and a worker that cannot import must still be able to say so.
-        from mlx_lm import server, utils  # noqa: PLC0415
+        from mlx_lm import server, utils  # noqa: PLC0415 - brings mlx, which only the worker may load
 
         options = server_options(argv)
         extra = {"trust_remote_code": options.trust_remote_code}

@@ -32,7 +32,7 @@ def read(backend: str, working_set: int | None) -> Readings:
         available=free_memory(),
         backend=backend,
         working_set=working_set,
-        wired_limit=wired_limit() if sys.platform == "darwin" else None,
+        wired_limit=wired_limit(),
         cgroup_limit=limit,
         cgroup_used=used,
         gpu_total=gpu_total,
@@ -87,8 +87,10 @@ def _group(folder: Path, limit: str, used: str, inactive: str) -> tuple[int, int
     return int(most), max(0, now - cached)
 
 
-def wired_limit() -> int | None:
+def wired_limit(platform: str = sys.platform) -> int | None:
     """`sysctl iogpu.wired_limit_mb` in bytes: 0 means Metal's own; None where the system has none."""
+    if platform != "darwin":
+        return None
     command = ("/usr/sbin/sysctl", "-n", "iogpu.wired_limit_mb")
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=_SYSCTL_S, check=False)

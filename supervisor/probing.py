@@ -146,8 +146,7 @@ def _fingerprint(folder: Path, trusted: bool) -> str:
     files = sorted((file.name, file.stat().st_size) for file in folder.glob("model*.safetensors"))
     here = Path(__file__).parent
     code = b"".join((here / name).read_bytes() for name in ("probe.py", "probe_caches.py", "cost.py"))
-    machine = (total_memory(), wired_limit() if sys.platform == "darwin" else None)
-    return _digest(config, files, code, machine, trusted, *_versions())
+    return _digest(config, files, code, (total_memory(), wired_limit()), trusted, *_versions())
 
 
 def _versions() -> tuple[str, ...]:

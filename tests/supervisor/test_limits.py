@@ -79,7 +79,7 @@ def test_the_wired_limit_as_sysctl_prints_it(
         return subprocess.CompletedProcess(command, status, output, "")
 
     monkeypatch.setattr(limits.subprocess, "run", sysctl)
-    assert limits.wired_limit() == expected
+    assert limits.wired_limit("darwin") == expected
 
 
 class Nvml:
