@@ -42,6 +42,7 @@ The plan, from question to answer (docs/plan.md):
     bound.py       pure: the law of models that cannot be traced
     ceiling.py     pure: what the child may take, and what says so
     peak.py        pure: the fullest moment of some sequences; an estimate
+    batch.py       pure: what requests that run together hold
     plan.py        pure: what fits, and the flags that follow
 
 Imports: nothing here imports `proxy`. The pure modules import only each other. `keeper.py` and `child.py`

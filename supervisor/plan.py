@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
+from supervisor.batch import Serving
 from supervisor.ceiling import Ceiling, gb
 from supervisor.cost import Quantization
 from supervisor.peak import COPIES_ALONE, COPIES_TOGETHER, Model, largest, peak, working
@@ -27,6 +28,7 @@ _CACHE_SHARE = 0.05
 _LEAST_CACHE, _MOST_CACHE = 64 * 2**20, 2 * 2**30
 #: The server's own default (its argparse), and the entries that one session with side requests needs.
 _SEQUENCES, _LEAST_SEQUENCES = 10, 4
+_SERVER_DECODES, _SERVER_PROMPTS = 32, 8
 #: A limit on prompts below this says more about the estimate than about the machine.
 _LEAST_PROMPT = 512
 SESSIONS = (1, 2, 4, 8)
@@ -79,6 +81,7 @@ class Plan:
         bytes_per_row: what one more row of one request costs.
         fits: sessions -> rows that each can have; 0 where not even one row fits.
         max_prompt: longest prompt that is let in; None: no limit is known.
+        serving: how the child runs, for the costs of what runs together.
         warnings: what the user should know, one sentence each.
         advice: what the user could do to fit more, one sentence each.
     """
@@ -93,6 +96,7 @@ class Plan:
     bytes_per_row: int
     fits: dict[int, int]
     max_prompt: int | None
+    serving: Serving
     warnings: tuple[str, ...]
     advice: tuple[str, ...]
 
@@ -176,8 +180,22 @@ def plan(
         bytes_per_row=model.law.slope,
         fits=fits,
         max_prompt=_max_prompt(wishes, fits[1], context),
+        serving=_serving(model, choices, offered),
         warnings=tuple(_warnings(room, fits[1], offered)),
         advice=tuple(_advice(room, fits[1], step.value)),
+    )
+
+
+def _serving(model: Model, choices: tuple[Choice, ...], offered: frozenset[str]) -> Serving:
+    """As the child will run: by the server's own defaults where it is not told."""
+    told = {choice.name: choice.value for choice in choices if choice.flag in offered}
+    return Serving(
+        model=model,
+        step=told.get("prefill_step_size", _STEPS[0]),
+        decodes=told.get("decode_concurrency", _SERVER_DECODES) if model.batched else 1,
+        prompts=told.get("prompt_concurrency", _SERVER_PROMPTS) if model.batched else 1,
+        kept_sequences=told.get("prompt_cache_size", _SEQUENCES),
+        kept_bytes=told.get("prompt_cache_bytes"),
     )
 
 

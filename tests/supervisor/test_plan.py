@@ -171,3 +171,12 @@ def test_the_log_line_has_the_numbers() -> None:
     summary = make(48).summary()
     assert summary["weights"] == WEIGHTS
     assert summary["prefill_step_size"] in (256, 512, 1024, 2048)
+
+
+def test_costs_are_asked_for_as_the_child_will_run() -> None:
+    found = make(48)
+    serving = found.serving
+    assert (serving.step, serving.decodes) == (found.value("prefill_step_size"), found.running)
+    assert serving.kept_sequences == found.value("prompt_cache_size")
+    assert make(48, offered=frozenset()).serving.decodes == 32  # the server's own default
+    assert make(48, traced=replace(MOE, batched=False)).serving.decodes == 1
