@@ -1,4 +1,4 @@
-"""What requests that run together hold, as the child is told to run them: KV, and the fullest moment. Pure."""
+"""What requests that run together hold, as the child is told to run them: KV, and fullest moment. Pure."""
 
 from __future__ import annotations
 
