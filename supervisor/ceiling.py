@@ -66,20 +66,26 @@ def ceiling(
     """What the child may take in all.
 
     Args:
-        configured: `[memory] max_active_memory_bytes`; it wins, also over the machine.
+        configured: `[memory] max_active_memory_bytes`; it replaces the machine's bounds.
         reserve: `[memory] reserve_system_bytes`; None chooses.
         child: bytes that the child has already, which are no other program's.
-        learned: what crashes have taught.
+        learned: what deaths have taught; it holds beside either.
     """
-    bounds = sorted(_bounds(readings, reserve, child), key=lambda bound: bound.bytes)
-    if learned is not None:
-        bounds = sorted((*bounds, learned), key=lambda bound: bound.bytes)
+    bounds = sorted(_bounds(readings, reserve, child), key=_size)
+    lessons = () if learned is None else (learned,)
     if configured is None:
-        lowest, metal = bounds[0], readings.wired_limit or readings.working_set
+        lowest, *others = sorted((*bounds, *lessons), key=_size)
+        metal = readings.wired_limit or readings.working_set
         wired_mb = advised_wired_limit(readings) if lowest.bytes == metal else None
-        return Ceiling(lowest.bytes, lowest.source, tuple(bounds[1:]), wired_mb=wired_mb)
-    exceeds = bounds[0] if bounds[0].bytes < configured else None
-    return Ceiling(configured, "memory.max_active_memory_bytes", tuple(bounds), exceeds)
+        return Ceiling(lowest.bytes, lowest.source, tuple(others), wired_mb=wired_mb)
+    fixed = Bound(configured, "memory.max_active_memory_bytes")
+    lowest, *others = sorted((fixed, *lessons), key=_size)
+    exceeds = bounds[0] if lowest is fixed and bounds[0].bytes < configured else None
+    return Ceiling(lowest.bytes, lowest.source, (*others, *bounds), exceeds)
+
+
+def _size(bound: Bound) -> int:
+    return bound.bytes
 
 
 def default_reserve(readings: Readings) -> int:

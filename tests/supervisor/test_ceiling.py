@@ -77,6 +77,12 @@ def test_what_crashes_have_taught_is_a_bound_too() -> None:
     assert ceiling(LINUX, learned=Bound(3 * GIB, "a crash")).source == "a crash"
 
 
+def test_a_configured_maximum_does_not_stop_us_from_learning() -> None:
+    found = ceiling(LINUX, configured=4 * GIB, learned=Bound(3 * GIB, "a crash"))
+    assert (found.bytes, found.source, found.exceeds) == (3 * GIB, "a crash", None)
+    assert found.others[0] == Bound(4 * GIB, "memory.max_active_memory_bytes")
+
+
 @pytest.mark.parametrize(("size", "text"), [(1.5e9, "1.5 GB"), (999e6, "999 MB"), (0, "0 MB")])
 def test_sizes_are_decimal_as_in_the_configuration(size: float, text: str) -> None:
     assert gb(size) == text
