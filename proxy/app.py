@@ -34,6 +34,7 @@ from proxy.metrics import Metrics
 from proxy.preparation import Preparation
 from proxy.relay import Relay, RelayOptions
 from proxy.status import Registry, Status
+from proxy.synthetic import Synthetics
 from proxy.tokens import Tokens
 from proxy.upstream import Upstream
 from supervisor.machine import holder_of_port
@@ -65,7 +66,12 @@ class Guard:
         self._preparation = Preparation(settings, tokens, cache_folder(), on_plan=self._apply)
         options = _supervisor_options(settings.supervisor, port)
         self.registry = Registry()
-        self._inquest = Inquest(self.registry.jobs, options.state_dir / SUSPECTS, model=settings.model.path)
+        self._inquest = Inquest(
+            self.registry.jobs,
+            options.state_dir / SUSPECTS,
+            model=settings.model.path,
+            errands=lambda: self._synthetics.out,
+        )
         self.supervisor = Supervisor(self._preparation.prepare, options, inquest=self._inquest.hold)
         self._gate = Gate(
             Budget(max_running=_concurrency(settings)),
@@ -77,6 +83,9 @@ class Guard:
         parts = (self.supervisor, self._gate, self.registry, self._preparation)
         self._status = Status(*parts, started_at=int(time.time()))
         self._metrics = Metrics(self._status.gauges)
+        self._synthetics = Synthetics(
+            self.supervisor, self._gate, self._upstream, on_sent=self._metrics.own_request
+        )
         self._stopping = asyncio.Event()
         self.web = self._web_application(tokens)
 

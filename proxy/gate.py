@@ -13,6 +13,7 @@ from proxy.core.admission import (
     Admission,
     Arrive,
     Budget,
+    Errand,
     Event,
     Grant,
     Join,
@@ -98,6 +99,21 @@ class Gate:
             if not answer.cancel() and not answer.cancelled():
                 answer.exception()  # seen: a refusal that its client did not wait for is no fault
             self._feed(Leave(ticket.id))
+
+    @contextmanager
+    def errand(self) -> Iterator[bool]:
+        """A request of our own is at the child within the block, and no suspect is let in meanwhile.
+
+        Gives False, and does nothing, while a suspect has the child for itself.
+        """
+        if self._admission.solitary:
+            yield False
+            return
+        self._feed(Errand(begun=True))
+        try:
+            yield True
+        finally:
+            self._feed(Errand(begun=False))
 
     async def wait(self, id: str) -> None:
         await self._answers[id]

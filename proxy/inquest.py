@@ -36,6 +36,7 @@ class Inquest:
         running: the requests of this moment.
         file: where the ledger is kept; None keeps it in memory only.
         model: what is served; what killed one model says nothing of another.
+        errands: how many requests of our own the child has now; a death beside one is nobody's doing.
         wall: wall-clock seconds, as sentences outlive the process.
     """
 
@@ -45,12 +46,14 @@ class Inquest:
         file: Path | None,
         *,
         model: str = "",
+        errands: Callable[[], int] = lambda: 0,
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
     ) -> None:
         self._running = running
         self._file = file
         self._model = model
+        self._errands = errands
         self._clock = clock
         self._wall = wall
         self._ledger = Ledger()
@@ -76,7 +79,7 @@ class Inquest:
         """Blame one death, and tell what was in flight. Called before any of those requests goes on."""
         jobs = [job for job in self._running() if _at_work(job, death.generation)]
         before = self._ledger
-        if not death.outside:
+        if not death.outside and not self._errands():
             kind = MEMORY if death.memory else str(death.cause)
             accused = [_accused(job) for job in jobs]
             self._change(blame.blame(before, accused, kind, self._wall()))

@@ -93,6 +93,12 @@ class Metrics:
         self.dropped_fields = Counter(
             "mlxguard_dropped_fields", "Request fields that are not forwarded.", registry=self.registry
         )
+        self.own_requests = Counter(
+            "mlxguard_own_requests",
+            "Requests of the proxy's own to the child.",
+            ["kind", "outcome"],
+            registry=self.registry,
+        )
         self.queue_seconds = Histogram(
             "mlxguard_queue_seconds", "Wait for a place.", buckets=_LATENCY_BUCKETS, registry=self.registry
         )
@@ -117,6 +123,11 @@ class Metrics:
         self.tokens.labels("completion").inc(job.usage.completion_tokens)
         if job.usage.prompt_tokens != job.fitted.prompt_tokens:
             self.drift.inc()
+
+    def own_request(self, kind: str, answered: bool, seconds: float) -> None:
+        """Count one request of our own; no user's metric moves."""
+        del seconds
+        self.own_requests.labels(kind, "ok" if answered else "unanswered").inc()
 
     def http_answer(self, request: web.Request, status: int, seconds: float) -> None:
         """Count one HTTP answer; the path is left out, since strangers choose it."""

@@ -162,7 +162,8 @@ class FakeSupervisor:
 
     async def ready(self, timeout_s: float) -> Generation:
         try:
-            await asyncio.wait_for(self._ready.wait(), timeout_s)
+            async with asyncio.timeout(timeout_s):  # of 0 seconds too: nothing is waited for when it is ready
+                await self._ready.wait()
         except TimeoutError:
             raise NotReady(self._snapshot(State.BACKOFF)) from None
         if self._failed:

@@ -36,9 +36,15 @@ class Stand:
     def __init__(self, folder: Path, model: str = "m") -> None:
         self.jobs: list[Job] = []
         self.now = 100.0
+        self.errands = 0
         self.file = folder / FILE
         self.inquest = Inquest(
-            lambda: self.jobs, self.file, model=model, clock=lambda: 3.5, wall=lambda: self.now
+            lambda: self.jobs,
+            self.file,
+            model=model,
+            errands=lambda: self.errands,
+            clock=lambda: 3.5,
+            wall=lambda: self.now,
         )
         self.inquest.load()
 
@@ -113,6 +119,14 @@ async def test_what_somebody_did_is_reported_and_blamed_on_nobody(tmp_path: Path
         (work,) = stand.inquest.hold(death(Cause.KILLED_BY_SYSTEM, outside=True))
         assert not work.suspect
     assert stand.inquest.solitude(stand.jobs[0]) is Solitude.NONE
+
+
+async def test_a_death_beside_a_request_of_ours_is_blamed_on_nobody(tmp_path: Path) -> None:
+    stand, innocent = Stand(tmp_path), a_job("innocent")
+    stand.errands = 1
+    stand.kill(innocent, times=3)
+    assert stand.inquest.solitude(innocent) is Solitude.NONE
+    await stand.inquest.stop()
 
 
 async def test_who_completes_is_cleared_also_in_the_file(tmp_path: Path) -> None:

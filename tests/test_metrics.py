@@ -68,6 +68,16 @@ def test_replays_and_a_count_that_differs_from_the_childs_are_seen() -> None:
     assert got["mlxguard_count_drift_total", ()] == 1
 
 
+def test_what_the_proxy_asks_itself_is_no_users_request() -> None:
+    metrics = Metrics(lambda: NOW)
+    metrics.own_request("displace", True, 0.1)
+    metrics.own_request("cure", False, 9)
+    got = samples(metrics)
+    assert got["mlxguard_own_requests_total", (("kind", "displace"), ("outcome", "ok"))] == 1
+    assert got["mlxguard_own_requests_total", (("kind", "cure"), ("outcome", "unanswered"))] == 1
+    assert not [key for key in got if key[0] == "mlxguard_answers_total"]
+
+
 def test_two_applications_do_not_share_counters() -> None:
     one, other = Metrics(lambda: NOW), Metrics(lambda: NOW)
     one.settle(ended(counted=7))

@@ -90,11 +90,18 @@ class SetBudget:
 
 
 @dataclass(frozen=True, slots=True)
+class Errand:
+    """A request of the proxy's own (proxy/synthetic.py) has begun at the child, or has ended."""
+
+    begun: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Wake:
     """Only time has passed."""
 
 
-Event = Arrive | Leave | Requeue | Join | SetBudget | Wake
+Event = Arrive | Leave | Requeue | Join | SetBudget | Errand | Wake
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +138,7 @@ class Admission:
         self._lines: dict[str, list[_Entry]] = {}  # the others, by client; none is empty
         self._deadlines: list[tuple[float, str]] = []
         self._turns: dict[str, int] = {}  # client -> number of its last grant
+        self._errands = 0
         self._entries = 0
         self._grants = 0
         self._positions: dict[str, int] | None = None
@@ -142,6 +150,11 @@ class Admission:
     @property
     def waiting(self) -> int:
         return len(self._waiting)
+
+    @property
+    def solitary(self) -> bool:
+        """Whether a suspect has the child for itself."""
+        return any(ticket.alone for ticket in self._running.values())
 
     def handle(self, event: Event, now: float) -> list[Effect]:
         """Take in one event and decide. Raises ValueError for an impossible one, changing nothing."""
@@ -186,6 +199,10 @@ class Admission:
                 self._forget(id)
             case SetBudget(budget):
                 self._budget = budget
+            case Errand(begun):
+                if begun and self.solitary:
+                    raise ValueError("a suspect runs alone")
+                self._errands += 1 if begun else -1
             case Wake():
                 pass
 
@@ -233,7 +250,7 @@ class Admission:
 
     def _may_run(self, ticket: Ticket) -> bool:
         running = self._running.values()
-        if running and (ticket.alone or any(other.alone for other in running)):
+        if self.solitary or (ticket.alone and (running or self._errands)):
             return False
         longest = max((other.rows for other in running), default=0)
         return self._budget.admits(ticket, len(running), longest)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from typing import Literal
 
 import pytest
@@ -15,6 +16,7 @@ from proxy.core.admission import (
     Arrive,
     Budget,
     Effect,
+    Errand,
     Grant,
     Join,
     Leave,
@@ -117,6 +119,23 @@ def test_a_suspect_that_is_cleared_lets_others_in() -> None:
     assert arrive(gate, ticket("a", at=1)) == []
     assert gate.handle(Join("suspect"), 2) == [Grant("a")]
     assert gate.handle(Join("nobody"), 2) == []
+
+
+def test_a_suspect_is_not_let_in_beside_a_request_of_ours() -> None:
+    gate = a_gate(running=9)
+    gate.handle(Errand(begun=True), 0)
+    assert arrive(gate, replace(ticket("suspect"), alone=True)) == []
+    assert gate.handle(Errand(begun=False), 0) == [Grant("suspect")]
+
+
+def test_a_request_of_ours_is_not_let_in_beside_a_suspect() -> None:
+    gate = a_gate(running=9)
+    arrive(gate, replace(ticket("suspect"), alone=True))
+    assert gate.solitary
+    with pytest.raises(ValueError, match="alone"):
+        gate.handle(Errand(begun=True), 0)
+    gate.handle(Join("suspect"), 0)
+    assert gate.handle(Errand(begun=True), 0) == []
 
 
 def test_a_full_queue_refuses_the_one_who_came_last() -> None:
