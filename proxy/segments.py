@@ -18,6 +18,10 @@ Encode = Callable[[Sequence[str]], list[Ids]]
 
 #: Segments whose counts are kept: twice this, some 10 MB. A long session has a few hundred.
 _REMEMBERED = 32_768
+#: Texts whose beginnings are kept, the latest; those of few characters are split faster than compared.
+_STEMS, _SHORTEST_STEM = 16, 10_000
+#: Characters of all of them: as many bytes where the text is ASCII, up to four times as many elsewhere.
+_STEM_CHARACTERS = 8_000_000
 _MOST_SEPARATORS = 4
 #: A further separator must make the work that a new message causes this much smaller to be worth its search.
 _WORTH = 0.9
@@ -54,8 +58,11 @@ def _stands_alone(content: str, added: Sequence[AddedToken]) -> bool:
     if any(side.isspace() or side.isalnum() or side == "_" for side in (content[0], content[-1])):
         return False
     starts = tuple(content[:length] for length in range(1, len(content)))
-    others = (token.content for token in added if token.content != content)
-    return not any(content in other or other.endswith(starts) for other in others)
+    others = [token.content for token in added if token.content != content]
+    # Its own end too: where two of them overlap, which is found depends on what is before them.
+    return not any(content in other for other in others) and not any(
+        end.endswith(starts) for end in [content, *others]
+    )
 
 
 def choose(candidates: Sequence[str], texts: Sequence[str]) -> tuple[str, ...]:
@@ -103,35 +110,82 @@ def agrees(separators: Sequence[str], encode: Encode, encode_whole: Encode) -> b
     )
 
 
+@dataclass(frozen=True, slots=True)
+class _Stem:
+    """The beginning of a text that was counted, up to its last separator."""
+
+    text: str
+    count: int
+
+
 class Segments:
     """Counts texts, and remembers the counts of their segments. For one thread.
 
     A segment is known by the interpreter's own hash of it: 64 bits, keyed at random in each process, so no
     text can be made to collide, and by chance two of 65,536 do once in ten billion such sets.
+
+    A text that begins as an earlier one did is only split from there on. That is the same as splitting all
+    of it: where both have a separator, nothing before the place depends on what is after it, since no added
+    token ends as a separator begins.
     """
 
-    def __init__(self, separators: Sequence[str], encode: Encode, *, remembered: int = _REMEMBERED) -> None:
-        self._separators = separators
+    def __init__(
+        self,
+        separators: Sequence[str],
+        encode: Encode,
+        *,
+        remembered: int = _REMEMBERED,
+        shortest_stem: int = _SHORTEST_STEM,
+    ) -> None:
+        self._separators = tuple(separators)
         self._encode = encode
-        self._remembered = remembered
+        self._remembered, self._shortest_stem = remembered, shortest_stem
         # Two generations in place of a strict LRU: what is used moves to the young one, and when that is
         # full, the old one goes as a whole.
         self._young: dict[int, int] = {}
         self._old: dict[int, int] = {}
+        self._stems: list[_Stem] = []  # the latest first
 
     def count(self, text: str, most_new: int | None = None) -> int | None:
         """Tokens of the text; None where more than `most_new` characters of it would have to be encoded."""
-        keys = [(hash(segment), segment) for segment in split(text, self._separators)]
+        stem = self._stem_of(text)
+        segments = split(text[len(stem.text) :], self._separators)
+        counts = self._counts(segments, most_new)
+        if counts is None:
+            return None
+        total = stem.count + sum(counts)
+        if len(text) >= self._shortest_stem and len(segments) > 1:
+            self._keep(_Stem(text[: -len(segments[-1])], total - counts[-1]), instead_of=stem)
+        return total
+
+    def _counts(self, segments: Sequence[str], most_new: int | None) -> list[int] | None:
+        """Tokens of each segment, or None as `count`."""
+        keys = [(hash(segment), segment) for segment in segments]
         new = {key: segment for key, segment in keys if not self._known(key)}
         if most_new is not None and sum(map(len, new.values())) > most_new:
             return None
         if new:
             self._young.update(zip(new, map(len, self._encode(list(new.values()))), strict=True))
         young = self._young
-        total = sum([young[key] for key, _ in keys])
+        counts = [young[key] for key, _ in keys]
         if len(young) > self._remembered:
             self._young, self._old = {}, young
-        return total
+        return counts
+
+    def _stem_of(self, text: str) -> _Stem:
+        """The longest known beginning of `text` that a separator follows."""
+        known = (
+            stem
+            for stem in self._stems
+            if text.startswith(stem.text) and text.startswith(self._separators, len(stem.text))
+        )
+        return max(known, key=lambda stem: len(stem.text), default=_Stem("", 0))
+
+    def _keep(self, stem: _Stem, *, instead_of: _Stem) -> None:
+        """Remember `stem`, in place of the one that it goes on from."""
+        self._stems = [stem, *(known for known in self._stems if known is not instead_of)][:_STEMS]
+        while sum(len(known.text) for known in self._stems) > _STEM_CHARACTERS:
+            self._stems.pop()
 
     def shared(self, first: str, second: str) -> int:
         """Length of the common prefix of two texts, in tokens."""

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
+from proxy import segments as segments_module
 from proxy.segments import AddedToken, Ids, Segments, agrees, choose, common, safe, split
 from tests.tokenizer_zoo import KINDS, TOKENIZERS, Kind
 
@@ -39,6 +40,7 @@ def test_a_separator_that_nothing_can_hide(token: str, others: list[AddedToken])
         ("<a", []),
         ("<a> ", []),
         ("_<a>", []),
+        ("<a><", []),  # two of them may overlap
     ],
 )
 def test_a_separator_that_something_can_hide(token: str, others: list[AddedToken]) -> None:
@@ -116,6 +118,43 @@ def test_a_count_is_complete_when_its_segments_come_from_both_generations() -> N
     assert segments.count(text[: len(text) // 2] + "<a> x") == segments.count(
         text[: len(text) // 2] + "<a> x"
     )
+
+
+@given(
+    st.lists(
+        st.lists(st.sampled_from(["<a>", "<b>", "<", "a>", "b", " x"]), max_size=12).map("".join), max_size=8
+    ),
+    st.lists(st.tuples(st.integers(0, 7), st.integers(0, 40)), max_size=8),
+)
+def test_a_text_that_begins_as_another_counts_as_if_it_were_new(
+    tails: list[str], grown: list[tuple[int, int]]
+) -> None:
+    words, texts = Words(), [""]
+    segments = Segments(("<a>", "<b>"), words, shortest_stem=0)
+    for tail, (earlier, length) in zip(tails, grown, strict=False):
+        texts.append(texts[earlier % len(texts)][:length] + tail)
+        assert segments.count(texts[-1]) == Segments(("<a>", "<b>"), Words()).count(texts[-1])
+
+
+def test_a_growing_text_has_one_stem_and_the_latest_texts_have_theirs() -> None:
+    segments = Segments(("<a>",), Words(), shortest_stem=0)
+    text = ""
+    for number in range(40):
+        text += f"<a> {number} <a> b"
+        assert segments.count(text) == 4 * (number + 1)
+        assert segments.count(f"{number} <a> side") == 3
+    assert len(segments._stems) == 16
+    assert [stem.count for stem in segments._stems if stem.text.startswith("<a>")] == [158]
+
+
+def test_stems_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(segments_module, "_STEM_CHARACTERS", 300)
+    segments = Segments(("<a>",), Words(), shortest_stem=0)
+    for number in range(9):
+        assert segments.count(f"{number} " * 50 + "<a> end") == 52
+    assert [len(stem.text) for stem in segments._stems] == [100, 100, 100]
+    assert segments.count("x " * 200 + "<a> end") == 202
+    assert segments._stems == []
 
 
 def test_how_much_two_texts_share() -> None:
