@@ -30,6 +30,8 @@ from proxy.handlers import Completions, Pages, routes
 from proxy.inquest import FILE as SUSPECTS
 from proxy.inquest import Inquest
 from proxy.key_ring import KeyRing, follow
+from proxy.learned_limits import FILE as LIMITS
+from proxy.learned_limits import LearnedLimits
 from proxy.metrics import Metrics
 from proxy.preparation import Preparation
 from proxy.relay import Relay, RelayOptions
@@ -63,14 +65,18 @@ class Guard:
     def __init__(self, settings: Settings, *, port: int) -> None:
         self._settings = settings
         tokens = Tokens()
-        self._preparation = Preparation(settings, tokens, cache_folder(), on_plan=self._apply)
         options = _supervisor_options(settings.supervisor, port)
+        self._limits = LearnedLimits(options.state_dir / LIMITS)
+        self._preparation = Preparation(
+            settings, tokens, cache_folder(), on_plan=self._apply, limits=self._limits
+        )
         self.registry = Registry()
         self._inquest = Inquest(
             self.registry.jobs,
             options.state_dir / SUSPECTS,
             model=settings.model.path,
             errands=lambda: self._synthetics.out,
+            limits=self._limits,
         )
         self.supervisor = Supervisor(self._preparation.prepare, options, inquest=self._inquest.hold)
         self._gate = Gate(
@@ -133,6 +139,7 @@ class Guard:
         await self._preparation.stop()
         await self._upstream.stop()
         await self._inquest.stop()
+        await self._limits.stop()
 
     def end_now(self) -> None:
         """Cut an `end` short: no draining, and SIGKILL for the child."""

@@ -15,6 +15,7 @@ from proxy.core import blame
 from proxy.core.blame import MEMORY, Accused, Ledger, Record, Solitude
 from proxy.errors import PromptTooLong, Quarantined
 from proxy.job import Job, Stage
+from proxy.learned_limits import LearnedLimits
 from supervisor.generation import Death
 from supervisor.inquest import AtWork
 from supervisor.records import read_json, write_json
@@ -37,6 +38,7 @@ class Inquest:
         file: where the ledger is kept; None keeps it in memory only.
         model: what is served; what killed one model says nothing of another.
         errands: how many requests of our own the child has now; a death beside one is nobody's doing.
+        limits: told of deaths and of work done, as both teach what memory there is.
         wall: wall-clock seconds, as sentences outlive the process.
     """
 
@@ -47,6 +49,7 @@ class Inquest:
         *,
         model: str = "",
         errands: Callable[[], int] = lambda: 0,
+        limits: LearnedLimits | None = None,
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
     ) -> None:
@@ -54,6 +57,7 @@ class Inquest:
         self._file = file
         self._model = model
         self._errands = errands
+        self._limits = limits or LearnedLimits()
         self._clock = clock
         self._wall = wall
         self._ledger = Ledger()
@@ -79,6 +83,7 @@ class Inquest:
         """Blame one death, and tell what was in flight. Called before any of those requests goes on."""
         jobs = [job for job in self._running() if _at_work(job, death.generation)]
         before = self._ledger
+        self._limits.died(death)
         if not death.outside and not self._errands():
             kind = MEMORY if death.memory else str(death.cause)
             accused = [_accused(job) for job in jobs]
@@ -108,6 +113,7 @@ class Inquest:
 
     def completed(self, job: Job) -> None:
         """`job` has run to its end: nothing is held against it any more."""
+        self._limits.worked(job.asked or job.arrived)
         tokens = job.fitted.prompt_tokens
         if self._ledger.records and job.fingerprint in self._ledger.records:
             log.info("suspect_cleared", extra={"fingerprint": job.fingerprint})

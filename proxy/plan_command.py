@@ -11,9 +11,10 @@ import orjson
 from proxy.config import Settings
 from proxy.core.names import served_name
 from proxy.exit_codes import ExitCode
-from proxy.folders import cache_folder
+from proxy.folders import cache_folder, state_folder
+from proxy.learned_limits import FILE, LearnedLimits
 from proxy.plan_report import document, screen
-from proxy.planning import local_folder, make_plan
+from proxy.planning import Planner, local_folder
 from supervisor.model import ModelUnavailable, describe
 
 
@@ -23,7 +24,8 @@ def run(settings: Settings, *, as_json: bool) -> int:
     try:
         folder = local_folder(settings, cache_folder())
         facts = describe(folder)
-        plan = asyncio.run(make_plan(settings, folder, cache_folder()))
+        limits = LearnedLimits(state_folder(settings.supervisor.state_dir) / FILE)
+        plan = asyncio.run(Planner(settings, cache_folder(), limits).plan(folder))
     except (ModelUnavailable, OSError, ValueError) as failure:
         sys.stderr.write(f"{failure}\n")
         return ExitCode.CONFIGURATION

@@ -5,41 +5,96 @@ from __future__ import annotations
 import argparse
 import asyncio
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
 from proxy.config import Settings
+from proxy.learned_limits import Key, LearnedLimits, key_of
 from supervisor import limits
 from supervisor.ceiling import Ceiling, ceiling
 from supervisor.cost import Quantization
 from supervisor.hub_cache import downloaded
+from supervisor.learned import Learned, bound
 from supervisor.model import EMBEDDED, ModelUnavailable, describe
 from supervisor.peak import Model, Traced
 from supervisor.plan import Plan, Wishes, plan
-from supervisor.probing import offered_flags, probe
+from supervisor.probing import offered_flags, probe, versions
 
 _T = TypeVar("_T")
 
 
-async def make_plan(settings: Settings, folder: Path, cache_dir: Path) -> Plan:
-    """The plan for the model in `folder`, as the machine is now.
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """What a plan follows from beside memory; it holds while `signs` stay.
 
-    Raises:
-        ModelUnavailable: the folder is no model.
-        OSError, ValueError: it cannot be read.
+    `offered`: flags that the server's --help names. `key`: what learned limits must have been learned for.
     """
-    options = server_options(settings.upstream.args)
-    trusted = settings.model.trust_remote_code
-    facts = await asyncio.to_thread(describe, folder)
-    traced, draft, offered = await asyncio.gather(
-        probe(folder, cache_dir, trusted=trusted),
-        _draft(options.draft_model, cache_dir),
-        offered_flags(settings.upstream.command, cache_dir),
-    )
-    model = _model(facts.weights_bytes + _adapter_bytes(options.adapter_path), traced, draft, options)
-    top = await asyncio.to_thread(_ceiling, settings, traced)
-    return plan(model, top, wishes(settings), offered, facts.context_length)
+
+    signs: object
+    model: Model
+    offered: frozenset[str]
+    context: int | None
+    key: Key
+
+
+class Planner:
+    """Makes plans for one set of settings.
+
+    Restarts wait for a plan while everything else waits for the restart, so only memory is read anew each
+    time; probe, server and files are asked again when files or libraries have changed.
+    """
+
+    def __init__(self, settings: Settings, cache_dir: Path, limits: LearnedLimits | None = None) -> None:
+        self._settings = settings
+        self._cache_dir = cache_dir
+        self._limits = limits or LearnedLimits()
+        self._known: _Known | None = None
+
+    async def plan(self, folder: Path) -> Plan:
+        """The plan for the model in `folder`, as the machine is now.
+
+        Raises:
+            ModelUnavailable: the folder is no model.
+            OSError, ValueError: it cannot be read.
+        """
+        known = await self._look(folder)
+        lessons = self._limits.take(known.key)
+        top = await asyncio.to_thread(_ceiling, self._settings, known.model.traced, lessons)
+        made = plan(known.model, top, wishes(self._settings), known.offered, known.context)
+        self._limits.planned(made.ceiling.bytes)
+        return made
+
+    async def _look(self, folder: Path) -> _Known:
+        options = server_options(self._settings.upstream.args)
+        signs = _signs(folder, options)
+        if self._known is not None and self._known.signs == signs:
+            return self._known
+        facts = await asyncio.to_thread(describe, folder)
+        traced, draft, offered = await asyncio.gather(
+            probe(folder, self._cache_dir, trusted=self._settings.model.trust_remote_code),
+            _draft(options.draft_model, self._cache_dir),
+            offered_flags(self._settings.upstream.command, self._cache_dir),
+        )
+        weights = facts.weights_bytes + _adapter_bytes(options.adapter_path)
+        model, key = _model(weights, traced, draft, options), key_of(self._settings, folder)
+        known = _Known(signs, model, offered, facts.context_length, key)
+        if traced.reason is None and offered:  # else it may have been a matter of the moment
+            self._known = known
+        return known
+
+
+def _signs(folder: Path, options: argparse.Namespace) -> object:
+    """Changes with all that probe, server and files were asked about."""
+    draft = _found(options.draft_model) if options.draft_model is not None else None
+    folders = [each for each in (folder, draft, options.adapter_path) if each is not None]
+    stats = [
+        (str(file), file.stat().st_size, file.stat().st_mtime_ns)
+        for each in folders
+        for pattern in ("config.json", "*.safetensors", "*.py")
+        for file in sorted(each.glob(pattern))
+    ]
+    return folders, stats, versions()
 
 
 def server_options(args: Sequence[str]) -> argparse.Namespace:
@@ -80,13 +135,15 @@ def _fixed(value: _T | str) -> _T | None:
     return None if isinstance(value, str) else value
 
 
-def _ceiling(settings: Settings, traced: Traced) -> Ceiling:
-    memory = settings.memory
-    return ceiling(
-        limits.read(traced.backend, traced.working_set),
-        configured=_fixed(memory.max_active_memory_bytes),
-        reserve=_fixed(memory.reserve_system_bytes),
-    )
+def _ceiling(settings: Settings, traced: Traced, lessons: Learned) -> Ceiling:
+    readings = limits.read(traced.backend, traced.working_set)
+    configured = _fixed(settings.memory.max_active_memory_bytes)
+    reserve = _fixed(settings.memory.reserve_system_bytes)
+    allowed = ceiling(readings, configured=configured, reserve=reserve)
+    taught = bound(lessons, allowed.bytes)
+    if taught is None:
+        return allowed
+    return ceiling(readings, configured=configured, reserve=reserve, learned=taught)
 
 
 def _model(

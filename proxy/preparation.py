@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from proxy.config import Settings
@@ -17,7 +17,8 @@ from proxy.core.chat import Bounds
 from proxy.errors import RestartingFailed, Unavailable
 from proxy.fitting import Limits
 from proxy.launch import server_flags
-from proxy.planning import make_plan
+from proxy.learned_limits import LearnedLimits
+from proxy.planning import Planner
 from proxy.tokens import TokenizerInfo, TokenizerUnavailable, Tokens
 from supervisor.diagnosis import Cause
 from supervisor.model import ModelUnavailable, resolve
@@ -42,6 +43,7 @@ class Preparation:
 
     Args:
         on_plan: told of each plan, before each start of the child.
+        limits: what deaths have taught.
     """
 
     def __init__(
@@ -51,11 +53,13 @@ class Preparation:
         cache_dir: Path,
         *,
         on_plan: Callable[[Plan], None] = lambda _: None,
+        limits: LearnedLimits | None = None,
     ) -> None:
         self._settings = settings
         self._tokens = tokens
         self._cache_dir = cache_dir
         self._on_plan = on_plan
+        self._planner = Planner(settings, cache_dir, limits)
         self._plan: Plan | None = None
         self._outcome: asyncio.Future[Prepared] = asyncio.get_running_loop().create_future()
         self._loading: asyncio.Task[None] | None = None
@@ -86,6 +90,7 @@ class Preparation:
             self._fail(str(failure))
             raise CannotStart(Cause.BAD_MODEL, str(failure)) from failure
         self._plan = await self._planned(folder)
+        self._renew()
         launch = self._launch(folder)
         if not self._outcome.done() and (self._loading is None or self._loading.done()):
             self._loading = asyncio.create_task(self._load(folder, launch.argv), name="tokenizer")
@@ -123,7 +128,7 @@ class Preparation:
     async def _planned(self, folder: Path) -> Plan | None:
         """The plan as the machine is now. It is no condition for serving: without one, defaults hold."""
         try:
-            plan = await make_plan(self._settings, folder, self._cache_dir)
+            plan = await self._planner.plan(folder)
         except (ModelUnavailable, OSError, ValueError) as failure:
             log.warning("not_planned", extra={"reason": str(failure)})
             return None
@@ -135,6 +140,12 @@ class Preparation:
             log.warning("plan_warning", extra={"warning": warning})
         self._on_plan(plan)
         return plan
+
+    def _renew(self) -> None:
+        """What clients are told of limits changes with the child's restart, and at no other time."""
+        if (prepared := self.prepared) is not None:
+            self._outcome = asyncio.get_running_loop().create_future()
+            self._outcome.set_result(replace(prepared, limits=self._limits(prepared.tokenizer)))
 
     def _fail(self, explanation: str) -> None:
         log.error("model_not_prepared", extra={"reason": explanation})

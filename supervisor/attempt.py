@@ -140,6 +140,7 @@ class Attempt:
             evidence.last_lines,
             state,
             finding.outside,
+            self.curve.held(time.monotonic()),
         )
         if self.generation is not None and not self.generation.died.done():
             self.generation.died.set_result(self.death)

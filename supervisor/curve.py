@@ -52,6 +52,18 @@ class Curve:
         outside = [sample.footprint for sample in self._samples if sample.footprint]
         return max(inside or outside, default=None)
 
+    def held(self, now: float) -> int | None:
+        """The most bytes that MLX had active in the last seconds; None without telemetry.
+
+        Its own peak counts if it is of these seconds: it has seen what came between two samples.
+        """
+        recent = [s for s in self._samples if now - s.at <= _JUST_BEFORE_S and s.active is not None]
+        if not recent:
+            return None
+        active, peaks = [s.active or 0 for s in recent], [s.peak or 0 for s in recent]
+        earlier = [s.peak or 0 for s in self._samples if now - s.at > _JUST_BEFORE_S]
+        return max(*active, *peaks) if max(peaks) > max(earlier, default=0) else max(active)
+
     def elsewhere(self, card_total: int) -> int | None:
         """Bytes of the GPU's own memory that other programs held in the end, CUDA itself counted to them."""
         last = self.last()

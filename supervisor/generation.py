@@ -78,7 +78,8 @@ class CannotStart(Exception):
 class Death:
     """The end of one generation. `state`: what it was doing. Exit fields are None while it has not exited.
 
-    `outside`: somebody did this to it, whatever it was working on.
+    `outside`: somebody did this to it, whatever it was working on. `held`: the most that MLX had active in
+    the last seconds, in bytes; None without telemetry.
     """
 
     generation: int
@@ -90,6 +91,7 @@ class Death:
     last_lines: tuple[str, ...]
     state: State
     outside: bool = False
+    held: int | None = None
 
     @property
     def memory(self) -> bool:

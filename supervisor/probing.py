@@ -56,7 +56,7 @@ async def offered_flags(command: Sequence[str], cache_dir: Path) -> frozenset[st
     Args:
         command: the server of the user's own, or nothing for the one installed here.
     """
-    place = cache_dir / "probes" / f"help-{_digest(*_versions())}.json"
+    place = cache_dir / "probes" / f"help-{_digest(*versions())}.json"
     known = None if command else _kept(place)
     if known is None:
         output = await _output((*(command or server_command()), "--help"), _HELP_S)
@@ -142,14 +142,23 @@ def _keep(place: Path, document: dict[str, Any]) -> None:
 
 def _fingerprint(folder: Path, trusted: bool) -> str:
     """Changes with all that the answer follows from: configuration, weights, code, libraries, GPU limit."""
-    config = (folder / "config.json").read_bytes()
-    files = sorted((file.name, file.stat().st_size) for file in folder.glob("model*.safetensors"))
     here = Path(__file__).parent
     code = b"".join((here / name).read_bytes() for name in ("probe.py", "probe_caches.py", "cost.py"))
-    return _digest(config, files, code, (total_memory(), wired_limit()), trusted, *_versions())
+    return _digest(model_digest(folder), code, (total_memory(), wired_limit()), trusted, *versions())
 
 
-def _versions() -> tuple[str, ...]:
+def model_digest(folder: Path) -> str:
+    """Changes with the model's revision: with its configuration, or the names and sizes of its weights.
+
+    Raises:
+        OSError: there is no config.json that can be read.
+    """
+    files = sorted((file.name, file.stat().st_size) for file in folder.glob("model*.safetensors"))
+    return _digest((folder / "config.json").read_bytes(), files)
+
+
+def versions() -> tuple[str, ...]:
+    """The libraries that the server runs on, as `name version`."""
     return tuple(f"{name} {importlib.metadata.version(name)}" for name in ("mlx", "mlx-lm"))
 
 

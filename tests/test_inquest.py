@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from proxy.core.blame import SENTENCE_S, Solitude
 from proxy.errors import PromptTooLong, Quarantined
 from proxy.inquest import FILE, Inquest
 from proxy.job import Job, Stage
+from proxy.learned_limits import LearnedLimits
 from supervisor.diagnosis import Cause
 from supervisor.generation import Death
 from supervisor.lifecycle import State
@@ -38,10 +40,12 @@ class Stand:
         self.now = 100.0
         self.errands = 0
         self.file = folder / FILE
+        self.limits = LearnedLimits(clock=lambda: 3.5)
         self.inquest = Inquest(
             lambda: self.jobs,
             self.file,
             model=model,
+            limits=self.limits,
             errands=lambda: self.errands,
             clock=lambda: 3.5,
             wall=lambda: self.now,
@@ -136,6 +140,17 @@ async def test_who_completes_is_cleared_also_in_the_file(tmp_path: Path) -> None
     await stand.inquest.stop()
     assert json.loads(stand.file.read_text())["records"] == {}
     assert stand.inquest.solitude(suspect) is Solitude.NONE
+
+
+async def test_deaths_and_work_teach_what_memory_there_is(tmp_path: Path) -> None:
+    stand, job = Stand(tmp_path), a_job("a")
+    stand.limits.planned(10**9)
+    stand.jobs = [job]
+    stand.inquest.hold(replace(death(Cause.CUDA_OOM), held=10**9))
+    assert stand.limits.learned.deaths == 1
+    stand.inquest.completed(job)
+    assert stand.limits.learned.worked_s > 0
+    await stand.inquest.stop()
 
 
 async def test_who_endured_two_deaths_is_alone_whoever_is_blamed(tmp_path: Path) -> None:

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from proxy import planning
 from proxy.config import Settings
-from proxy.planning import local_folder, make_plan, server_options, wishes
+from proxy.learned_limits import LearnedLimits
+from proxy.planning import Planner, local_folder, server_options, wishes
 from supervisor.cost import Quantization
+from supervisor.diagnosis import Cause
+from supervisor.generation import Death
+from supervisor.lifecycle import State
 from supervisor.model import ModelUnavailable
 from tests import checkpoints
 
@@ -37,7 +43,7 @@ def gemma(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.real
 async def test_a_dense_70b(llama: Path, cache: Path) -> None:
-    plan = await make_plan(settings(), llama, cache)
+    plan = await Planner(settings(), cache).plan(llama)
     assert plan.model.weights == 39_700_000_000
     assert plan.ceiling.bytes == 48 * 10**9
     assert plan.bytes_per_row == 80 * 8 * 256 * 2
@@ -49,7 +55,7 @@ async def test_a_dense_70b(llama: Path, cache: Path) -> None:
 
 @pytest.mark.real
 async def test_windows_cost_no_more_once_they_are_full(gemma: Path, cache: Path) -> None:
-    plan = await make_plan(settings(), gemma, cache)
+    plan = await Planner(settings(), cache).plan(gemma)
     assert plan.bytes_per_row == 10 * 16 * 256 * 2
     assert plan.model.law.windows == {1024: 52 * 16 * 256 * 2}
 
@@ -57,7 +63,7 @@ async def test_windows_cost_no_more_once_they_are_full(gemma: Path, cache: Path)
 @pytest.mark.real
 async def test_flags_of_the_server_change_the_law(llama: Path, gemma: Path, cache: Path) -> None:
     args = ["--kv-bits", "8", "--draft-model", str(gemma)]
-    plan = await make_plan(settings(upstream={"args": args}), llama, cache)
+    plan = await Planner(settings(upstream={"args": args}), cache).plan(llama)
     assert plan.model.law.quantization == Quantization(8)
     assert plan.model.weights == 39_700_000_000 + 16_800_000_000
     assert plan.bytes_per_row == 80 * 8 * 256 * 2 + 10 * 16 * 256 * 2
@@ -68,13 +74,44 @@ async def test_flags_of_the_server_change_the_law(llama: Path, gemma: Path, cach
 async def test_an_adapter_is_weights_only(llama: Path, cache: Path, tmp_path: Path) -> None:
     (tmp_path / "adapters.safetensors").write_bytes(b"x" * 1000)
     args = ["--adapter-path", str(tmp_path)]
-    plan = await make_plan(settings(upstream={"args": args}), llama, cache)
+    plan = await Planner(settings(upstream={"args": args}), cache).plan(llama)
     assert plan.model.weights == 39_700_001_000
+
+
+@pytest.mark.real
+async def test_a_restart_asks_nobody_anew_but_for_memory(
+    llama: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    planner = Planner(settings(), cache)
+    first = await planner.plan(llama)
+
+    async def asked(*_: object, **__: object) -> None:
+        raise AssertionError("it knows")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(planning, "probe", asked)
+        patched.setattr(planning, "offered_flags", asked)
+        assert (await planner.plan(llama)).model is first.model
+    os.utime(llama / "config.json", ns=(1, 1))
+    assert (await planner.plan(llama)).model is not first.model
+
+
+@pytest.mark.real
+async def test_a_death_for_memory_lowers_what_follows(llama: Path, cache: Path) -> None:
+    limits = LearnedLimits()
+    planner = Planner(settings(), cache, limits)
+    before = await planner.plan(llama)
+    limits.died(Death(1, Cause.METAL_OOM, "", "", None, None, (), State.READY, False, 47 * 10**9))
+    after = await planner.plan(llama)
+    assert after.ceiling.bytes == pytest.approx(0.95 * 47 * 10**9)
+    assert "learned from a death" in after.ceiling.source
+    assert after.ceiling.others[0].bytes == before.ceiling.bytes
+    assert (after.max_prompt or 0) < (before.max_prompt or 0)
 
 
 async def test_what_is_no_model_cannot_be_planned(tmp_path: Path) -> None:
     with pytest.raises(ModelUnavailable, match=r"has no config\.json"):
-        await make_plan(settings(), tmp_path, tmp_path)
+        await Planner(settings(), tmp_path).plan(tmp_path)
 
 
 def test_server_options_are_read_as_the_server_reads_them() -> None:

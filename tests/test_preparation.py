@@ -10,6 +10,7 @@ import pytest
 from proxy import preparation
 from proxy.config import Settings
 from proxy.errors import RestartingFailed, Unavailable
+from proxy.planning import Planner
 from proxy.preparation import Preparation
 from proxy.tokens import TokenizerInfo, TokenizerUnavailable, Tokens
 from supervisor.ceiling import Ceiling
@@ -138,13 +139,13 @@ def planned(monkeypatch: pytest.MonkeyPatch) -> list[Plan | Exception]:
     """What planning gives, one after another."""
     made: list[Plan | Exception] = []
 
-    async def make_plan(settings: Settings, folder: Path, cache_dir: Path) -> Plan:
+    async def make_plan(planner: Planner, folder: Path) -> Plan:
         result = made.pop(0)
         if isinstance(result, Exception):
             raise result
         return result
 
-    monkeypatch.setattr(preparation, "make_plan", make_plan)
+    monkeypatch.setattr(Planner, "plan", make_plan)
     return made
 
 
@@ -183,6 +184,22 @@ async def test_each_start_is_planned_anew(
     assert first.argv != second.argv
     assert len(told) == 2
     await made.stop()
+
+
+async def test_what_clients_are_told_changes_with_the_restart(
+    model: list[Path | Exception], planned: list[Plan | Exception]
+) -> None:
+    before, after = a_plan(7 * 10**9), a_plan(6 * 10**9)
+    planned += [before, after]
+    tokens = FakeTokens()
+    tokens.loaded.set_result(INFO)
+    made = make(tokens)
+    await made.prepare()
+    assert (await made.ready(5)).limits.max_prompt_tokens == before.max_prompt
+    await made.prepare()
+    assert (await made.ready(0)).limits.max_prompt_tokens == after.max_prompt
+    assert (after.max_prompt or 0) < (before.max_prompt or 0)
+    assert len(tokens.starts) == 1
 
 
 @pytest.mark.parametrize("failure", [OSError("no folder"), KeyError("a bug")])

@@ -35,6 +35,18 @@ def test_the_peak_is_that_from_inside_if_it_is_known() -> None:
     assert curve.peak() == 80
 
 
+def test_what_was_held_in_the_end_is_that_of_the_last_seconds() -> None:
+    curve = Curve()
+    assert curve.held(0) is None
+    curve.add(Sample(0, free=1, active=90, peak=95, cache=0))
+    curve.add(Sample(8, free=1, active=50, peak=95, cache=0))
+    curve.add(Sample(9, free=1, active=60, peak=95, cache=0))
+    assert curve.held(10) == 60
+    curve.add(Sample(10, free=1, active=70, peak=99, cache=0))
+    assert curve.held(10) == 99, "the peak is new: it was between two samples"
+    assert curve.held(100) is None
+
+
 def test_the_table_shows_what_a_card_of_its_own_had_left() -> None:
     curve = Curve()
     curve.add(Sample(0, free=9, footprint=2, active=37, peak=40, cache=5, card_free=1))

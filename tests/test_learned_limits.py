@@ -1,0 +1,125 @@
+"""Learned limits in the state folder: what they hold for, what is dropped and said, what a reset does."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from proxy.config import Settings
+from proxy.learned_limits import FILE, LearnedLimits, key_of, read_limits
+from supervisor.diagnosis import Cause
+from supervisor.generation import Death
+from supervisor.learned import STABLE_S, Learned
+from supervisor.lifecycle import State
+
+KEY = {"model": "abc", "mlx": "1.0", "mlx-lm": "2.0", "flags": "", "machine": "m"}
+GB = 10**9
+
+
+def death(
+    cause: Cause = Cause.METAL_OOM,
+    *,
+    held: int | None = 23 * GB,
+    outside: bool = False,
+    state: State = State.READY,
+) -> Death:
+    return Death(1, cause, "", "", None, None, (), state, outside, held)
+
+
+class Stand:
+    def __init__(self, folder: Path, **key: str) -> None:
+        self.now = 0.0
+        self.file = folder / FILE
+        self.limits = LearnedLimits(self.file, clock=lambda: self.now, wall=lambda: 5.0)
+        self.limits.take(KEY | key)
+        self.limits.planned(24 * GB)
+
+    @property
+    def share(self) -> float:
+        return self.limits.learned.share
+
+
+async def test_a_memory_death_is_learned_from_and_the_next_proxy_knows_it(tmp_path: Path) -> None:
+    stand = Stand(tmp_path)
+    stand.limits.died(death())
+    await stand.limits.stop()
+    assert 0.9 < stand.share < 0.97
+    assert read_limits(stand.file) == (KEY, stand.limits.learned)
+    assert Stand(tmp_path).limits.learned == stand.limits.learned
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        death(Cause.SEGFAULT),
+        death(held=None),
+        death(Cause.KILLED_BY_SYSTEM, outside=True),
+        death(state=State.STARTING),
+    ],
+    ids=["of another kind", "without telemetry", "by somebody", "while loading"],
+)
+async def test_what_says_nothing_of_the_ceiling_teaches_nothing(tmp_path: Path, other: Death) -> None:
+    stand = Stand(tmp_path)
+    stand.limits.died(other)
+    await stand.limits.stop()
+    assert stand.limits.learned == Learned()
+    assert not stand.file.exists()
+
+
+@pytest.mark.parametrize("part", KEY)
+async def test_another_key_drops_it_and_says_so(
+    tmp_path: Path, part: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    stand = Stand(tmp_path)
+    stand.limits.died(death())
+    await stand.limits.stop()
+    assert Stand(tmp_path, **{part: "another"}).limits.learned == Learned()
+    (dropped,) = [record for record in caplog.records if record.getMessage() == "learned_limits_dropped"]
+    assert dropped.__dict__["changed"] == [part]
+
+
+async def test_a_reset_by_hand_holds_from_the_next_plan_on(tmp_path: Path) -> None:
+    stand = Stand(tmp_path)
+    stand.limits.died(death())
+    assert stand.limits.take(KEY).last is not None, "it may not be on disk yet"
+    await stand.limits.stop()
+    stand.file.unlink()
+    assert stand.limits.take(KEY) == Learned()
+    assert stand.limits.take(KEY) == Learned()
+
+
+async def test_work_beside_other_work_is_counted_once(tmp_path: Path) -> None:
+    stand = Stand(tmp_path)
+    stand.limits.died(death())
+    lowered = stand.share
+    stand.now = 1000.0
+    stand.limits.worked(0.0)
+    stand.limits.worked(10.0)
+    stand.now = 1100.0
+    stand.limits.worked(500.0)
+    assert stand.limits.learned.worked_s == 1100.0
+    stand.now = 2000.0 + STABLE_S
+    stand.limits.worked(2000.0)
+    assert stand.share > lowered
+    await stand.limits.stop()
+    assert Stand(tmp_path).limits.learned == stand.limits.learned
+
+
+async def test_a_damaged_file_is_as_good_as_none(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / FILE).write_text('{"version": 1, "key": {}, "learned": {"share": 7}}')
+    assert Stand(tmp_path).limits.learned == Learned()
+    assert "learned_limits_not_read" in [record.getMessage() for record in caplog.records]
+    (tmp_path / FILE).write_text('{"version": 1}')
+    with pytest.raises(ValueError, match="without their key"):
+        read_limits(tmp_path / FILE)
+
+
+def test_the_key_changes_with_what_the_settings_fix(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    auto = key_of(Settings(), tmp_path)
+    assert set(auto) == set(KEY)
+    fixed = key_of(Settings.model_validate({"upstream": {"decode_concurrency": 3}}), tmp_path)
+    assert [name for name in auto if auto[name] != fixed[name]] == ["flags"]
+    (tmp_path / "model.safetensors").write_bytes(b"x")
+    assert [name for name in auto if auto[name] != key_of(Settings(), tmp_path)[name]] == ["model"]
