@@ -30,7 +30,7 @@ _LEAST_CACHE, _MOST_CACHE = 64 * 2**20, 2 * 2**30
 _SEQUENCES, _LEAST_SEQUENCES = 10, 4
 _SERVER_DECODES, _SERVER_PROMPTS = 32, 8
 #: A limit on prompts below this says more about the estimate than about the machine.
-_LEAST_PROMPT = 512
+LEAST_PROMPT = 512
 SESSIONS = (1, 2, 4, 8)
 
 
@@ -281,7 +281,7 @@ def _kv_room(room: _Room, running: int, step: int) -> int | None:
 def _max_prompt(wishes: Wishes, rows: int, context: int | None) -> int | None:
     if wishes.max_prompt_tokens is not None:
         return wishes.max_prompt_tokens
-    if rows - COMPLETION < _LEAST_PROMPT or rows == context:
+    if rows - COMPLETION < LEAST_PROMPT or rows == context:
         return context
     return rows - COMPLETION
 
@@ -293,7 +293,7 @@ def _warnings(room: _Room, alone: int, offered: frozenset[str]) -> Iterator[str]
             f"The weights ({gb(model.weights)}) are larger than what may be used "
             f"({gb(ceiling.bytes)}): take a smaller model, or one of fewer bits."
         )
-    elif alone - COMPLETION < _LEAST_PROMPT:
+    elif alone - COMPLETION < LEAST_PROMPT:
         yield "Hardly any prompt fits beside the weights; prompts are not limited by so small an estimate."
     if ceiling.exceeds is not None:
         yield (
