@@ -16,6 +16,7 @@ from proxy.child_segments import checked_segments
 from proxy.segments import common
 
 #: Names of the longest context in config.json, by model family (gpt2, chatglm, mpt...).
+from proxy.template_lookups import quick_lookups
 _CONTEXT_KEYS = ("max_position_embeddings", "n_positions", "max_sequence_length", "seq_length", "n_ctx")
 #: Characters that are always counted exactly. Encoding takes about a second and half a gigabyte per million
 #: tokens, and the machine's memory belongs to the model.
@@ -105,7 +106,9 @@ class ChildTokenizer:
         """
         huge = None if limit is None else max(_EXACT_CHARACTERS, limit * _CHARACTERS_PER_TOKEN)
         if incremental and self._segments is not None and "messages" in prompt:
-            count = self._segments.count(self._render(prompt), huge)
+            with quick_lookups():
+                text = self._render(prompt)
+            count = self._segments.count(text, huge)
             if count is not None:
                 return count
         if huge is not None and limit is not None and _characters(prompt) > huge:

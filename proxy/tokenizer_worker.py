@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, NoReturn
 
 from proxy import frames
+from proxy.carried import PROMPTS, Receiver
 from proxy.child_tokenizer import ChildTokenizer
 
 #: The gateway's loop, which passes on every stream, goes first where processors are scarce.
@@ -60,10 +61,17 @@ def _private_streams() -> tuple[BinaryIO, BinaryIO]:
 
 
 def _read_into(requests: queue.SimpleQueue[Any], source: BinaryIO) -> NoReturn:
-    """Reader thread: sees the end of the input even while a count runs, and ends the process there."""
-    while (request := frames.read(source)) is not None:
-        requests.put(request)
-    os._exit(0)
+    """Reader thread: sees the end of the input even while a count runs, and ends the process there.
+
+    It ends it too where a request cannot be put together: the gateway starts another and asks that.
+    """
+    receiver = Receiver()
+    try:
+        while (request := frames.read(source)) is not None:
+            prompts = {name: receiver.unpacked(request[name]) for name in PROMPTS if name in request}
+            requests.put(request | prompts)
+    finally:
+        os._exit(0)
 
 
 def _load(request: dict[str, Any]) -> tuple[ChildTokenizer | None, dict[str, Any]]:

@@ -18,6 +18,7 @@ from typing import Any
 
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
+from proxy.carried import PROMPTS, Sender
 from proxy.core.chat import ChatPrompt, Prompt, TextPrompt
 from proxy.errors import InvalidRequest, Unavailable
 from proxy.worker import Refused, Stalled, Worker, WorkerDied
@@ -73,6 +74,7 @@ class Tokens:
         Raises TokenizerUnavailable.
         """
         await self.stop()
+        self._sender = Sender()
         self._load = {"model_path": str(model_path), "server_argv": list(server_argv)}
         await self._living()
         assert self.info is not None
@@ -136,9 +138,17 @@ class Tokens:
         if len(worker) >= self._most_pending:
             raise Unavailable("tokenizer_busy")
         try:
-            return await worker.ask(request)
+            return await worker.ask(self._packed(request))
         except WorkerDied:
-            return await (await self._living()).ask(request)
+            worker = await self._living()
+            return await worker.ask(self._packed(request))
+
+    def _packed(self, request: dict[str, Any]) -> dict[str, Any]:
+        """The request as it goes to the worker, at once: without the messages that the worker has."""
+        if not request["incremental"]:
+            return request
+        prompts = {name: self._sender.packed(request[name]) for name in PROMPTS if name in request}
+        return request | prompts
 
     async def _living(self) -> Worker:
         """The worker, started again if it has died. Raises TokenizerUnavailable or WorkerDied."""
@@ -158,7 +168,7 @@ class Tokens:
             reraise=True,
         ):
             with attempt:
-                self._worker = await self._started(self._load)
+                self._worker, self._sender = await self._started(self._load), Sender()
 
     async def _started(self, load: dict[str, Any] | None) -> Worker:
         if load is None:
