@@ -20,7 +20,7 @@ from proxy.launch import server_flags
 from proxy.learned_limits import LearnedLimits
 from proxy.planning import Planner
 from proxy.tokens import TokenizerInfo, TokenizerUnavailable, Tokens
-from supervisor.diagnosis import Cause
+from supervisor.causes import Cause
 from supervisor.model import ModelUnavailable, resolve
 from supervisor.plan import Plan
 from supervisor.runner import CannotStart, Launch
@@ -179,4 +179,5 @@ class Preparation:
             telemetry=upstream.telemetry == "on",
             env={},
             mlx_cache_limit=fixed if fixed != "auto" else planned.value if planned else None,
+            plan=self._plan,
         )

@@ -7,7 +7,8 @@ planned restart. An answer that broke is not yet a death: `Supervisor.judge` fin
 Where things are, from decision to deed:
 
     policy.py      pure: how often and how late to restart
-    diagnosis.py   pure: exit, last lines and liveness -> cause, explanation, advice
+    causes.py      pure: what a death can be, in a line, and whether a restart can help
+    diagnosis.py   pure: exit, last lines, liveness and memory -> cause and explanation
     events.py      pure: what happens, what is to be done
     lifecycle.py   pure: (state, event) -> new state and effects
     runner.py      Supervisor: the only writer of the state; feeds events, carries out effects
@@ -41,6 +42,7 @@ The plan, from question to answer (docs/plan.md):
     cost.py        pure: the law of caches, exact for any feeding of tokens
     bound.py       pure: the law of models that cannot be traced
     ceiling.py     pure: what the child may take, and what says so
+    learned.py     pure: what deaths for want of memory teach about that
     peak.py        pure: the fullest moment of some sequences; an estimate
     batch.py       pure: what requests that run together hold
     plan.py        pure: what fits, and the flags that follow

@@ -14,18 +14,23 @@ import aiohttp
 
 from supervisor import curve, machine
 from supervisor.advice import Facts
+from supervisor.causes import Symptom
 from supervisor.command import command_line, environment, free_port
 from supervisor.curve import Curve, Sample
-from supervisor.diagnosis import Evidence, Finding, Pressure, Symptom, diagnose, port_taken, suspicious
+from supervisor.diagnosis import Evidence, Finding, Pressure, diagnose, port_taken, suspicious
 from supervisor.generation import Death, Generation, Launch, SupervisorOptions
 from supervisor.inquest import AtWork
 from supervisor.lifecycle import State
 from supervisor.output import Transcript
+from supervisor.probing import versions
 from supervisor.process import Child, Exit
 from supervisor.tasks import Tasks
 from supervisor.watch import Watch
 
 log = logging.getLogger("mlxguard.supervisor")
+
+#: Advice takes what the gateway knows too (deaths.py); whoever waits for an answer needs none.
+_UNADVISED = ""
 
 
 class Listener(Protocol):
@@ -134,7 +139,7 @@ class Attempt:
             self.number,
             finding.cause,
             finding.explanation,
-            finding.advice,
+            _UNADVISED,
             evidence.exit_code,
             evidence.signal,
             evidence.last_lines,
@@ -148,14 +153,21 @@ class Attempt:
 
     def facts(self, at_work: Sequence[AtWork]) -> Facts:
         """What advice can be drawn from."""
+        launch = self._launch
         return Facts(
             at_work,
             self.curve.peak(),
             self._card_total or machine.total_memory(),
-            self._launch.argv if self._launch else (),
+            launch.argv if launch else (),
+            launch.command if launch else (),
             self.transcript.lines,
             self._options.start_timeout_s,
+            self._options.stall_s,
             self.curve.elsewhere(self._card_total) if self._card_total else None,
+            self.death.held if self.death else None,
+            self.curve.grown_elsewhere(self.free_before),
+            launch.plan if launch else None,
+            versions(),
         )
 
     def description(self) -> dict[str, Any]:
@@ -165,6 +177,7 @@ class Attempt:
             "flags": launch.argv if launch else (),
             "command": launch.command if launch else (),
             "telemetry": launch.telemetry if launch else None,
+            "plan": launch.plan.summary() if launch and launch.plan else None,
             "ran_s": round(now - self._launched_at, 3) if launch else None,
             "ready_since": self.ready_since,
             "free_before": self.free_before,

@@ -71,6 +71,13 @@ class Curve:
             return None
         return max(0, card_total - last.card_free - last.active - last.cache)
 
+    def grown_elsewhere(self, free_before: int | None) -> int | None:
+        """Bytes of RAM that others took in the child's life. `free_before`: before it was started."""
+        last = self.last()
+        if free_before is None or last is None or last.footprint is None:
+            return None
+        return max(0, free_before - last.footprint - last.free)
+
     def pressure(self, now: float, total: int, system_kills: int | None) -> Pressure:
         """How short of memory the machine was when the child died. `system_kills`: since its launch."""
         recent = [sample.free for sample in self._samples if now - sample.at <= _JUST_BEFORE_S]

@@ -12,13 +12,17 @@ from typing import Any
 
 from supervisor.advice import advise
 from supervisor.attempt import Attempt
-from supervisor.diagnosis import EVIDENCE_LINES, Cause, Symptom
+from supervisor.causes import Cause, Symptom
+from supervisor.diagnosis import EVIDENCE_LINES
 from supervisor.generation import Death
 from supervisor.inquest import AtWork, Inquest
 from supervisor.records import Records
 from supervisor.saver import Saver
 
 log = logging.getLogger("mlxguard.supervisor")
+
+#: For what somebody did to it, on purpose as a rule.
+_IF_KNOWN = "Nothing, if you know who did it."
 
 #: A report names this many requests at most; a batch has fewer.
 _MOST_AT_WORK = 64
@@ -66,8 +70,8 @@ class Deaths:
 
     def _examine(self, death: Death, symptom: Symptom, attempt: Attempt) -> None:
         at_work = self._ask(death)
-        if not death.outside:
-            death = dataclasses.replace(death, advice=advise(death.cause, attempt.facts(at_work)))
+        advice = _IF_KNOWN if death.outside else advise(death.cause, attempt.facts(at_work))
+        death = dataclasses.replace(death, advice=advice)
         self.last = death
         what = {
             "generation": death.generation,

@@ -11,51 +11,14 @@ from __future__ import annotations
 import re
 import signal as signals
 from dataclasses import dataclass
-from enum import StrEnum
 
-from supervisor.policy import Retry
+from supervisor.causes import NATURES, Cause, Symptom
 
 #: Lines at the end of the output in which a cause is looked for: a traceback and the warnings around it.
 EVIDENCE_LINES = 60
 
 #: macOS does not say whom it killed for memory (jetsam); it does so when less than about this is free.
 SHORT_SHARE = 0.15
-
-
-class Cause(StrEnum):
-    METAL_OOM = "metal_oom"
-    METAL_ERROR = "metal_error"
-    CUDA_OOM = "cuda_oom"
-    ALLOCATION_REFUSED = "allocation_refused"
-    RESOURCE_LIMIT = "resource_limit"
-    KILLED_BY_SYSTEM = "killed_by_system"
-    SEGFAULT = "segfault"
-    ABORTED = "aborted"
-    GENERATION_THREAD_DIED = "generation_thread_died"
-    WEDGE = "wedge"
-    START_TIMEOUT = "start_timeout"
-    LOAD_FAILED = "load_failed"
-    BAD_MODEL = "bad_model"
-    PORT_TAKEN = "port_taken"
-    UNSUPPORTED_FLAG = "unsupported_flag"
-    SERVER_MISSING = "server_missing"
-    SPAWN_FAILED = "spawn_failed"
-    OWN_STOP = "own_stop"
-    RECYCLED = "recycled"
-    UNKNOWN = "unknown"
-
-
-class Symptom(StrEnum):
-    """How the death was noticed."""
-
-    EXIT = "exit"  # the process is gone
-    THREAD_DEAD = "thread_dead"  # /health says so, or no request is answered; the process lives
-    WEDGE = "wedge"  # no sign of life for the stall time, and the canary unanswered
-    START_TIMEOUT = "start_timeout"
-    LOAD_FAILED = "load_failed"  # THREAD_DEAD before the first token
-    PORT_TAKEN = "port_taken"
-    STOPPED = "stopped"  # by us, for good
-    RECYCLED = "recycled"  # by us, to start again
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,97 +57,14 @@ class Evidence:
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """A cause, one line that explains it to the user, and one that says what to do.
+    """A cause, and one line that explains it to the user.
 
     `outside`: somebody did this to the server, whatever it was working on; no request is to blame.
     """
 
     cause: Cause
     explanation: str
-    advice: str
     outside: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Nature:
-    """What follows from a cause, whatever the case at hand."""
-
-    explanation: str
-    advice: str
-    memory: bool = False
-    retry: Retry = Retry.COUNTED
-
-
-_LESS = (
-    "Lower [prompt] max_prompt_tokens, [upstream] prompt_cache_bytes or decode_concurrency, "
-    "or use a smaller model."
-)
-
-NATURES: dict[Cause, Nature] = {
-    Cause.METAL_OOM: Nature("The GPU ran out of memory (Metal).", _LESS, memory=True),
-    Cause.METAL_ERROR: Nature(
-        "Metal gave up a command buffer for another reason than memory.",
-        "If it comes back, close other programs that use the GPU, or lower [upstream] prefill_step_size.",
-    ),
-    Cause.CUDA_OOM: Nature("The GPU ran out of memory (CUDA).", _LESS, memory=True),
-    Cause.ALLOCATION_REFUSED: Nature("MLX was refused one allocation.", _LESS, memory=True),
-    Cause.RESOURCE_LIMIT: Nature(
-        "MLX reached Metal's limit on the number of buffers.",
-        "Lower [upstream] decode_concurrency and prompt_cache_size.",
-        memory=True,
-    ),
-    Cause.KILLED_BY_SYSTEM: Nature(
-        "The server was killed from outside with SIGKILL, most often by the system to get memory back.",
-        f"{_LESS} Or raise [memory] reserve_system_bytes.",
-        memory=True,
-    ),
-    Cause.SEGFAULT: Nature(
-        "The server crashed in native code (a bad memory access).",
-        "On a CPU a failed allocation looks like this: check the memory in use. Otherwise update mlx.",
-    ),
-    Cause.ABORTED: Nature(
-        "Native code in the server aborted.", "The last lines of its log say why; update mlx and mlx-lm."
-    ),
-    Cause.GENERATION_THREAD_DIED: Nature(
-        "The server's generation thread died; its process lived on without serving.",
-        "The traceback in the last lines names the fault.",
-    ),
-    Cause.WEDGE: Nature(
-        "The server stopped making progress and did not answer a test request.",
-        "If the machine was merely slow, raise [supervisor] stall_s.",
-    ),
-    Cause.START_TIMEOUT: Nature(
-        "The server did not produce a token in time after its start.",
-        "Raise [supervisor] start_timeout_s if the model is large or its disk slow.",
-    ),
-    Cause.LOAD_FAILED: Nature("The server could not load the model.", "The last lines of its log say why."),
-    Cause.BAD_MODEL: Nature(
-        "The model cannot be loaded by the installed mlx-lm.",
-        "Check [model] path: config.json, tokenizer and all weights, of an architecture that mlx-lm has.",
-        retry=Retry.NEVER,
-    ),
-    Cause.PORT_TAKEN: Nature(
-        "Another program took the server's port.", "Nothing: another port is tried.", retry=Retry.FREE
-    ),
-    Cause.UNSUPPORTED_FLAG: Nature(
-        "The installed mlx_lm.server refused a command-line flag.",
-        "Correct [upstream] args, or update mlx-lm.",
-        retry=Retry.NEVER,
-    ),
-    Cause.SERVER_MISSING: Nature(
-        "mlx_lm.server could not be run.",
-        "Install mlx-lm into this environment, or correct [upstream] command.",
-        retry=Retry.NEVER,
-    ),
-    Cause.SPAWN_FAILED: Nature(
-        "The system refused to start a process.", "Look at the limits on processes, open files and memory."
-    ),
-    Cause.OWN_STOP: Nature("The server was stopped by the proxy.", "Nothing.", retry=Retry.FREE),
-    Cause.RECYCLED: Nature("The server was restarted as planned.", "Nothing.", retry=Retry.FREE),
-    Cause.UNKNOWN: Nature(
-        "The server ended for a reason that is not known.", "See the last lines of its log."
-    ),
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -251,10 +131,9 @@ _OTHERWISE = {
 def diagnose(evidence: Evidence, *, loading: bool) -> Finding:
     """Find the cause of one death. `loading`: the generation had not yet produced its first token."""
     cause = _CERTAIN.get(evidence.symptom) or _by_text(evidence.last_lines, loading) or _by_status(evidence)
-    nature = NATURES[cause]
     if (deed := _deed(cause, evidence)) is not None:
-        return Finding(cause, deed, "Nothing, if you know who did it.", outside=True)
-    return Finding(cause, _with_status(nature.explanation, cause, evidence), nature.advice)
+        return Finding(cause, deed, outside=True)
+    return Finding(cause, _with_status(NATURES[cause].explanation, cause, evidence))
 
 
 def _deed(cause: Cause, evidence: Evidence) -> str | None:

@@ -8,8 +8,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from supervisor.diagnosis import NATURES, Cause
+from supervisor.causes import NATURES, Cause
 from supervisor.lifecycle import Rules, State
+from supervisor.plan import Plan
 from supervisor.policy import Policy, Retry
 from supervisor.process import Telemetry
 
@@ -20,7 +21,7 @@ class Launch:
 
     `command`: the server's own command, run as it is and without telemetry; () runs `child.py` with this
     interpreter, or its `mlx_lm.server` command when `telemetry` is off. `mlx_cache_limit`: bytes, needs
-    telemetry (there is no flag for it).
+    telemetry (there is no flag for it). `plan`: what flags and limits follow from, for reports and advice.
     """
 
     argv: tuple[str, ...]
@@ -28,6 +29,7 @@ class Launch:
     command: tuple[str, ...] = ()
     telemetry: bool = True
     mlx_cache_limit: int | None = None
+    plan: Plan | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,10 +78,11 @@ class CannotStart(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Death:
-    """The end of one generation. `state`: what it was doing. Exit fields are None while it has not exited.
+    """The end of one generation. Exit fields are None while it has not exited.
 
-    `outside`: somebody did this to it, whatever it was working on. `held`: the most that MLX had active in
-    the last seconds, in bytes; None without telemetry.
+    `advice`: empty until it is worked out. `state`: what it was doing. `outside`: somebody did this to it,
+    whatever it was working on. `held`: the most that MLX had active in the last seconds, in bytes; None
+    without telemetry.
     """
 
     generation: int

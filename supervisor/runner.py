@@ -19,8 +19,9 @@ import aiohttp
 
 from supervisor import events, lifecycle
 from supervisor.attempt import Attempt
+from supervisor.causes import NATURES, Cause, Symptom
 from supervisor.deaths import Deaths
-from supervisor.diagnosis import NATURES, Cause, Evidence, Finding, Symptom, lacks_memory
+from supervisor.diagnosis import Evidence, Finding, lacks_memory
 from supervisor.generation import (
     CannotStart,
     Change,
@@ -346,6 +347,6 @@ class Supervisor:
 
 def _not_started(error: BaseException) -> Finding:
     if isinstance(error, CannotStart):
-        return Finding(error.cause, error.explanation, NATURES[error.cause].advice)
+        return Finding(error.cause, error.explanation)
     log.error("start_failed", exc_info=error)
-    return Finding(Cause.SPAWN_FAILED, f"Starting failed: {error}", NATURES[Cause.SPAWN_FAILED].advice)
+    return Finding(Cause.SPAWN_FAILED, f"Starting failed: {error}")

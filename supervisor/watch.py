@@ -14,7 +14,7 @@ import aiohttp
 import tenacity
 
 from supervisor import machine
-from supervisor.diagnosis import Symptom
+from supervisor.causes import Symptom
 from supervisor.generation import Generation
 from supervisor.liveness import TICK_S, Answer, Health, Probe, Signs, Stall, StallWatch, moved
 from supervisor.process import Child

@@ -14,7 +14,7 @@ import struct
 from types import TracebackType
 from typing import Any, Self
 
-from supervisor.diagnosis import Cause
+from supervisor.causes import Cause
 from supervisor.generation import Death, Generation, NotReady, Snapshot
 from supervisor.lifecycle import State
 

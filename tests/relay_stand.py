@@ -25,7 +25,7 @@ from proxy.job import Job
 from proxy.relay import Relay, RelayOptions
 from proxy.status import Registry
 from proxy.upstream import Upstream
-from supervisor.diagnosis import Cause
+from supervisor.causes import Cause
 from tests.fake_child import FakeChild, FakeSupervisor
 
 PROMPT = ChatPrompt(messages=({"role": "user", "content": "hi"},), tools=None, template_kwargs={})

@@ -13,7 +13,7 @@ from proxy.errors import PromptTooLong, Quarantined
 from proxy.inquest import FILE, Inquest
 from proxy.job import Job, Stage
 from proxy.learned_limits import LearnedLimits
-from supervisor.diagnosis import Cause
+from supervisor.causes import Cause
 from supervisor.generation import Death
 from supervisor.lifecycle import State
 from tests.test_metrics import ended

@@ -8,7 +8,7 @@ import pytest
 
 from proxy.config import Settings
 from proxy.learned_limits import FILE, LearnedLimits, key_of, read_limits
-from supervisor.diagnosis import Cause
+from supervisor.causes import Cause
 from supervisor.generation import Death
 from supervisor.learned import STABLE_S, Learned
 from supervisor.lifecycle import State

@@ -12,8 +12,8 @@ from proxy import planning
 from proxy.config import Settings
 from proxy.learned_limits import LearnedLimits
 from proxy.planning import Planner, local_folder, server_options, wishes
+from supervisor.causes import Cause
 from supervisor.cost import Quantization
-from supervisor.diagnosis import Cause
 from supervisor.generation import Death
 from supervisor.lifecycle import State
 from supervisor.model import ModelUnavailable

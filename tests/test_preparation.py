@@ -13,9 +13,9 @@ from proxy.errors import RestartingFailed, Unavailable
 from proxy.planning import Planner
 from proxy.preparation import Preparation
 from proxy.tokens import TokenizerInfo, TokenizerUnavailable, Tokens
+from supervisor.causes import Cause
 from supervisor.ceiling import Ceiling
 from supervisor.cost import Kind, Law, Part
-from supervisor.diagnosis import Cause
 from supervisor.model import ModelUnavailable
 from supervisor.peak import Model, Traced
 from supervisor.plan import Plan, Wishes, plan

@@ -18,7 +18,7 @@ from proxy.core.admission import Budget
 from proxy.gate import Gate
 from proxy.job import Outcome, Stage
 from proxy.relay import RelayOptions
-from supervisor.diagnosis import Cause
+from supervisor.causes import Cause
 from tests.core import child_events as child_says
 from tests.relay_stand import Stand, a_stand, events_of, eventually, text_of
 

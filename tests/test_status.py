@@ -11,7 +11,7 @@ from proxy.gate import Gate
 from proxy.job import Job, Outcome, Stage
 from proxy.preparation import Preparation
 from proxy.status import Registry, Status
-from supervisor.diagnosis import Cause
+from supervisor.causes import Cause
 from supervisor.lifecycle import State
 from supervisor.process import Telemetry
 from supervisor.runner import Snapshot, Supervisor

@@ -9,7 +9,7 @@ import pytest
 
 from proxy.core.answer import Break
 from proxy.upstream import Exchange, Upstream, UpstreamBroken
-from supervisor.diagnosis import Cause
+from supervisor.causes import Cause
 from supervisor.generation import Death, Generation
 from supervisor.lifecycle import State
 from tests.fake_child import FakeChild

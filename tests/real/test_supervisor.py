@@ -17,7 +17,7 @@ import aiohttp
 import pytest
 
 from supervisor import attempt
-from supervisor.diagnosis import Cause
+from supervisor.causes import Cause
 from supervisor.lifecycle import State
 from supervisor.runner import Generation, Launch, NotReady, Supervisor, SupervisorOptions
 from tests.supervisor.conftest import gone, until

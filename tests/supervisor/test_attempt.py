@@ -11,7 +11,7 @@ import aiohttp
 import pytest
 
 from supervisor.attempt import Attempt
-from supervisor.diagnosis import Cause, Symptom
+from supervisor.causes import Cause, Symptom
 from supervisor.generation import SupervisorOptions
 from supervisor.lifecycle import State
 from supervisor.process import Exit, Telemetry

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from supervisor.attempt import Attempt
+from supervisor.causes import Cause, Symptom
 from supervisor.deaths import Deaths
-from supervisor.diagnosis import Cause, Symptom
 from supervisor.generation import Death, SupervisorOptions
 from supervisor.inquest import AtWork, nobody
 from supervisor.lifecycle import State
@@ -79,7 +79,10 @@ async def test_nothing_is_advised_against_what_somebody_did(stand: Stand) -> Non
     stand.at_work = [WORK]
     stand.add(death(Cause.KILLED_BY_SYSTEM, outside=True))
     report = await stand.report()
-    assert (report["advice"], report["outside"]) == ("what to do", True)
+    assert (report["advice"], report["outside"]) == (
+        "Nothing, if you know who did it.",
+        True,
+    )
 
 
 async def test_what_was_done_is_added_until_the_crash_is_over(stand: Stand) -> None:

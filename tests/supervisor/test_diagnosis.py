@@ -4,17 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from supervisor.diagnosis import (
-    NATURES,
-    Cause,
-    Evidence,
-    Pressure,
-    Symptom,
-    diagnose,
-    lacks_memory,
-    port_taken,
-    suspicious,
-)
+from supervisor.causes import NATURES, Cause, Symptom
+from supervisor.diagnosis import Evidence, Pressure, diagnose, lacks_memory, port_taken, suspicious
 from supervisor.policy import Retry
 
 METAL_OOM = (
@@ -212,14 +203,6 @@ def test_a_process_that_was_stopped_is_no_wedge_of_its_own() -> None:
 def test_text_says_more_than_who_sent_the_last_signal() -> None:
     evidence = Evidence(Symptom.EXIT, signal=9, last_lines=(METAL_OOM,), pressure=Pressure(0, 0.9))
     assert not diagnose(evidence, loading=False).outside
-
-
-def test_every_cause_has_one_line_of_explanation_and_of_advice() -> None:
-    assert set(NATURES) == set(Cause)
-    for nature in NATURES.values():
-        assert nature.explanation.endswith(".")
-        assert nature.advice
-        assert "\n" not in nature.explanation + nature.advice
 
 
 def test_alarming_lines() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from supervisor.diagnosis import Cause
+from supervisor.causes import Cause
 from supervisor.generation import Death, Generation
 from supervisor.lifecycle import State
 

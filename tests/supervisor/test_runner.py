@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from supervisor import attempt
-from supervisor.diagnosis import Cause
+from supervisor.causes import Cause
 from supervisor.inquest import AtWork
 from supervisor.lifecycle import IllegalEvent, State
 from supervisor.records import AlreadyRunning, crash_reports

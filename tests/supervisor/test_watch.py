@@ -13,7 +13,7 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 
 from supervisor import machine
-from supervisor.diagnosis import Symptom
+from supervisor.causes import Symptom
 from supervisor.generation import Generation
 from supervisor.process import Exit, Telemetry
 from supervisor.watch import REFUSALS, Watch
