@@ -33,8 +33,10 @@ from proxy.key_ring import KeyRing, follow
 from proxy.learned_limits import FILE as LIMITS
 from proxy.learned_limits import LearnedLimits
 from proxy.metrics import Metrics
+from proxy.picture_fetch import PictureFetch
 from proxy.preparation import Preparation
 from proxy.relay import Relay, RelayOptions
+from proxy.request_bounds import picture_policy
 from proxy.status import Registry, Status
 from proxy.synthetic import Synthetics
 from proxy.tokens import Tokens
@@ -64,7 +66,7 @@ class Guard:
 
     def __init__(self, settings: Settings, *, port: int) -> None:
         self._settings = settings
-        tokens = Tokens()
+        tokens = Tokens(most_pixels=settings.request.max_image_pixels)
         options = _supervisor_options(settings.supervisor, port)
         self._limits = LearnedLimits(options.state_dir / LIMITS)
         self._preparation = Preparation(
@@ -85,6 +87,7 @@ class Guard:
             fairness=settings.queue.fairness,
         )
         self._upstream = Upstream()
+        self._pictures = PictureFetch(picture_policy(settings.request), settings.request.image_timeout_s)
         self._keys = KeyRing(settings.server)
         parts = (self.supervisor, self._gate, self.registry, self._preparation)
         self._status = Status(*parts, started_at=int(time.time()))
@@ -138,6 +141,7 @@ class Guard:
         await self.supervisor.stop()
         await self._preparation.stop()
         await self._upstream.stop()
+        await self._pictures.stop()
         await self._inquest.stop()
         await self._limits.stop()
 
@@ -164,6 +168,7 @@ class Guard:
             refusals=Refusals(),
             metrics=self._metrics,
             bodies=Holdings(_BODIES_AT_ONCE * settings.server.max_body_bytes),
+            pictures=self._pictures,
             stopping=self._stopping,
         )
         pages = Pages(names=names, preparation=self._preparation, status=self._status, metrics=self._metrics)

@@ -12,11 +12,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from proxy.child_pictures import ChildPictures
 from proxy.child_segments import checked_segments
+from proxy.core.pictures import image_urls
 from proxy.segments import common
+from proxy.template_lookups import quick_lookups
 
 #: Names of the longest context in config.json, by model family (gpt2, chatglm, mpt...).
-from proxy.template_lookups import quick_lookups
 _CONTEXT_KEYS = ("max_position_embeddings", "n_positions", "max_sequence_length", "seq_length", "n_ctx")
 #: Characters that are always counted exactly. Encoding takes about a second and half a gigabyte per million
 #: tokens, and the machine's memory belongs to the model.
@@ -68,8 +70,11 @@ def context_length(config: dict[str, Any], model_max_length: Any) -> int | None:
 class ChildTokenizer:
     """One loaded tokenizer. A *prompt* here is the fields of a request body that make it."""
 
-    def __init__(self, model_path: Path, argv: Sequence[str]) -> None:
-        """Load from a local folder. Raises whatever transformers and mlx_lm raise for a bad one."""
+    def __init__(self, model_path: Path, argv: Sequence[str], most_pixels: int = 0) -> None:
+        """Load from a local folder. Raises whatever transformers and mlx_lm raise for a bad one.
+
+        `most_pixels`: of all images of one prompt.
+        """
         # Imported here: it takes seconds, and a worker that cannot import must still be able to say so.
         from mlx_lm import server, utils  # noqa: PLC0415 - brings mlx, which only the worker may load
 
@@ -79,6 +84,7 @@ class ChildTokenizer:
             extra["chat_template"] = options.chat_template
         self._server = server
         self._config = utils.load_config(model_path)
+        self._pictures = ChildPictures(server, self._config, most_pixels)
         self._template_args = options.chat_template_args
         self._wrapper = utils.load_tokenizer(
             model_path, extra, eos_token_ids=self._config.get("eos_token_id", None)
@@ -97,6 +103,7 @@ class ChildTokenizer:
             "has_tool_calling": bool(wrapper.has_tool_calling),
             "has_thinking": bool(wrapper.has_thinking),
             "incremental": self._segments is not None,
+            "image_obstacle": self._pictures.obstacle(has_chat_template=bool(wrapper.has_chat_template)),
         }
 
     def count(self, prompt: dict[str, Any], limit: int | None, *, incremental: bool) -> int:
@@ -132,19 +139,29 @@ class ChildTokenizer:
         if "prompt" in prompt:
             return list(self._wrapper.encode(prompt["prompt"]))
         if not self._wrapper.has_chat_template:
-            return list(self._wrapper.encode(self._server.convert_chat(prompt["messages"])))
+            return list(self._wrapper.encode(self._converted(prompt)))
+        if image_urls(prompt["messages"]):
+            return list(self._wrapper.encode(self._render(prompt), add_special_tokens=False))
         return list(self._apply_template(prompt, tokenize=True))
+
+    def _converted(self, prompt: dict[str, Any]) -> str:
+        """The text of a conversation for a model without a template."""
+        return str(self._server.convert_chat(prompt["messages"], prompt.get("role_mapping")))
 
     def _render(self, prompt: dict[str, Any]) -> str:
         """The text that is encoded, for estimates: some tokenizers change it once more as they encode."""
         if "prompt" in prompt:
             return str(prompt["prompt"])
         if not self._wrapper.has_chat_template:
-            return str(self._server.convert_chat(prompt["messages"]))
-        return str(self._apply_template(prompt, tokenize=False))
+            return self._converted(prompt)
+        text = str(self._apply_template(prompt, tokenize=False))
+        urls = image_urls(prompt["messages"])
+        return self._pictures.expand(text, urls) if urls else text
 
     def _apply_template(self, prompt: dict[str, Any], *, tokenize: bool) -> Any:
-        self._server.process_message_content(prompt["messages"])
+        # Older servers do not know of images; there no prompt has any.
+        keep = {"keep_images": True} if image_urls(prompt["messages"]) else {}
+        self._server.process_message_content(prompt["messages"], **keep)
         return self._wrapper.apply_chat_template(
             prompt["messages"],
             add_generation_prompt=True,

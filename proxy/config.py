@@ -102,6 +102,16 @@ Origin = Annotated[
     str, _matching(r"[a-z][a-z0-9+.-]*://[^/*\s]+", 'an origin as "http://localhost:3000", without path or *')
 ]
 Host = Annotated[str, _matching(r"[^/*@\s]+", "a host name, without scheme, path or *")]
+ImageHost = Annotated[
+    str,
+    _matching(
+        r"([a-z0-9.-]+|\[[0-9a-f:.]+\])(:[0-9]{1,5})?", "HOST or HOST:PORT in lower case, without scheme"
+    ),
+]
+TemplateArgument = Annotated[
+    str,
+    _matching(r"[A-Za-z_][A-Za-z0-9_]*(=[^=|]+(\|[^=|]+)*)?", 'an argument as "NAME" or "NAME=VALUE|VALUE"'),
+]
 
 
 class Section(BaseModel):
@@ -212,6 +222,30 @@ class PromptSettings(Section):
     )
 
 
+class RequestSettings(Section):
+    """What a request may ask for beside text and sampling; what is not listed is refused."""
+
+    template_arguments: Annotated[tuple[TemplateArgument, ...], Unique] = Field(
+        (), description='More of chat_template_kwargs, as "NAME" or "NAME=VALUE|VALUE".'
+    )
+    role_mapping: Flag = Field(False, description="Allow role_mapping, for models without a chat template.")
+    adapters: Annotated[tuple[Text, ...], Unique] = Field(
+        (), description="Folders that `adapters` may name. Changing them loads the model again."
+    )
+    draft_models: Annotated[tuple[Text, ...], Unique] = Field(
+        (), description="What `draft_model` may name. Changing it loads the model again."
+    )
+    max_images: Whole = Field(8, description="Images of a request, where the model takes any. 0: none.")
+    max_image_bytes: SomeBytes = Field(20 * 10**6, description="Largest image.")
+    max_image_pixels: Count = Field(50 * 10**6, description="Pixels of all images of a request together.")
+    image_hosts: Annotated[tuple[ImageHost, ...], Unique] = Field(
+        (), description="HOST or HOST:PORT that the proxy may fetch images from. Empty: none."
+    )
+    image_timeout_s: SomeSeconds = Field(
+        10.0, description="All images of a request must have been fetched within this time."
+    )
+
+
 class MemorySettings(Section):
     """What memory may be used. "auto" leaves a limit to the plan."""
 
@@ -293,6 +327,7 @@ class Settings(Section):
     model: ModelSettings = ModelSettings()
     upstream: UpstreamSettings = UpstreamSettings()
     prompt: PromptSettings = PromptSettings()
+    request: RequestSettings = RequestSettings()
     memory: MemorySettings = MemorySettings()
     queue: QueueSettings = QueueSettings()
     supervisor: SupervisorSettings = SupervisorSettings()

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from proxy import api_keys
 from proxy.config import Settings
+from proxy.core.allowance import RESERVED_ARGUMENTS, template_arguments
 from proxy.folders import state_folder
 from proxy.server_command import setting_of_flag
 
@@ -89,6 +90,15 @@ def _prompt_lengths(settings: Settings) -> Iterator[Conflict]:
         )
 
 
+def _template_arguments(settings: Settings) -> Iterator[Conflict]:
+    for name in template_arguments(settings.request.template_arguments):
+        if name in RESERVED_ARGUMENTS:
+            yield Conflict(
+                ("request.template_arguments",),
+                f"{name} is an argument of the tokenizer itself, and kills the server: take it out",
+            )
+
+
 def _memory(settings: Settings) -> Iterator[Conflict]:
     memory = settings.memory
     whole, kv = memory.max_active_memory_bytes, memory.max_active_kv_bytes
@@ -150,6 +160,7 @@ _RULES: tuple[Callable[[Settings], Iterator[Conflict]], ...] = (
     _strangers,
     _keys_file,
     _prompt_lengths,
+    _template_arguments,
     _memory,
     _back_off,
     _owned_flags,

@@ -27,6 +27,7 @@ from proxy.explain import explain
 from proxy.fitting import fit
 from proxy.logs import request_id as request_id_var
 from proxy.metrics import CONTENT_TYPE, Metrics
+from proxy.picture_fetch import PictureFetch
 from proxy.preparation import Preparation, Prepared
 from proxy.relay import Job, Relay
 from proxy.status import Registry, Status
@@ -57,6 +58,7 @@ class Completions:
     refusals: Refusals
     metrics: Metrics
     bodies: Holdings
+    pictures: PictureFetch
     stopping: asyncio.Event
 
     async def chat(self, http_request: web.Request) -> web.StreamResponse:
@@ -112,7 +114,10 @@ class Completions:
                 account=account,
             )
             prepared = await self.preparation.ready(min(PREPARATION_WAIT_S, self.queue.max_wait_s))
-            return parse(body, prepared.bounds), prepared
+            request = parse(body, prepared.bounds)
+            if request.remote:
+                request = request.with_pictures(await self.pictures.fetch(request.remote, account))
+            return request, prepared
 
     def _new_answer(self, *, is_chat: bool) -> Answer:
         unique, created = str(uuid.uuid4()), int(time.time())

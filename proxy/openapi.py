@@ -12,7 +12,7 @@ from http import HTTPStatus
 from typing import Any
 
 from proxy import errors
-from proxy.core.chat import TEMPLATE_ARGUMENTS
+from proxy.core.allowance import USUAL_ARGUMENTS
 from proxy.core.messages import ROLES
 
 Schema = dict[str, Any]
@@ -67,14 +67,26 @@ _GENERATION: Mapping[str, Schema] = {
     "max_completion_tokens": _integer(-1) | {"description": "Wins over max_tokens."},
     "top_logprobs": _integer(-1, 11),
     "n": _integer(1, 1),
+    "adapters": {"type": ["string", "null"], "description": "One that [request] adapters lists."},
+    "draft_model": {"type": ["string", "null"], "description": "One that [request] draft_models lists."},
     **SAMPLING,
 }
 
-_PART: Schema = {
+_TEXT_PART: Schema = {
     "type": "object",
     "properties": {"type": {"const": "text"}, "text": _TEXT},
     "required": ["type", "text"],
 }
+_IMAGE_PART: Schema = {
+    "type": "object",
+    "description": "Where the model takes images: a data: URL, or one of a host in [request] image_hosts.",
+    "properties": {
+        "type": {"const": "image_url"},
+        "image_url": {"type": "object", "properties": {"url": _TEXT}, "required": ["url"]},
+    },
+    "required": ["type", "image_url"],
+}
+_PART: Schema = {"oneOf": [_TEXT_PART, _IMAGE_PART]}
 _CALL: Schema = {
     "type": "object",
     "properties": {
@@ -148,10 +160,14 @@ SCHEMAS: Mapping[str, Schema] = {
             "chat_template_kwargs": {
                 "type": ["object", "null"],
                 "properties": {
-                    name: {"type": ["string", "number", "boolean", "null"]}
-                    for name in sorted(TEMPLATE_ARGUMENTS)
+                    name: {"type": ["string", "number", "boolean", "null"]} for name in USUAL_ARGUMENTS
                 },
-                "additionalProperties": False,
+                "description": "Further ones where [request] template_arguments lists them.",
+            },
+            "role_mapping": {
+                "type": ["object", "null"],
+                "description": "Only where [request] role_mapping allows it.",
+                "additionalProperties": {"type": "string", "maxLength": 1024},
             },
             "logprobs": _FLAG,
             **_GENERATION,

@@ -19,6 +19,7 @@ from proxy.fitting import Limits
 from proxy.launch import server_flags
 from proxy.learned_limits import LearnedLimits
 from proxy.planning import Planner
+from proxy.request_bounds import bounds
 from proxy.tokens import TokenizerInfo, TokenizerUnavailable, Tokens
 from supervisor.causes import Cause
 from supervisor.model import ModelUnavailable, resolve
@@ -122,8 +123,8 @@ class Preparation:
             self._fail(str(failure))
             return
         log.info("model_prepared", extra={"vocab": tokenizer.vocab_size, "context": tokenizer.context_length})
-        bounds = Bounds(vocab_size=tokenizer.vocab_size)
-        self._outcome.set_result(Prepared(folder, tokenizer, self._limits(tokenizer), bounds))
+        checked_by = bounds(self._settings.request, tokenizer, folder)
+        self._outcome.set_result(Prepared(folder, tokenizer, self._limits(tokenizer), checked_by))
 
     async def _planned(self, folder: Path) -> Plan | None:
         """The plan as the machine is now. It is no condition for serving: without one, defaults hold."""

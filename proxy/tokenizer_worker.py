@@ -77,14 +77,16 @@ def _read_into(requests: queue.SimpleQueue[Any], source: BinaryIO) -> NoReturn:
 def _load(request: dict[str, Any]) -> tuple[ChildTokenizer | None, dict[str, Any]]:
     """The tokenizer and the answer about it; no tokenizer where the answer is an error."""
     try:
-        tokenizer = ChildTokenizer(Path(request["model_path"]), request["server_argv"])
+        tokenizer = ChildTokenizer(
+            Path(request["model_path"]), request["server_argv"], request["most_pixels"]
+        )
         return tokenizer, {"id": request["id"], "result": tokenizer.info()}
     except (Exception, SystemExit) as error:  # noqa: BLE001  (a model's module may exit at import: olmo)
         return None, _failure(request["id"], error)
 
 
 def main() -> NoReturn:
-    """First frame in: `{"id", "model_path", "server_argv"}`; first frame out: the tokenizer's info."""
+    """First frame in: `{"id", "model_path", "server_argv", "most_pixels"}`; out: the tokenizer's info."""
     os.nice(_NICENESS)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the gateway still drains
     source, sink = _private_streams()

@@ -37,6 +37,7 @@ class TokenizerInfo:
     """What the model's files say. `vocab_size`: logits per token. `context_length`: in tokens.
 
     `incremental`: a prompt's count costs what is new in it; else every prompt is encoded in full.
+    `image_obstacle`: why prompts cannot have images; None: they can.
     """
 
     vocab_size: int
@@ -45,6 +46,7 @@ class TokenizerInfo:
     has_tool_calling: bool
     has_thinking: bool
     incremental: bool = False
+    image_obstacle: str | None = "this model takes no images"
 
 
 class TokenizerUnavailable(Exception):
@@ -54,13 +56,25 @@ class TokenizerUnavailable(Exception):
 class Tokens:
     """Counts prompts. One per gateway."""
 
-    def __init__(self, *, stall_s: float = 60.0, load_s: float = 300.0, most_pending: int = 256) -> None:
-        """`stall_s`: longest silence of a worker with work. `load_s`: the same while it loads."""
+    def __init__(
+        self,
+        *,
+        stall_s: float = 60.0,
+        load_s: float = 300.0,
+        most_pending: int = 256,
+        most_pixels: int = 0,
+    ) -> None:
+        """`stall_s`: longest silence of a worker with work. `load_s`: the same while it loads.
+
+        `most_pixels`: of all images of one prompt.
+        """
         self.info: TokenizerInfo | None = None
         self._stall_s, self._load_s, self._most_pending = stall_s, load_s, most_pending
+        self._most_pixels = most_pixels
         self._incremental = True
         self._load: dict[str, Any] | None = None
         self._worker: Worker | None = None
+        self._sender = Sender()
         self._starting = asyncio.Lock()
 
     @property
@@ -74,8 +88,11 @@ class Tokens:
         Raises TokenizerUnavailable.
         """
         await self.stop()
-        self._sender = Sender()
-        self._load = {"model_path": str(model_path), "server_argv": list(server_argv)}
+        self._load = {
+            "model_path": str(model_path),
+            "server_argv": list(server_argv),
+            "most_pixels": self._most_pixels,
+        }
         await self._living()
         assert self.info is not None
         return self.info
@@ -208,7 +225,9 @@ def _translated(refusal: Refused, prompt: Prompt) -> Exception:
     if refusal.kind == "MemoryError":
         return Unavailable("tokenizer_memory")
     reason = "The model's tokenizer does not accept it."
-    if refusal.kind == "TemplateError":
+    if refusal.kind == "BadPicture":
+        reason = str(refusal)
+    elif refusal.kind == "TemplateError":
         reason = "The model's chat template says: " + _DIGITS.sub("N", str(refusal))[:_LONGEST_REASON]
     elif isinstance(prompt, ChatPrompt):
         reason = "The model's chat template does not accept this conversation."

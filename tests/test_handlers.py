@@ -18,12 +18,14 @@ from proxy.config import Settings
 from proxy.core.chat import Bounds, Prompt
 from proxy.core.child_stream import Seen, Usage
 from proxy.core.compaction import Refusals
-from proxy.core.holdings import Holdings
+from proxy.core.holdings import Account, Holdings
 from proxy.core.names import ModelNames
+from proxy.core.pictures import Policy, Remote
 from proxy.fitting import Limits
 from proxy.handlers import Completions, Pages, routes
 from proxy.job import Job, Outcome
 from proxy.metrics import Metrics
+from proxy.picture_fetch import PictureFetch
 from proxy.preparation import Preparation, Prepared
 from proxy.relay import Relay
 from proxy.status import Registry, Status
@@ -69,6 +71,10 @@ class Stage:
     def check(self, ours: int, served: int) -> None:
         self.checked.append((ours, served))
 
+    # PictureFetch
+    async def fetch(self, remotes: tuple[Remote, ...], account: Account) -> list[str]:
+        return [f"data:image/png;base64,{index}" for index, _ in enumerate(remotes)]
+
     # Relay
     async def serve(self, http_request: web.Request, job: Job) -> web.StreamResponse:
         self.relayed.append(job)
@@ -111,6 +117,7 @@ async def client(stage: Stage) -> AsyncIterator[TestClient[web.Request, web.Appl
         refusals=Refusals(),
         metrics=metrics,
         bodies=Holdings(10**6),
+        pictures=cast("PictureFetch", stage),
         stopping=stage.stopping,
     )
     status = cast("Status", FixedStatus(stage))
@@ -187,6 +194,24 @@ async def test_the_compaction_of_a_refused_conversation_may_be_longer(
         for body in (HELLO, HELLO, summarize, HELLO)
     ]
     assert statuses == [400, 400, 200, 400]
+
+
+async def test_remote_images_are_fetched_before_the_request_goes_on(
+    client: TestClient[web.Request, web.Application], stage: Stage
+) -> None:
+    policy = Policy(most=2, hosts=frozenset({"pics.example"}), obstacle=None)
+    stage.prepared = Prepared(Path("/m"), INFO, LIMITS, Bounds(vocab_size=100, pictures=policy))
+    part = {"type": "image_url", "image_url": {"url": "http://pics.example/a"}}
+    content = [{"type": "text", "text": "what is this?"}, part, part]
+    body = {"messages": [{"role": "user", "content": content}]}
+    assert (await client.post("/v1/chat/completions", json=body)).status == 200
+    (job,) = stage.relayed
+    assert job.request.remote == ()
+    assert "pics.example" not in str(job.fitted.prompt)
+    assert [found for found in ("base64,0", "base64,1") if found in str(job.fitted.prompt)] == [
+        "base64,0",
+        "base64,1",
+    ]
 
 
 async def test_what_would_become_of_a_request(

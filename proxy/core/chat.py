@@ -9,33 +9,23 @@ server wants floats, -1 for "off", parts of text joined. What cannot be served i
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import orjson
 
 from proxy.core import sampling
+from proxy.core.allowance import Allowance
 from proxy.core.fields import boolean, holds_nul, integer, mapping, refuse, string, too_deep
 from proxy.core.messages import DEEPEST, MESSAGE_FIELDS, Message, parse_messages, parse_tools
 from proxy.core.names import CHILD_MODEL
+from proxy.core.pictures import Pictures, Policy, Remote, image_part
 from proxy.errors import InvalidRequest
 
 _LONGEST_MODEL_NAME = 512
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
-#: Arguments of chat templates that clients set. Never a name that `apply_chat_template` or a tokenizer
-#: takes itself: those change the result's type, and the generation thread dies of it.
-TEMPLATE_ARGUMENTS = frozenset(
-    {
-        "enable_thinking",
-        "thinking",
-        "preserve_thinking",
-        "clear_thinking",
-        "thinking_budget",
-        "reasoning_effort",
-    }
-)
 #: Fields that clients send and that mean nothing here; left out without a word.
 _MEANINGLESS = frozenset(
     {
@@ -49,7 +39,8 @@ _READ = frozenset(
     {
         "adapters", "best_of", "chat_template_kwargs", "draft_model", "echo", "function_call", "functions",
         "logprobs", "max_completion_tokens", "max_tokens", "messages", "model", "n", "prompt",
-        "response_format", "stream", "stream_options", "suffix", "tool_choice", "tools", "top_logprobs",
+        "response_format", "role_mapping", "stream", "stream_options", "suffix", "tool_choice", "tools",
+        "top_logprobs",
     }
 )  # fmt: skip
 
@@ -61,6 +52,7 @@ class ChatPrompt:
     messages: tuple[Message, ...]
     tools: tuple[dict[str, Any], ...] | None = None
     template_kwargs: dict[str, Any] = field(default_factory=dict)
+    role_mapping: dict[str, str] | None = None
 
     def fields(self) -> dict[str, Any]:
         """The part of the child's request body that makes the prompt."""
@@ -69,6 +61,8 @@ class ChatPrompt:
             body["tools"] = self.tools
         if self.template_kwargs:
             body["chat_template_kwargs"] = self.template_kwargs
+        if self.role_mapping:
+            body["role_mapping"] = self.role_mapping
         return body
 
 
@@ -92,12 +86,16 @@ class Bounds:
     then `CompletionRequest.bounded` must be called before the request goes to the child."""
 
     vocab_size: int | None = None
-    template_arguments: frozenset[str] = TEMPLATE_ARGUMENTS
+    allowance: Allowance = field(default_factory=Allowance)
+    pictures: Policy = field(default_factory=Policy)
 
 
 @dataclass(frozen=True, slots=True)
 class CompletionRequest:
-    """One request as it was understood. `sampling` is forwarded as it is; `dropped` names unknown fields."""
+    """One request as it was understood. `sampling` is forwarded as it is; `dropped` names unknown fields.
+
+    `variant`: adapter and draft model. `remote`: images that must be fetched before it goes to the child.
+    """
 
     prompt: Prompt
     model: str | None = None
@@ -107,6 +105,8 @@ class CompletionRequest:
     max_tokens: int | None = None
     sampling: dict[str, Any] = field(default_factory=dict)
     dropped: tuple[str, ...] = ()
+    variant: dict[str, str] = field(default_factory=dict)
+    remote: tuple[Remote, ...] = ()
 
     @property
     def is_chat(self) -> bool:
@@ -115,6 +115,17 @@ class CompletionRequest:
     def bounded(self, vocab_size: int) -> CompletionRequest:
         """The request within a vocabulary of `vocab_size` logits. Raises InvalidRequest."""
         return replace(self, sampling=sampling.bounded(self.sampling, vocab_size))
+
+    def with_pictures(self, urls: Sequence[str]) -> CompletionRequest:
+        """The request with `data:` URLs in place of its remote ones, in order."""
+        assert isinstance(self.prompt, ChatPrompt), "only messages have images"
+        messages = list(self.prompt.messages)
+        for remote, url in zip(self.remote, urls, strict=True):
+            message = messages[remote.message]
+            content = [*message["content"]]
+            content[remote.part] = image_part(url)
+            messages[remote.message] = {**message, "content": content}
+        return replace(self, prompt=replace(self.prompt, messages=tuple(messages)), remote=())
 
     def upstream_body(self, *, prompt: Prompt, max_tokens: int, stream: bool) -> bytes:
         """The JSON that the child is sent: `prompt` and `max_tokens` as fitted, streamed or not.
@@ -125,6 +136,7 @@ class CompletionRequest:
             "model": CHILD_MODEL,
             **prompt.fields(),
             **self.sampling,
+            **self.variant,
             "max_tokens": max_tokens,
             "stream": stream,
         }
@@ -136,7 +148,7 @@ class CompletionRequest:
 
     def fingerprint(self) -> str:
         """16 hex digits that are equal for requests with the same prompt and sampling, in any spelling."""
-        canonical = {**self.prompt.fields(), **self.sampling, "logprobs": self.logprobs}
+        canonical = {**self.prompt.fields(), **self.sampling, **self.variant, "logprobs": self.logprobs}
         return hashlib.sha256(orjson.dumps(canonical, option=orjson.OPT_SORT_KEYS)).hexdigest()[:16]
 
 
@@ -145,12 +157,14 @@ def parse_chat(body: bytes, bounds: Bounds) -> CompletionRequest:
     fields = _load(body)
     if fields.get("functions") or fields.get("function_call") not in (None, "none", "auto"):
         refuse("functions", "is not supported: use tools")
+    pictures = Pictures(bounds.pictures)
     prompt = ChatPrompt(
-        messages=parse_messages(fields.get("messages")),
+        messages=parse_messages(fields.get("messages"), pictures),
         tools=parse_tools(fields.get("tools"), fields.get("tool_choice")),
-        template_kwargs=_template_kwargs(fields, bounds.template_arguments),
+        template_kwargs=bounds.allowance.template_kwargs(fields),
+        role_mapping=bounds.allowance.roles(fields),
     )
-    return _request(fields, prompt, bounds)
+    return replace(_request(fields, prompt, bounds), remote=tuple(pictures.remote))
 
 
 def parse_text(body: bytes, bounds: Bounds) -> CompletionRequest:
@@ -211,6 +225,7 @@ def _request(fields: dict[str, Any], prompt: Prompt, bounds: Bounds) -> Completi
         max_tokens=_max_tokens(fields),
         sampling=chosen,
         dropped=tuple(sorted(fields.keys() - _READ - sampling.NAMES - _MEANINGLESS)),
+        variant=bounds.allowance.variant(fields),
     )
     return request if bounds.vocab_size is None else request.bounded(bounds.vocab_size)
 
@@ -220,27 +235,11 @@ def _refuse_impossible(fields: Mapping[str, Any]) -> None:
     for name in ("n", "best_of"):
         if fields.get(name) is not None:
             integer(fields[name], name, 1, 1)
-    for name in ("adapters", "draft_model"):
-        if fields.get(name) is not None:
-            refuse(name, "must not be set: this server has one model, chosen when it was started")
     wanted = fields.get("response_format")
     if wanted is not None and mapping(wanted, "response_format").get("type") != "text":
         refuse(
             "response_format.type", "must be text: this server cannot hold its output to JSON or to a schema"
         )
-
-
-def _template_kwargs(fields: Mapping[str, Any], allowed: frozenset[str]) -> dict[str, Any]:
-    given = fields.get("chat_template_kwargs")
-    if given is None:
-        return {}
-    kwargs = {k: v for k, v in mapping(given, "chat_template_kwargs").items() if v is not None}
-    if not kwargs.keys() <= allowed:
-        refuse("chat_template_kwargs", f"may have only {', '.join(sorted(allowed)) or 'no fields'}")
-    for name, value in kwargs.items():
-        if type(value) not in (bool, int, float, str):
-            refuse(f"chat_template_kwargs.{name}", "must be a string, a number, true or false")
-    return kwargs
 
 
 def _flag(value: Any, param: str) -> bool:

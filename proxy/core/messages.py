@@ -11,6 +11,7 @@ from typing import Any
 import orjson
 
 from proxy.core.fields import holds_nul, mapping, refuse, string, too_deep
+from proxy.core.pictures import KINDS, Pictures, Policy
 
 ROLES = {
     "system": "system",
@@ -32,20 +33,25 @@ _TEXT_PARTS = {"text": "text", "input_text": "text", "output_text": "text", "ref
 Message = dict[str, Any]
 
 
-def parse_messages(value: Any) -> tuple[Message, ...]:
-    """The conversation, with content as one string per message. Raises InvalidRequest naming the field."""
+def parse_messages(value: Any, pictures: Pictures | None = None) -> tuple[Message, ...]:
+    """The conversation; raises InvalidRequest naming the field.
+
+    Content is one string per message, or a list of parts where it has images, which `pictures` judges.
+    """
+    seen = pictures or Pictures(Policy())
     if type(value) is not list or not value:
         refuse("messages", "must be a list with at least one message")
     if len(value) > _MOST_MESSAGES:
         refuse("messages", f"must have at most {_MOST_MESSAGES} messages")
-    return tuple([_message(raw, f"messages[{index}]") for index, raw in enumerate(value)])
+    return tuple([_message(raw, index, seen) for index, raw in enumerate(value)])
 
 
-def _message(raw: Any, where: str) -> Message:
+def _message(raw: Any, index: int, pictures: Pictures) -> Message:
+    where = f"messages[{index}]"
     role = ROLES.get(_role(raw, where))
     if role is None:
         refuse(f"{where}.role", "must be one of system, developer, user, assistant and tool")
-    message: Message = {"role": role, "content": _content(raw.get("content"), f"{where}.content")}
+    message: Message = {"role": role, "content": _content(raw.get("content"), index, pictures)}
     if raw.get("name") is not None:
         message["name"] = string(raw["name"], f"{where}.name", _LONGEST_NAME)
     if role == "assistant":
@@ -60,24 +66,38 @@ def _role(raw: Any, where: str) -> str:
     return role if type(role) is str else ""
 
 
-def _content(value: Any, where: str) -> str:
+def _content(value: Any, index: int, pictures: Pictures) -> str | list[dict[str, Any]]:
     """Text as it is, parts joined as the server joins them; null is the empty text, as the server has it."""
     if type(value) is str:
         return value
     if value is None:
         return ""
+    where = f"messages[{index}].content"
     if type(value) is not list:
-        refuse(where, "must be a string or a list of text parts")
-    return "".join([_part(part, f"{where}[{index}]") for index, part in enumerate(value)])
+        refuse(where, "must be a string or a list of parts")
+    parts: list[str | dict[str, Any]] = [
+        pictures.part(part, f"{where}[{place}]", index, place)
+        if _is_picture(part)
+        else _text(part, f"{where}[{place}]")
+        for place, part in enumerate(value)
+    ]
+    texts = [part for part in parts if isinstance(part, str)]
+    if len(texts) == len(parts):
+        return "".join(texts)
+    return [{"type": "text", "text": part} if isinstance(part, str) else part for part in parts]
 
 
-def _part(part: Any, where: str) -> str:
+def _is_picture(part: Any) -> bool:
+    return type(part) is dict and type(kind := part.get("type")) is str and kind in KINDS
+
+
+def _text(part: Any, where: str) -> str:
     if type(part) is str:
         return part
     kind = mapping(part, where).get("type", "text")
     field = _TEXT_PARTS.get(kind) if type(kind) is str else None
     if field is None:
-        refuse(f"{where}.type", "must be text: this server takes no images, audio or files")
+        refuse(f"{where}.type", "must be text or image_url: this server takes no audio or files")
     if type(part.get(field)) is not str:
         refuse(f"{where}.{field}", "must be a string")
     text: str = part[field]

@@ -81,13 +81,17 @@ class Conversation:
 
 
 def _noted(message: Message) -> Message:
-    return {**message, "content": NOTE + message["content"]}
+    content = message["content"]
+    if type(content) is list:  # with images
+        return {**message, "content": [{"type": "text", "text": NOTE}, *content]}
+    return {**message, "content": NOTE + content}
 
 
 def _trimmed(message: Message, longest: int | None) -> Message:
-    if longest is None or message["role"] != "tool" or len(message["content"]) <= longest:
+    text = message["content"]
+    if longest is None or message["role"] != "tool" or type(text) is list or len(text) <= longest:
         return message
-    text, kept = message["content"], longest - len(ELLIPSIS)
+    kept = longest - len(ELLIPSIS)
     return {**message, "content": text[: kept - kept // 2] + ELLIPSIS + text[len(text) - kept // 2 :]}
 
 
