@@ -86,23 +86,23 @@ class ChildTokenizer:
         self._config = utils.load_config(model_path)
         self._pictures = ChildPictures(server, self._config, most_pixels)
         self._template_args = options.chat_template_args
-        self._wrapper = utils.load_tokenizer(
+        self.wrapper = utils.load_tokenizer(
             model_path, extra, eos_token_ids=self._config.get("eos_token_id", None)
         )
-        if options.use_default_chat_template and self._wrapper.chat_template is None:
-            self._wrapper.chat_template = self._wrapper.default_chat_template
-        self._segments = checked_segments(self._wrapper, self._template_args, self.encode, self._render)
+        if options.use_default_chat_template and self.wrapper.chat_template is None:
+            self.wrapper.chat_template = self.wrapper.default_chat_template
+        self.segments = checked_segments(self.wrapper, self._template_args, self.encode, self.render)
 
     def info(self) -> dict[str, Any]:
         """What `proxy.tokens.TokenizerInfo` holds."""
-        wrapper = self._wrapper
+        wrapper = self.wrapper
         return {
             "vocab_size": configured(self._config, "vocab_size") or len(wrapper),
             "context_length": context_length(self._config, getattr(wrapper, "model_max_length", None)),
             "has_chat_template": bool(wrapper.has_chat_template),
             "has_tool_calling": bool(wrapper.has_tool_calling),
             "has_thinking": bool(wrapper.has_thinking),
-            "incremental": self._segments is not None,
+            "incremental": self.segments is not None,
             "image_obstacle": self._pictures.obstacle(has_chat_template=bool(wrapper.has_chat_template)),
         }
 
@@ -112,23 +112,23 @@ class ChildTokenizer:
         Exact, unless it is more than twice `limit` and much of it is new; then it is extrapolated.
         """
         huge = None if limit is None else max(_EXACT_CHARACTERS, limit * _CHARACTERS_PER_TOKEN)
-        if incremental and self._segments is not None and "messages" in prompt:
+        if incremental and self.segments is not None and "messages" in prompt:
             with quick_lookups():
-                text = self._render(prompt)
-            count = self._segments.count(text, huge)
+                text = self.render(prompt)
+            count = self.segments.count(text, huge)
             if count is not None:
                 return count
         if huge is not None and limit is not None and _characters(prompt) > huge:
-            text = self._render(prompt)
-            start = len(self._wrapper.encode(text[:huge], add_special_tokens=False))
+            text = self.render(prompt)
+            start = len(self.wrapper.encode(text[:huge], add_special_tokens=False))
             if start > 2 * limit:
                 return start * len(text) // huge
         return len(self.encode(prompt))
 
     def shared(self, prompt: dict[str, Any], other: dict[str, Any], *, incremental: bool) -> int:
         """Length of the common prefix of two prompts, in tokens."""
-        if incremental and self._segments is not None and "messages" in prompt:
-            return self._segments.shared(self._render(prompt), self._render(other))
+        if incremental and self.segments is not None and "messages" in prompt:
+            return self.segments.shared(self.render(prompt), self.render(other))
         return common(self.encode(prompt), self.encode(other))
 
     def encode(self, prompt: dict[str, Any]) -> list[int]:
@@ -137,22 +137,22 @@ class ChildTokenizer:
         The same branches as `ResponseGenerator._tokenize`; messages are changed in place, as there.
         """
         if "prompt" in prompt:
-            return list(self._wrapper.encode(prompt["prompt"]))
-        if not self._wrapper.has_chat_template:
-            return list(self._wrapper.encode(self._converted(prompt)))
+            return list(self.wrapper.encode(prompt["prompt"]))
+        if not self.wrapper.has_chat_template:
+            return list(self.wrapper.encode(self._converted(prompt)))
         if image_urls(prompt["messages"]):
-            return list(self._wrapper.encode(self._render(prompt), add_special_tokens=False))
+            return list(self.wrapper.encode(self.render(prompt), add_special_tokens=False))
         return list(self._apply_template(prompt, tokenize=True))
 
     def _converted(self, prompt: dict[str, Any]) -> str:
         """The text of a conversation for a model without a template."""
         return str(self._server.convert_chat(prompt["messages"], prompt.get("role_mapping")))
 
-    def _render(self, prompt: dict[str, Any]) -> str:
+    def render(self, prompt: dict[str, Any]) -> str:
         """The text that is encoded, for estimates: some tokenizers change it once more as they encode."""
         if "prompt" in prompt:
             return str(prompt["prompt"])
-        if not self._wrapper.has_chat_template:
+        if not self.wrapper.has_chat_template:
             return self._converted(prompt)
         text = str(self._apply_template(prompt, tokenize=False))
         urls = image_urls(prompt["messages"])
@@ -162,7 +162,7 @@ class ChildTokenizer:
         # Older servers do not know of images; there no prompt has any.
         keep = {"keep_images": True} if image_urls(prompt["messages"]) else {}
         self._server.process_message_content(prompt["messages"], **keep)
-        return self._wrapper.apply_chat_template(
+        return self.wrapper.apply_chat_template(
             prompt["messages"],
             add_generation_prompt=True,
             tools=prompt.get("tools") or None,
@@ -184,7 +184,7 @@ class ChildTokenizer:
             back = spans[max(len(front), len(spans) - (kept - len(front))) :]
             end, start = (front[-1][1] if front else 0), (back[0][0] if back else len(text))
             shorter = text[:end] + text[max(start, end) :]
-            count = len(self._wrapper.encode(shorter))
+            count = len(self.wrapper.encode(shorter))
             if count <= limit or kept == 0:
                 return shorter, count
             kept = max(0, kept - (count - limit))
@@ -192,7 +192,7 @@ class ChildTokenizer:
     def _spans(self, text: str) -> list[tuple[int, int]]:
         """Where each token of `text` begins and ends, in characters; what the tokenizer adds is left out."""
         # The wrapper passes on attributes, not the call itself.
-        encoded = self._wrapper._tokenizer(text, return_offsets_mapping=True)
+        encoded = self.wrapper._tokenizer(text, return_offsets_mapping=True)
         return [(start, end) for start, end in encoded["offset_mapping"] if end > start]
 
 

@@ -137,8 +137,8 @@ class Segments:
         remembered: int = _REMEMBERED,
         shortest_stem: int = _SHORTEST_STEM,
     ) -> None:
-        self._separators = tuple(separators)
-        self._encode = encode
+        self.separators = tuple(separators)
+        self.encode = encode
         self._remembered, self._shortest_stem = remembered, shortest_stem
         # Two generations in place of a strict LRU: what is used moves to the young one, and when that is
         # full, the old one goes as a whole.
@@ -149,7 +149,7 @@ class Segments:
     def count(self, text: str, most_new: int | None = None) -> int | None:
         """Tokens of the text; None where more than `most_new` characters of it would have to be encoded."""
         stem = self._stem_of(text)
-        segments = split(text[len(stem.text) :], self._separators)
+        segments = split(text[len(stem.text) :], self.separators)
         counts = self._counts(segments, most_new)
         if counts is None:
             return None
@@ -165,7 +165,7 @@ class Segments:
         if most_new is not None and sum(map(len, new.values())) > most_new:
             return None
         if new:
-            self._young.update(zip(new, map(len, self._encode(list(new.values()))), strict=True))
+            self._young.update(zip(new, map(len, self.encode(list(new.values()))), strict=True))
         young = self._young
         counts = [young[key] for key, _ in keys]
         if len(young) > self._remembered:
@@ -177,7 +177,7 @@ class Segments:
         known = (
             stem
             for stem in self._stems
-            if text.startswith(stem.text) and text.startswith(self._separators, len(stem.text))
+            if text.startswith(stem.text) and text.startswith(self.separators, len(stem.text))
         )
         return max(known, key=lambda stem: len(stem.text), default=_Stem("", 0))
 
@@ -189,12 +189,12 @@ class Segments:
 
     def shared(self, first: str, second: str) -> int:
         """Length of the common prefix of two texts, in tokens."""
-        ours, theirs = split(first, self._separators), split(second, self._separators)
+        ours, theirs = split(first, self.separators), split(second, self.separators)
         pairs = enumerate(zip(ours, theirs, strict=False))
         same = next((index for index, (a, b) in pairs if a != b), min(len(ours), len(theirs)))
         known = self.count("".join(ours[:same])) or 0
         return known + common(
-            *self._encode(["".join(ours[same : same + 1]), "".join(theirs[same : same + 1])])
+            *self.encode(["".join(ours[same : same + 1]), "".join(theirs[same : same + 1])])
         )
 
     def _known(self, key: int) -> bool:
