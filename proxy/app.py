@@ -18,11 +18,12 @@ from proxy.actions import Actions
 from proxy.config import ServerSettings, Settings, SupervisorSettings
 from proxy.config_rules import is_loopback
 from proxy.connection import ConnectionLimits, Site
-from proxy.core.admission import Budget
 from proxy.core.admittance import Admittance, canonical
+from proxy.core.budget import Budget
 from proxy.core.compaction import Refusals
 from proxy.core.holdings import Holdings
 from proxy.core.names import ModelNames, served_name
+from proxy.costs import budget
 from proxy.exit_codes import ExitCode
 from proxy.folders import cache_folder, state_folder
 from proxy.gate import Gate
@@ -89,7 +90,7 @@ class Guard:
         self._upstream = Upstream()
         self._pictures = PictureFetch(picture_policy(settings.request), settings.request.image_timeout_s)
         self._keys = KeyRing(settings.server)
-        parts = (self.supervisor, self._gate, self.registry, self._preparation)
+        parts = (self.supervisor, self._gate, self.registry, self._preparation, self._inquest, self._limits)
         self._status = Status(*parts, started_at=int(time.time()))
         self._metrics = Metrics(self._status.gauges)
         self._synthetics = Synthetics(
@@ -119,7 +120,7 @@ class Guard:
 
     def _apply(self, plan: Plan) -> None:
         """Let in from now on what the plan says fits together."""
-        self._gate.set_budget(Budget(plan.running, plan.max_active_kv, plan.bytes_per_row))
+        self._gate.set_budget(budget(plan))
 
     def recycle(self, reason: str) -> None:
         """Restart the child as planned, or try again after giving up."""

@@ -86,6 +86,10 @@ class PromptTooLong(InvalidRequest):
         )
 
 
+class NeverFits(PromptTooLong):
+    """Within the limit on prompts, but even with nothing beside it there is no memory for it."""
+
+
 class Unauthorized(GuardError):
     """No key, or one that is not known."""
 

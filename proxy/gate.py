@@ -1,4 +1,4 @@
-"""The asyncio shell of core.admission: one future per ticket, one timer for all."""
+"""The asyncio shell of core.admission: one future per ticket, one timer for all, and what is learned."""
 
 from __future__ import annotations
 
@@ -6,49 +6,88 @@ import asyncio
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
-from proxy.core.admission import (
-    Admission,
+from proxy.core.admission import Admission, Outlook
+from proxy.core.budget import Budget, Need
+from proxy.core.gate_events import (
     Arrive,
-    Budget,
     Errand,
     Event,
     Grant,
+    Grew,
+    Hold,
     Join,
     Leave,
+    Reason,
     Refuse,
     Requeue,
     SetBudget,
-    Ticket,
+    SetRetained,
     Wake,
 )
+from proxy.core.learning import PRIOR_TOKENS, Corrections, Lengths, Peaks, Sample
+from proxy.core.waiting import Ticket
 from proxy.errors import Unavailable
+
+
+class NoRoomEver(Exception):
+    """There is no memory for it even alone; `limit` is the longest prompt that could, in tokens."""
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(limit)
+        self.limit = limit
 
 
 @dataclass(frozen=True, slots=True)
 class GateSnapshot:
-    """For status and metrics."""
+    """For status and metrics. Bytes.
+
+    Attributes:
+        leaving: those of the running whose client has gone, while the child may still be at work on them.
+        held: nobody is let in, memory being short.
+        reserved: what all may come to hold at the fullest moment, as foretold.
+        retained: what finished sequences hold now.
+        lacking: what they hold too much of for the first that waits.
+        corrections: by what the law's bytes are multiplied, for one alone and for several.
+    """
 
     running: int
     waiting: int
+    leaving: int
     budget: Budget
+    held: bool
+    reserved: int
+    retained: int
+    lacking: int
+    corrections: tuple[float, float]
 
 
 class Place:
-    """A request's place at the gate, from `Gate.enter` on."""
+    """A request's place at the gate, from `Gate.enter` on.
 
-    __slots__ = ("_gate", "alone", "id")
+    Attributes:
+        reserved: bytes, from the last grant on.
+    """
+
+    __slots__ = ("_gate", "alone", "id", "kept", "reserved")
 
     def __init__(self, gate: Gate, id: str, *, alone: bool) -> None:
         self._gate = gate
         self.id = id
         self.alone = alone
+        self.kept = False
+        self.reserved: int | None = None
 
     async def granted(self) -> None:
-        """Wait for the grant. Raises Unavailable when the queue is full or the deadline has passed."""
-        await self._gate.wait(self.id)
+        """Wait for the grant.
+
+        Raises:
+            Unavailable: the queue is full or the deadline has passed.
+            NoRoomEver: it could not run even alone.
+        """
+        self.reserved = await self._gate.wait(self.id)
 
     def again(self, *, alone: bool = False) -> None:
         """Give the grant back and wait by the old arrival, before all who came later.
@@ -63,6 +102,15 @@ class Place:
         self.alone = False
         self._gate.join(self.id)
 
+    def grew(self, tokens: int) -> None:
+        """It has generated `tokens` so far."""
+        self._gate.grew(self.id, tokens)
+
+    def keep(self) -> Callable[[], None]:
+        """Leave the reservation when the block ends, until the returned function is called, once."""
+        self.kept = True
+        return self._gate.keep(self.id)
+
     @property
     def position(self) -> int | None:
         """Place in the queue, from 1; None once granted."""
@@ -70,7 +118,11 @@ class Place:
 
 
 class Gate:
-    """Lets requests through to the child, as core.admission decides."""
+    """Lets requests through to the child, as core.admission decides.
+
+    Args:
+        on_sample: told how each prediction of memory turned out.
+    """
 
     def __init__(
         self,
@@ -79,26 +131,130 @@ class Gate:
         max_waiting: int,
         fairness: Literal["key", "none"] = "key",
         clock: Callable[[], float] = time.monotonic,
+        on_sample: Callable[[Sample], None] = lambda _: None,
     ) -> None:
         self._admission = Admission(budget, max_waiting=max_waiting, fairness=fairness)
         self._budget = budget
         self._clock = clock
-        self._answers: dict[str, asyncio.Future[None]] = {}
+        self._on_sample = on_sample
+        self._answers: dict[str, asyncio.Future[int]] = {}
+        self._rises: dict[str, Callable[[int], None]] = {}
+        self._leaving: set[str] = set()
+        self._lengths = Lengths()
+        self._peaks = Peaks()
+        self._corrections = Corrections()
         self._timer: asyncio.TimerHandle | None = None
         self._armed_for: float | None = None
 
+    # A request's way
+
+    def ticket(
+        self,
+        id: str,
+        client: str,
+        *,
+        arrived: float,
+        deadline: float,
+        prompt: int,
+        max_tokens: int,
+        alone: bool = False,
+    ) -> Ticket:
+        """A ticket for `prompt` tokens; what will be generated is foretold from the client's past."""
+        expected = min(max_tokens, self._lengths.expected(client))
+        return Ticket(
+            id,
+            client,
+            arrived,
+            deadline,
+            need=Need(prompt, expected),
+            least=Need(prompt, min(expected, PRIOR_TOKENS)),
+            max_tokens=max_tokens,
+            alone=alone,
+        )
+
     @contextmanager
-    def enter(self, ticket: Ticket) -> Iterator[Place]:
-        """A place for `ticket`; leaving the block ends it, waiting or running."""
+    def enter(self, ticket: Ticket, on_rise: Callable[[int], None] = lambda _: None) -> Iterator[Place]:
+        """A place for `ticket`; leaving the block ends it, waiting or running, unless it is kept.
+
+        `on_rise`: told by how many bytes the child's memory has risen while it runs.
+        """
         self._answers[ticket.id] = asyncio.get_running_loop().create_future()
+        self._rises[ticket.id] = on_rise
+        place = Place(self, ticket.id, alone=ticket.alone)
         try:
             self._feed(Arrive(ticket))
-            yield Place(self, ticket.id, alone=ticket.alone)
+            yield place
         finally:
             answer = self._answers.pop(ticket.id)
             if not answer.cancel() and not answer.cancelled():
                 answer.exception()  # seen: a refusal that its client did not wait for is no fault
-            self._feed(Leave(ticket.id))
+            del self._rises[ticket.id]
+            if not place.kept:
+                self._ended(ticket.id)
+
+    async def wait(self, id: str) -> int:
+        return await self._answers[id]
+
+    def requeue(self, id: str, *, alone: bool = False) -> None:
+        self._answers[id] = asyncio.get_running_loop().create_future()
+        self._peaks.ended(id)  # broken off: it says nothing
+        self._feed(Requeue(id, alone))
+
+    def join(self, id: str) -> None:
+        self._feed(Join(id))
+
+    def grew(self, id: str, tokens: int) -> None:
+        self._feed(Grew(id, tokens))
+
+    def keep(self, id: str) -> Callable[[], None]:
+        self._leaving.add(id)
+
+        def release() -> None:
+            self._leaving.discard(id)
+            self._ended(id)
+
+        return release
+
+    def answered(self, client: str, tokens: int) -> None:
+        """An answer came to its end after `tokens`."""
+        self._lengths.learn(client, tokens)
+
+    def position(self, id: str) -> int | None:
+        return self._admission.position(id)
+
+    def would_run(self, client: str, prompt: int, max_tokens: int) -> Outlook:
+        """What would become of such a request if it came now. Changes nothing."""
+        now = self._clock()
+        ticket = self.ticket("", client, arrived=now, deadline=now, prompt=prompt, max_tokens=max_tokens)
+        return self._admission.outlook(ticket, now)
+
+    # What is known of the child and the machine
+
+    def set_budget(self, budget: Budget) -> None:
+        alone, together = self._corrections.factors(self._clock())
+        self._budget = replace(budget, costs=budget.costs.corrected(alone, together))
+        self._feed(SetBudget(self._budget))
+
+    def set_ceiling(self, ceiling: int, most: int) -> None:
+        """Bytes that the child may take now, and at the best of the last minutes."""
+        self.set_budget(replace(self._budget, ceiling=ceiling, most=most))
+
+    def set_retained(self, retained: int) -> None:
+        """Bytes that finished sequences hold: what the child has when it is idle, less the weights."""
+        if retained != self._admission.retained:
+            self._feed(SetRetained(retained))
+
+    def hold(self, on: bool) -> None:
+        """Grant nothing until told otherwise."""
+        if on != self._admission.held:
+            self._feed(Hold(on))
+
+    def saw(self, held: int) -> None:
+        """The child has `held` bytes active, or had since the last call."""
+        beside_weights = held - self._budget.costs.weights
+        for id, rise in self._peaks.saw(beside_weights).items():
+            if id in self._rises:
+                self._rises[id](rise)
 
     @contextmanager
     def errand(self) -> Iterator[bool]:
@@ -115,37 +271,65 @@ class Gate:
         finally:
             self._feed(Errand(begun=False))
 
-    async def wait(self, id: str) -> None:
-        await self._answers[id]
+    def running(self) -> tuple[tuple[str, Need, int], ...]:
+        """(id, what it needs as far as is known now, bytes reserved at its grant) of each that runs."""
+        return tuple((each.ticket.id, each.need, each.reserved) for each in self._admission.running)
 
-    def requeue(self, id: str, *, alone: bool = False) -> None:
-        self._answers[id] = asyncio.get_running_loop().create_future()
-        self._feed(Requeue(id, alone))
-
-    def join(self, id: str) -> None:
-        self._feed(Join(id))
-
-    def set_budget(self, budget: Budget) -> None:
-        self._budget = budget
-        self._feed(SetBudget(budget))
-
-    def position(self, id: str) -> int | None:
-        return self._admission.position(id)
+    def lacking(self) -> int:
+        """Bytes that finished sequences hold too many of for the first that waits; 0 if that is not it."""
+        return self._admission.lacking()
 
     def snapshot(self) -> GateSnapshot:
-        return GateSnapshot(self._admission.running, self._admission.waiting, self._budget)
+        admission = self._admission
+        return GateSnapshot(
+            running=len(admission.running),
+            waiting=admission.waiting,
+            leaving=len(self._leaving),
+            budget=self._budget,
+            held=admission.held,
+            reserved=admission.reserved,
+            retained=admission.retained,
+            lacking=admission.lacking(),
+            corrections=self._corrections.factors(self._clock()),
+        )
+
+    # The machinery
+
+    def _ended(self, id: str) -> None:
+        sample = self._peaks.ended(id)
+        if sample is not None:
+            self._learn(sample)
+        self._feed(Leave(id))
+
+    def _learn(self, sample: Sample) -> None:
+        now = self._clock()
+        before = self._corrections.factors(now)
+        self._corrections = self._corrections.learned(sample, now)
+        self._on_sample(sample)
+        if self._corrections.factors(now) != before:
+            self.set_budget(self._budget)
 
     def _feed(self, event: Event) -> None:
         for effect in self._admission.handle(event, self._clock()):
             answer = self._answers[effect.id]
+            if isinstance(effect, Grant):
+                self._note_prediction(effect.id)
             if answer.done():
                 continue  # cancelled a moment ago; its Leave is on the way
             match effect:
-                case Grant():
-                    answer.set_result(None)
+                case Grant(reserved=reserved):
+                    answer.set_result(reserved)
+                case Refuse(reason=Reason.NEVER_FITS, limit=limit):
+                    answer.set_exception(NoRoomEver(limit or 0))
                 case Refuse(reason=reason):
                     answer.set_exception(Unavailable(reason.value))
         self._arm()
+
+    def _note_prediction(self, id: str) -> None:
+        """As the law has it without corrections: those are what is learned."""
+        costs, retained = self._budget.costs.corrected(1.0, 1.0), self._admission.retained
+        needs = [each.need for each in self._admission.running]
+        self._peaks.granted(id, costs.peak(needs, retained) - costs.weights, retained)
 
     def _arm(self) -> None:
         deadline = self._admission.next_deadline()

@@ -50,6 +50,8 @@ class Job:
         asked: when the running attempt was given to the child.
         seen: what the running attempt has shown.
         reason: for an outcome other than ok, what metrics count it under.
+        predicted_bytes: what was reserved for it at its grant; None before.
+        seen_bytes: by how much the child's memory rose while it ran; None if that is not known.
     """
 
     request_id: str
@@ -70,6 +72,8 @@ class Job:
     seen: Seen | None = None
     cancelled: bool = False
     retried: bool = False
+    predicted_bytes: int | None = None
+    seen_bytes: int | None = None
     _fingerprint: str = field(default="", init=False, repr=False)
 
     @property
@@ -99,6 +103,10 @@ class Job:
         self.stage = Stage.DECODE
         if self.first_content_s is None:
             self.first_content_s = now - self.arrived
+
+    def saw(self, rise: int) -> None:
+        """The child's memory has risen by so many bytes since it was let in."""
+        self.seen_bytes = rise
 
     def end(self, now: float) -> None:
         self.stage = Stage.ENDED
@@ -137,6 +145,8 @@ class Job:
             "cached_tokens": usage.cached_tokens if usage else None,
             "completion_tokens": self.completion_tokens,
             "max_tokens": self.fitted.max_tokens,
+            "predicted_bytes": self.predicted_bytes,
+            "seen_bytes": self.seen_bytes,
             "prefill": self.seen.progress if self.seen else None,
             "queue_ms": round(self.queue_s * 1000),
             "first_content_ms": None if self.first_content_s is None else round(self.first_content_s * 1000),

@@ -23,7 +23,6 @@ from aiohttp import web
 
 from proxy.client_side import Client, ClientGone, StreamingClient, WaitingClient
 from proxy.core import sse
-from proxy.core.admission import Ticket
 from proxy.core.answer import Break, Phase, Verdict, judge_break
 from proxy.core.blame import Solitude
 from proxy.core.child_stream import Seen
@@ -32,19 +31,18 @@ from proxy.errors import (
     Cancelled,
     GuardError,
     InvalidRequest,
+    NeverFits,
     PromptTooLong,
     Quarantined,
     RestartingFailed,
     Unavailable,
     UpstreamFailed,
 )
-from proxy.gate import Gate, Place
+from proxy.gate import Gate, NoRoomEver, Place
 from proxy.job import Job, Outcome, Stage
 from proxy.upstream import Exchange, Generation, Upstream, UpstreamBroken
-from supervisor.cost import rounded
 from supervisor.generation import NotReady
 from supervisor.lifecycle import State
-from supervisor.plan import COMPLETION
 
 __all__ = ["Job", "Outcome", "Relay", "RelayOptions", "Stage"]
 
@@ -140,15 +138,16 @@ class Relay:
 
     async def _complete(self, job: Job, client: Client) -> None:
         """Attempts until one is complete. Raises GuardError when there will be none, ClientGone."""
-        ticket = Ticket(
+        ticket = self._gate.ticket(
             job.answer.id,
             job.client,
             arrived=job.arrived,
             deadline=job.deadline,
-            rows=rounded(job.fitted.prompt_tokens + min(job.fitted.max_tokens, COMPLETION)),
+            prompt=job.fitted.prompt_tokens,
+            max_tokens=job.fitted.max_tokens,
             alone=self._alone(job),
         )
-        with self._gate.enter(ticket) as place:
+        with self._gate.enter(ticket, on_rise=job.saw) as place:
             while True:
                 await self._granted(job, place)
                 generation = await self._ready(job)
@@ -171,8 +170,11 @@ class Relay:
         since = self._clock()
         try:
             await place.granted()
+        except NoRoomEver as error:
+            raise _never_fits(job, error.limit) from error
         finally:
             job.queue_s += self._clock() - since
+        job.predicted_bytes = place.reserved
 
     async def _ready(self, job: Job) -> Generation:
         """Inside the gate, so that those who wait for a restart keep their order and their places."""
@@ -302,12 +304,23 @@ async def _refusal(exchange: Exchange) -> UpstreamBroken:
     return UpstreamBroken(how, detail)
 
 
+def _never_fits(job: Job, limit: int) -> NeverFits:
+    return NeverFits(
+        prompt_tokens=job.fitted.prompt_tokens,
+        max_tokens=job.fitted.max_tokens,
+        limit=limit,
+        param="messages" if job.request.is_chat else "prompt",
+    )
+
+
 def _outcome_of(error: GuardError, job: Job) -> tuple[Outcome, str]:
     match error:
         case Unavailable(reason=reason):
             return (Outcome.CUT if job.answer.phase is Phase.CONTENT else Outcome.UNAVAILABLE), reason
         case UpstreamFailed(reason=reason):
             return Outcome.FAILED, reason
+        case NeverFits():
+            return Outcome.INVALID, "never_fits"
         case Quarantined() | PromptTooLong():
             return Outcome.INVALID, "quarantined"
         case _:

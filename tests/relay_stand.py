@@ -14,8 +14,8 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
-from proxy.core.admission import Budget
 from proxy.core.answer import Answer
+from proxy.core.budget import Budget
 from proxy.core.chat import ChatPrompt, CompletionRequest
 from proxy.errors import GuardError
 from proxy.fitting import Fitted

@@ -6,7 +6,8 @@ import asyncio
 
 import pytest
 
-from proxy.core.admission import Budget, Ticket
+from proxy.core.budget import Budget
+from proxy.core.waiting import Ticket
 from proxy.errors import Unavailable
 from proxy.gate import Gate
 

@@ -14,7 +14,7 @@ from aiohttp import web
 
 from proxy import upstream
 from proxy.core import silence
-from proxy.core.admission import Budget
+from proxy.core.budget import Budget
 from proxy.gate import Gate
 from proxy.job import Outcome, Stage
 from proxy.relay import RelayOptions

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from proxy.core.admission import Budget, Ticket
+from proxy.core.budget import Budget
+from proxy.core.waiting import Ticket
 from proxy.gate import Gate
 from proxy.synthetic import Synthetics
 from proxy.upstream import Upstream

@@ -11,30 +11,57 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule
 
-from proxy.core.admission import (
-    Admission,
+from proxy.core.admission import PASSED_S, PASSES, RECLAIM_S, Admission, Outlook
+from proxy.core.budget import Budget, Need
+from proxy.core.gate_events import (
     Arrive,
-    Budget,
     Effect,
     Errand,
     Grant,
+    Grew,
+    Hold,
     Join,
     Leave,
     Reason,
     Refuse,
     Requeue,
     SetBudget,
-    Ticket,
+    SetRetained,
     Wake,
 )
+from proxy.core.waiting import Ticket
+from tests.core.law import Padded
 
 
 def a_gate(running: int = 1, *, waiting: int = 100, fairness: Literal["key", "none"] = "key") -> Admission:
     return Admission(Budget(max_running=running), max_waiting=waiting, fairness=fairness)
 
 
-def ticket(id: str, *, client: str = "c", at: float = 0, until: float = 1000, rows: int = 0) -> Ticket:
-    return Ticket(id, client, arrived=at, deadline=until, rows=rows)
+def a_tight_gate(ceiling: int = 1010, running: int = 8, **more: int) -> Admission:
+    """With 1,000 tokens' worth of room under `ceiling`, unless told otherwise."""
+    budget = Budget(max_running=running, ceiling=ceiling, costs=Padded(), **more)
+    return Admission(budget, max_waiting=100, fairness="none")
+
+
+def ticket(
+    id: str,
+    *,
+    client: str = "c",
+    at: float = 0,
+    until: float = 1000,
+    prompt: int = 0,
+    completion: int = 0,
+    least: int = 0,
+) -> Ticket:
+    return Ticket(
+        id,
+        client,
+        arrived=at,
+        deadline=until,
+        need=Need(prompt, completion),
+        least=Need(prompt, least),
+        max_tokens=65_536,
+    )
 
 
 def arrive(gate: Admission, *tickets: Ticket) -> list[Effect]:
@@ -53,7 +80,7 @@ def drained(gate: Admission, first: str) -> list[str]:
 def test_a_free_place_is_granted_at_once_and_reserved() -> None:
     gate = a_gate(running=2)
     assert arrive(gate, ticket("a"), ticket("b"), ticket("c")) == [Grant("a"), Grant("b")]
-    assert (gate.running, gate.waiting) == (2, 1)
+    assert (len(gate.running), gate.waiting) == (2, 1)
     assert gate.handle(Leave("a"), 1) == [Grant("c")]
 
 
@@ -163,7 +190,7 @@ def test_the_deadline_ends_waiting_not_running() -> None:
     assert gate.handle(Wake(), 9.9) == []
     assert gate.handle(Wake(), 10) == [Refuse("c", Reason.DEADLINE)]
     assert gate.next_deadline() == 20
-    assert gate.running == 1
+    assert len(gate.running) == 1
 
 
 def test_who_is_too_late_is_not_granted() -> None:
@@ -194,7 +221,7 @@ def test_an_impossible_event_changes_nothing() -> None:
     for event in (Arrive(ticket("a")), Arrive(ticket("b")), Requeue("b"), Requeue("nobody")):
         with pytest.raises(ValueError, match="is"):
             gate.handle(event, 1)
-    assert (gate.running, gate.waiting) == (1, 1)
+    assert (len(gate.running), gate.waiting) == (1, 1)
 
 
 def test_positions_are_the_order_of_grants() -> None:
@@ -210,16 +237,123 @@ def test_positions_are_the_order_of_grants() -> None:
 
 
 def test_a_batch_costs_members_times_the_longest() -> None:
-    budget = Budget(max_running=8, max_active_kv_bytes=10_000, bytes_per_row=10)
+    budget = Budget(max_running=8, max_active_kv_bytes=1000, costs=Padded())
     gate = Admission(budget, max_waiting=100, fairness="none")
-    assert arrive(gate, ticket("long", rows=500), ticket("b", rows=256)) == [Grant("long"), Grant("b")]
-    assert arrive(gate, ticket("c", rows=256)) == [], "three times 500 rows are too many"
-    assert gate.handle(Leave("long"), 0) == [Grant("c")]
+    assert len(arrive(gate, ticket("long", prompt=500), ticket("b", prompt=256))) == 2
+    assert arrive(gate, ticket("c", prompt=256)) == [], "three times 500 tokens are too many"
+    assert gate.handle(Leave("long"), 0) == [Grant("c", 256)]
 
 
-def test_one_alone_always_runs() -> None:
-    gate = Admission(Budget(8, max_active_kv_bytes=1, bytes_per_row=10), max_waiting=100, fairness="none")
-    assert arrive(gate, ticket("a", rows=256), ticket("b", rows=256)) == [Grant("a")]
+def test_one_alone_is_not_held_to_the_limit_on_kv() -> None:
+    gate = Admission(Budget(8, max_active_kv_bytes=1, costs=Padded()), max_waiting=100, fairness="none")
+    assert arrive(gate, ticket("a", prompt=256), ticket("b", prompt=256)) == [Grant("a", 256)]
+
+
+def test_the_fullest_moment_stays_under_the_ceiling() -> None:
+    gate = a_tight_gate(ceiling=1010)
+    assert arrive(gate, ticket("a", prompt=300, completion=100)) == [Grant("a", 400)]
+    assert arrive(gate, ticket("b", prompt=100, completion=500)) == [], "together they come to 1,200"
+    assert gate.reserved == 410
+    assert arrive(gate, ticket("c", prompt=500)) == [Grant("c", 600)], "a small one passes"
+    assert gate.reserved == 1010
+    assert gate.handle(Leave("a"), 1) == []
+    assert gate.handle(Leave("c"), 1) == [Grant("b", 600)]
+
+
+def test_what_finished_sequences_hold_counts() -> None:
+    gate = a_tight_gate(ceiling=1010)
+    gate.handle(SetRetained(500), 0)
+    arrive(gate, ticket("a", prompt=200))
+    assert arrive(gate, ticket("b", prompt=300)) == []
+    assert gate.lacking() == 100
+    assert gate.handle(SetRetained(400), 1) == [Grant("b", 400)]
+    assert gate.lacking() == 0
+
+
+def test_one_alone_waits_for_what_is_retained_to_be_given_back_but_not_for_long() -> None:
+    gate = a_tight_gate(ceiling=1010)
+    gate.handle(SetRetained(500), 0)
+    assert arrive(gate, ticket("a", prompt=700)) == []
+    assert (gate.lacking(), gate.next_deadline()) == (200, RECLAIM_S)
+    assert gate.handle(Wake(), RECLAIM_S) == [Grant("a", 700)]
+
+
+def test_who_could_not_run_even_alone_goes_at_once_with_what_could() -> None:
+    gate = a_tight_gate(ceiling=1010)
+    assert arrive(gate, ticket("a", prompt=950, completion=100, least=100)) == [
+        Refuse("a", Reason.NEVER_FITS, 900)
+    ]
+    assert arrive(gate, ticket("b", prompt=900, completion=100, least=100)) == [Grant("b", 1000)]
+
+
+def test_many_tokens_allowed_refuse_nobody() -> None:
+    """Alone, it is let in by the least; what it will generate is only reserved where there is room."""
+    gate = a_tight_gate(ceiling=1010)
+    assert arrive(gate, ticket("a", prompt=500, completion=5000, least=100)) == [Grant("a", 600)]
+
+
+def test_a_ceiling_that_fell_may_rise_again() -> None:
+    gate = a_tight_gate(ceiling=1010)
+    budget = Budget(8, ceiling=510, most=1010, costs=Padded())
+    gate.handle(SetBudget(budget), 0)
+    assert arrive(gate, ticket("a", prompt=900)) == [], "it waits"
+    assert arrive(gate, ticket("b", prompt=1100)) == [Refuse("b", Reason.NEVER_FITS, 1000)]
+    assert gate.handle(SetBudget(replace(budget, ceiling=1010)), 1) == [Grant("a", 900)]
+
+
+def test_a_ceiling_that_stays_low_ends_the_waiting() -> None:
+    gate = a_tight_gate(ceiling=1010)
+    budget = Budget(8, ceiling=510, most=1010, costs=Padded())
+    gate.handle(SetBudget(budget), 0)
+    arrive(gate, ticket("a", prompt=900))
+    assert gate.handle(SetBudget(replace(budget, most=510)), 1) == [Refuse("a", Reason.NEVER_FITS, 500)]
+
+
+def test_a_reservation_follows_what_is_generated() -> None:
+    gate = a_tight_gate(ceiling=1010)
+    arrive(gate, ticket("a", prompt=100, completion=100))
+    gate.handle(Grew("a", 100), 1)
+    assert gate.reserved == 210, "as was foretold"
+    gate.handle(Grew("a", 101), 2)
+    assert gate.reserved == 10 + 100 + 101 + 256 + 25
+    assert arrive(gate, ticket("b", prompt=50, completion=500)) == [], "no room beside it now"
+    assert gate.handle(Grew("nobody", 7), 3) == []
+
+
+def test_nobody_is_let_in_while_memory_is_short() -> None:
+    gate = a_tight_gate()
+    gate.handle(Hold(on=True), 0)
+    assert arrive(gate, ticket("a", prompt=1)) == []
+    assert gate.held
+    assert gate.handle(Hold(on=False), 1) == [Grant("a", 1)]
+
+
+def test_a_large_one_is_passed_only_so_often() -> None:
+    gate = a_tight_gate(ceiling=1010)
+    arrive(gate, ticket("run", prompt=100), ticket("large", prompt=600))
+    for number in range(PASSES):
+        assert arrive(gate, ticket(str(number), prompt=10)) == [Grant(str(number), 100)]
+        gate.handle(Leave(str(number)), 0)
+    assert arrive(gate, ticket("one more", prompt=10)) == []
+    assert gate.handle(Leave("run"), 1) == [Grant("large", 600)]
+
+
+def test_a_large_one_is_passed_only_for_so_long() -> None:
+    gate = a_tight_gate(ceiling=1010)
+    arrive(gate, ticket("run", prompt=100), ticket("large", prompt=600))
+    assert arrive(gate, ticket("small", prompt=10)) == [Grant("small", 100)]
+    assert arrive(gate, ticket("soon", prompt=10, at=PASSED_S - 1)) == [Grant("soon", 100)]
+    assert arrive(gate, ticket("late", prompt=10, at=PASSED_S)) == []
+
+
+def test_what_would_become_of_a_request_is_told_without_changing_anything() -> None:
+    gate = a_tight_gate(ceiling=1010)
+    arrive(gate, ticket("run", prompt=100))
+    asked = [ticket("", prompt=prompt) for prompt in (400, 600, 1100)]
+    assert [gate.outlook(each, 0) for each in asked] == [Outlook.NOW, Outlook.WAITS, Outlook.NEVER]
+    assert (len(gate.running), gate.waiting) == (1, 0)
+    arrive(gate, replace(ticket("suspect"), alone=True))
+    assert gate.outlook(ticket("", prompt=1), 0) is Outlook.WAITS
 
 
 def test_ten_thousand_waiting_are_no_trouble() -> None:
@@ -236,19 +370,21 @@ def test_ten_thousand_waiting_are_no_trouble() -> None:
 
 
 class Promises(RuleBasedStateMachine):
-    """Never above the budget, each id ends once, nothing starves, all is released at the end."""
+    """Never above the ceiling, each id ends once, nothing starves, all is released at the end."""
 
     ids = Bundle("ids")
 
     def __init__(self) -> None:
         super().__init__()
         self.now = 0.0
-        self.places = 2
-        self.gate = Admission(Budget(max_running=2), max_waiting=4, fairness="key")
+        self.budget = Budget(max_running=2, ceiling=1010, most=1010, costs=Padded())
+        self.gate = Admission(self.budget, max_waiting=4, fairness="key")
         self.tickets: dict[str, Ticket] = {}
-        self.running: set[str] = set()
+        self.running: dict[str, Need] = {}
         self.ended: set[str] = set()
         self.alone: set[str] = set()
+        self.retained = 0
+        self.held = False
 
     def take(self, effects: list[Effect], newcomer: str = "") -> None:
         for effect in effects:
@@ -256,21 +392,49 @@ class Promises(RuleBasedStateMachine):
             assert effect.id not in self.running, "granted twice"
             if isinstance(effect, Grant):
                 assert effect.id == newcomer or self.now < self.tickets[effect.id].deadline
-                self.running.add(effect.id)
+                self.running[effect.id] = Need()
             else:
                 self.ended.add(effect.id)
+        granted = any(isinstance(effect, Grant) for effect in effects)
+        self.running = {each.ticket.id: each.need for each in self.gate.running}
+        if granted:
+            self.check_memory()
 
-    @rule(target=ids, client=st.sampled_from("abc"), patience=st.integers(0, 20), age=st.integers(0, 5))
-    def arrives(self, client: str, patience: int, age: int) -> str:
+    def check_memory(self) -> None:
+        """Somebody was let in a moment ago."""
+        needs, ceiling = [*self.running.values()], self.budget.ceiling
+        assert not self.held, "let in while memory is short"
+        assert ceiling is not None
+        # Alone, it may have waited long enough for what finished sequences hold.
+        retained = self.retained if len(needs) > 1 else 0
+        assert self.budget.costs.peak(needs, retained) <= ceiling, "above the ceiling"
+
+    @rule(
+        target=ids,
+        client=st.sampled_from("abc"),
+        patience=st.integers(0, 200),
+        age=st.integers(0, 5),
+        prompt=st.sampled_from((10, 100, 400, 900, 1200)),
+        completion=st.sampled_from((0, 50, 3000)),
+    )
+    def arrives(self, client: str, patience: int, age: int, prompt: int, completion: int) -> str:
         id = f"{client}{len(self.tickets)}"
-        self.tickets[id] = ticket(id, client=client, at=self.now - age, until=self.now + patience)
+        self.tickets[id] = ticket(
+            id,
+            client=client,
+            at=self.now - age,
+            until=self.now + patience,
+            prompt=prompt,
+            completion=completion,
+            least=min(completion, 50),
+        )
         self.take(self.gate.handle(Arrive(self.tickets[id]), self.now), newcomer=id)
         return id
 
     @rule(id=ids)
     def leaves(self, id: str) -> None:
-        self.running.discard(id)
         effects = self.gate.handle(Leave(id), self.now)
+        self.running.pop(id, None)
         assert id not in {effect.id for effect in effects}
         self.ended.add(id)
         self.take(effects)
@@ -278,7 +442,7 @@ class Promises(RuleBasedStateMachine):
     @rule(id=ids, alone=st.booleans())
     def is_run_again(self, id: str, alone: bool) -> None:
         if id in self.running:
-            self.running.remove(id)
+            del self.running[id]
             self.alone.discard(id)
             self.alone |= {id} if alone else set()
             self.take(self.gate.handle(Requeue(id, alone), self.now))
@@ -289,49 +453,81 @@ class Promises(RuleBasedStateMachine):
             self.alone.discard(id)
             self.take(self.gate.handle(Join(id), self.now))
 
-    @rule(places=st.integers(0, 4))
-    def budget_changes(self, places: int) -> None:
-        self.places = places
-        self.take(self.gate.handle(SetBudget(Budget(max_running=places)), self.now))
+    @rule(id=ids, tokens=st.integers(0, 2000))
+    def grows(self, id: str, tokens: int) -> None:
+        self.take(self.gate.handle(Grew(id, tokens), self.now))
+        assert id not in self.running or self.running[id].completion >= tokens
 
-    @rule(seconds=st.integers(1, 10))
+    @rule(places=st.integers(0, 4), ceiling=st.sampled_from((300, 600, 1010)))
+    def budget_changes(self, places: int, ceiling: int) -> None:
+        self.budget = replace(self.budget, max_running=places, ceiling=ceiling)
+        self.take(self.gate.handle(SetBudget(self.budget), self.now))
+
+    @rule(retained=st.integers(0, 500))
+    def sequences_are_kept(self, retained: int) -> None:
+        self.retained = retained
+        self.take(self.gate.handle(SetRetained(retained), self.now))
+
+    @rule(on=st.booleans())
+    def memory_runs_short(self, on: bool) -> None:
+        self.held = on
+        self.take(self.gate.handle(Hold(on), self.now))
+
+    @rule(seconds=st.integers(1, 100))
     def time_passes(self, seconds: int) -> None:
         end = self.now + seconds
         while (deadline := self.gate.next_deadline()) is not None and deadline <= end:
+            assert deadline >= self.now, "woken for nothing"
             self.now = deadline
             self.take(self.gate.handle(Wake(), self.now))
         self.now = end
 
-    @invariant()
-    def its_sums_are_ours(self) -> None:
-        waiting = set(self.tickets) - self.running - self.ended
-        assert self.gate.running == len(self.running)
-        assert self.gate.waiting == len(waiting)
-        positions = [self.gate.position(id) for id in waiting]
-        assert sorted(positions, key=lambda place: place or 0) == list(range(1, len(waiting) + 1))
+    @property
+    def waiting(self) -> set[str]:
+        return set(self.tickets) - set(self.running) - self.ended
 
     @invariant()
-    def nobody_waits_beside_a_free_place(self) -> None:
-        waiting = set(self.tickets) - self.running - self.ended
-        held_back = bool(self.running) and bool(self.alone & (self.running | waiting))
-        assert not waiting or len(self.running) >= self.places or held_back
+    def its_sums_are_ours(self) -> None:
+        assert len(self.gate.running) == len(self.running)
+        assert self.gate.waiting == len(self.waiting)
+        positions = [self.gate.position(id) for id in self.waiting]
+        assert sorted(positions, key=lambda place: place or 0) == list(range(1, len(self.waiting) + 1))
+
+    @invariant()
+    def what_runs_has_reserved(self) -> None:
+        peak = self.budget.costs.peak([*self.running.values()], self.retained)
+        assert self.gate.reserved == peak
+
+    @invariant()
+    def the_first_does_not_wait_beside_a_free_place(self) -> None:
+        first = next((id for id in self.waiting if self.gate.position(id) == 1), None)
+        if first is None or self.held or len(self.running) >= self.budget.max_running:
+            return
+        if self.running and (first in self.alone or self.alone & set(self.running)):
+            return
+        ticket = self.tickets[first]
+        need = ticket.need if self.running else ticket.least
+        assert not self.budget.has_room([*self.running.values()], need, self.retained)
 
     @invariant()
     def nobody_runs_beside_a_suspect(self) -> None:
-        assert not self.alone & self.running or len(self.running) == 1
+        assert not self.alone & set(self.running) or len(self.running) == 1
 
     @invariant()
     def nobody_waits_beyond_the_deadline(self) -> None:
-        for id in set(self.tickets) - self.running - self.ended:
+        for id in self.waiting:
             assert self.tickets[id].deadline > self.now
 
     def teardown(self) -> None:
-        """With a place to run in, everybody gets a turn in as many turns as there are tickets."""
-        self.budget_changes(1)
+        """With a place and memory to run in, everybody gets a turn in as many turns as there are tickets."""
+        self.memory_runs_short(on=False)
+        self.sequences_are_kept(0)
+        self.budget_changes(1, 1010)
         for _ in range(len(self.tickets)):
             for id in list(self.running):
                 self.leaves(id)
-        assert (self.gate.running, self.gate.waiting) == (0, 0)
+        assert (len(self.gate.running), self.gate.waiting) == (0, 0)
+        assert self.gate.reserved == Padded().weights
         assert self.ended == set(self.tickets)
 
 

@@ -1,0 +1,104 @@
+"""What happens at the gate, and what it answers: the events and effects of admission.py."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from proxy.core.budget import Budget
+from proxy.core.waiting import Ticket
+
+
+@dataclass(frozen=True, slots=True)
+class Arrive:
+    ticket: Ticket
+
+
+@dataclass(frozen=True, slots=True)
+class Leave:
+    """It does not wait, and the child is not at work on it, any more."""
+
+    id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Requeue:
+    """A running one goes back to its place in the queue, in one step: nobody slips in between."""
+
+    id: str
+    alone: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Join:
+    """One that runs alone is a suspect no longer: others may run beside it."""
+
+    id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Grew:
+    """A running one has generated `tokens` so far."""
+
+    id: str
+    tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class SetBudget:
+    budget: Budget
+
+
+@dataclass(frozen=True, slots=True)
+class SetRetained:
+    """Bytes that finished sequences hold now."""
+
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """Grant nothing for now: memory is short, whatever was foretold."""
+
+    on: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Errand:
+    """A request of the proxy's own (proxy/synthetic.py) has begun at the child, or has ended."""
+
+    begun: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Wake:
+    """Only time has passed."""
+
+
+Event = Arrive | Leave | Requeue | Join | Grew | SetBudget | SetRetained | Hold | Errand | Wake
+
+
+class Reason(StrEnum):
+    QUEUE_FULL = "queue_full"
+    DEADLINE = "queue_deadline"
+    NEVER_FITS = "never_fits"
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """`reserved`: bytes by which the fullest moment of all who run has risen with it."""
+
+    id: str
+    reserved: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Refuse:
+    """`limit`: with NEVER_FITS, the longest prompt that fits, in tokens."""
+
+    id: str
+    reason: Reason
+    limit: int | None = None
+
+
+Effect = Grant | Refuse

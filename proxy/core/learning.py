@@ -1,0 +1,204 @@
+"""What experience teaches: how long answers get, and how far the law of memory is off. Bounded, decaying."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass, replace
+
+#: What an answer is taken for before anything is known, in tokens, and how many answers that counts for.
+PRIOR_TOKENS = 1024
+_PRIOR_WEIGHT = 10.0
+#: Answers are foretold so that nine in ten are no longer.
+_QUANTILE = 0.9
+#: An answer counts half as much once 34 more of the same client have come.
+_FADE = 0.98
+#: Clients that are remembered; the one not seen for longest is forgotten first.
+_CLIENTS = 256
+#: Lengths are told apart in steps of a quarter octave, up to 2^20 tokens.
+_STEPS_PER_OCTAVE, _BUCKETS = 4, 81
+
+
+class Lengths:
+    """How many tokens each client's answers have."""
+
+    def __init__(self) -> None:
+        self._histograms: OrderedDict[str, list[float]] = OrderedDict()
+
+    def expected(self, client: str) -> int:
+        """Tokens that nine in ten answers do not exceed."""
+        weights = self._histograms.get(client)
+        if weights is None:
+            return PRIOR_TOKENS
+        wanted = _QUANTILE * sum(weights)
+        for bucket, weight in enumerate(weights):
+            wanted -= weight
+            if wanted <= 0:
+                return _most_of(bucket)
+        return _most_of(_BUCKETS - 1)
+
+    def learn(self, client: str, tokens: int) -> None:
+        """An answer that came to its own end had `tokens`."""
+        weights = self._histograms.pop(client, None) or _prior()
+        weights = [weight * _FADE for weight in weights]
+        weights[_bucket_of(tokens)] += 1
+        self._histograms[client] = weights
+        if len(self._histograms) > _CLIENTS:
+            self._histograms.popitem(last=False)
+
+
+def _prior() -> list[float]:
+    weights = [0.0] * _BUCKETS
+    weights[_bucket_of(PRIOR_TOKENS)] = _PRIOR_WEIGHT
+    return weights
+
+
+def _bucket_of(tokens: int) -> int:
+    bucket = 0
+    while bucket < _BUCKETS - 1 and tokens > _most_of(bucket):
+        bucket += 1
+    return bucket
+
+
+def _most_of(bucket: int) -> int:
+    return int(2 ** (bucket / _STEPS_PER_OCTAVE))
+
+
+#: The law's bytes beside the weights are multiplied by a factor between these.
+LEAST_FACTOR, MOST_FACTOR = 0.75, 1.5
+#: A sample this many times above or below what is now believed is strange: it is set aside, and believed
+#: only when so many in a row agree.
+_STRANGE = 1.5
+_AGREE = 4
+_LEAST_RATIO = 1e-3
+#: One sample moves the factor so far up or down at most: what was too low is raised soon, what was too high
+#: is lowered late, since the law is meant as a bound.
+_UP, _DOWN = 0.02, 0.002
+#: The factor in force moves in steps of this size, so that small news changes nothing.
+_STEP = 0.05
+#: Within this many seconds without a sample, half of what was learned is forgotten.
+HALF_LIFE_S = 7 * 86_400.0
+
+
+@dataclass(frozen=True, slots=True)
+class Correction:
+    """By what the law's bytes beside the weights are to be multiplied, from predicted and seen peaks.
+
+    Attributes:
+        belief: the factor, before it is rounded to steps.
+        strange: samples in a row that do not fit to it.
+        at: when the last sample came, in seconds.
+    """
+
+    belief: float = 1.0
+    strange: tuple[float, ...] = ()
+    at: float = 0.0
+
+    def factor(self, now: float) -> float:
+        """What holds now."""
+        faded = 1.0 + (self.belief - 1.0) * 0.5 ** (max(0.0, now - self.at) / HALF_LIFE_S)
+        # By whole steps from 1, and a hundredth of one for rounding and for the last hour's fading.
+        steps = int(abs(faded - 1.0) / _STEP + 0.01)
+        return 1.0 + steps * (_STEP if faded > 1.0 else -_STEP)
+
+    def learned(self, ratio: float, now: float) -> Correction:
+        """After one more sample: what was seen, as a multiple of what was predicted without a correction."""
+        ratio = max(ratio, _LEAST_RATIO)
+        if _alike(ratio, self.belief):
+            return replace(self, belief=_moved(self.belief, ratio), strange=(), at=now)
+        strange = (*self.strange, ratio) if self._agrees(ratio) else (ratio,)
+        if len(strange) < _AGREE:
+            return replace(self, strange=strange)
+        return Correction(_bounded(sorted(strange)[len(strange) // 2]), (), now)
+
+    def _agrees(self, ratio: float) -> bool:
+        return all(_alike(ratio, other) for other in self.strange)
+
+
+def _alike(ratio: float, other: float) -> bool:
+    return 1 / _STRANGE <= ratio / other <= _STRANGE
+
+
+def _moved(belief: float, ratio: float) -> float:
+    return _bounded(min(ratio, belief + _UP) if ratio > belief else max(ratio, belief - _DOWN))
+
+
+def _bounded(factor: float) -> float:
+    return max(LEAST_FACTOR, min(MOST_FACTOR, factor))
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """How one request's prediction turned out. Bytes beside the weights."""
+
+    predicted: int
+    seen: int
+    together: bool  # others ran beside it
+
+    @property
+    def error(self) -> float:
+        """Of the prediction, as a share of what was seen: 0.1 is a tenth too much."""
+        return self.predicted / self.seen - 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Corrections:
+    """One law, two corrections: it is nearly exact for one that runs alone, and a bound for several."""
+
+    alone: Correction = Correction()
+    together: Correction = Correction()
+
+    def learned(self, sample: Sample, now: float) -> Corrections:
+        ratio = sample.seen / sample.predicted
+        if sample.together:
+            return replace(self, together=self.together.learned(ratio, now))
+        return replace(self, alone=self.alone.learned(ratio, now))
+
+    def factors(self, now: float) -> tuple[float, float]:
+        """For one, for several."""
+        return self.alone.factor(now), self.together.factor(now)
+
+
+@dataclass(slots=True)
+class _Watched:
+    retained: int
+    before: int
+    predicted: int = 0
+    seen: int = 0
+    together: bool = False
+
+
+class Peaks:
+    """What was predicted, and what was seen, while each of the running ran. Bytes beside the weights.
+
+    What is seen is everything that the child holds, so a prediction is for all who run, too: the highest
+    that was made while a request ran stands against the highest that was seen.
+    """
+
+    def __init__(self) -> None:
+        self._watched: dict[str, _Watched] = {}
+        self._held = 0
+
+    def granted(self, id: str, predicted: int, retained: int) -> None:
+        """`id` runs too, and the fullest moment of all is foretold to be `predicted` bytes.
+
+        `retained`: those of them that finished sequences hold, of which nothing is foretold.
+        """
+        self._watched[id] = _Watched(retained, self._held)
+        together = len(self._watched) > 1
+        for each in self._watched.values():
+            each.predicted = max(each.predicted, predicted)
+            each.together |= together
+
+    def saw(self, held: int) -> dict[str, int]:
+        """The child holds so many bytes; how much more that is, at most, than before each of the running."""
+        self._held = held
+        for each in self._watched.values():
+            each.seen = max(each.seen, held)
+        return {id: max(0, each.seen - each.before) for id, each in self._watched.items()}
+
+    def ended(self, id: str) -> Sample | None:
+        """What became of one that runs no more; None if it says nothing."""
+        watched = self._watched.pop(id, None)
+        if watched is None or watched.seen <= 0 or 2 * watched.retained > watched.predicted:
+            return None
+        return Sample(watched.predicted, watched.seen, watched.together)

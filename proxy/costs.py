@@ -1,0 +1,65 @@
+"""The plan's law as the gate asks it: what requests cost together, corrected by what was learned."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from proxy.core.budget import Budget, Need
+from supervisor import batch
+from supervisor.batch import Member, Serving
+from supervisor.plan import COMPLETION, LEAST_PROMPT, Plan
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedCosts:
+    """The law of batches for a child that runs as planned; see core.budget.Costs.
+
+    Attributes:
+        alone, together: what bytes beside the weights are multiplied by, for one and for several.
+    """
+
+    serving: Serving
+    alone: float = 1.0
+    together: float = 1.0
+
+    @property
+    def weights(self) -> int:
+        return self.serving.model.weights
+
+    def kv(self, needs: Sequence[Need], /) -> int:
+        return batch.kv(self.serving, _members(needs))
+
+    def peak(self, needs: Sequence[Need], retained: int, /) -> int:
+        if not needs:
+            return self.weights + retained
+        total = batch.peak(self.serving, _members(needs), retained).total
+        beside = total - self.weights - retained
+        factor = self.alone if len(needs) == 1 else self.together
+        return self.weights + retained + round(factor * beside)
+
+    def largest_prompt(self, ceiling: int, completion: int, /) -> int:
+        beside = (ceiling - self.weights) / self.alone
+        return batch.largest_prompt(self.serving, self.weights + round(beside), completion)
+
+    def corrected(self, alone: float, together: float, /) -> PlannedCosts:
+        return replace(self, alone=alone, together=together)
+
+
+def budget(plan: Plan) -> Budget:
+    """What the gate shares out by `plan`.
+
+    Where hardly any prompt would fit, the law says more about itself than about the machine: then nobody is
+    kept out by it.
+    """
+    believed = plan.fits[1] >= LEAST_PROMPT + COMPLETION
+    return Budget(
+        max_running=plan.running,
+        max_active_kv_bytes=plan.max_active_kv,
+        ceiling=plan.headroom + plan.model.weights if believed else None,
+        costs=PlannedCosts(plan.serving),
+    )
+
+
+def _members(needs: Sequence[Need]) -> list[Member]:
+    return [Member(need.prompt, need.completion, need.cached) for need in needs]

@@ -1,0 +1,73 @@
+"""Who runs and what is reserved. Who is let in when is in test_admission.py."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from proxy.core.budget import Budget, Need
+from proxy.core.room import Room
+from proxy.core.waiting import Ticket
+from tests.core.law import Padded
+
+
+def a_room() -> Room:
+    return Room(Budget(max_running=2, ceiling=1010, costs=Padded()))
+
+
+def ticket(id: str, prompt: int, completion: int = 0, *, alone: bool = False) -> Ticket:
+    need, least = Need(prompt, completion), Need(prompt, min(completion, 10))
+    return Ticket(id, "c", 0, 9, need, least, max_tokens=500, alone=alone)
+
+
+def test_what_is_reserved_for_one_is_what_the_peak_of_all_rises_by() -> None:
+    room = a_room()
+    assert room.take(ticket("long", 400)) == 400
+    assert room.take(ticket("short", 5)) == 400, "it is padded to the longest"
+    assert room.reserved == 810
+    assert room.release("long") == ticket("long", 400)
+    assert room.release("long") is None
+    assert room.reserved == 15
+
+
+def test_one_alone_reserves_all_that_it_may_need_only_where_there_is_room() -> None:
+    room = a_room()
+    assert room.fits(ticket("a", 900, 500))
+    assert room.take(ticket("a", 900, 500)) == 910
+    room.grow("a", 11)
+    assert room.running[0].need.completion == 11 + 256 + 2
+    room.grow("a", 400)
+    assert room.running[0].need.completion == 500, "more than max_tokens it will not be"
+
+
+def test_places() -> None:
+    room, one, two = a_room(), ticket("a", 1), ticket("b", 1)
+    room.held = True
+    assert not room.has_place(one)
+    room.held = False
+    room.take(one)
+    assert room.has_place(two)
+    assert not room.has_place(replace(two, alone=True))
+    room.take(two)
+    assert not room.has_place(ticket("c", 1)), "two places are all there are"
+
+
+def test_a_suspect_has_the_child_for_itself_until_it_is_cleared() -> None:
+    room = a_room()
+    room.errands = 1
+    assert not room.has_place(ticket("a", 1, alone=True))
+    room.errands = 0
+    room.take(ticket("a", 1, alone=True))
+    assert room.solitary
+    assert not room.has_place(ticket("b", 1))
+    room.join("a")
+    room.join("nobody")
+    assert room.has_place(ticket("b", 1))
+
+
+def test_what_is_lacking_is_what_finished_sequences_hold_too_much_of() -> None:
+    room = a_room()
+    room.retained = 300
+    assert room.lacking(ticket("a", 800)) == 100
+    assert room.would_fit(ticket("a", 800))
+    assert room.lacking(ticket("a", 700)) == 0
+    assert room.lacking(ticket("a", 1100)) == 0, "that would not help"

@@ -1,0 +1,69 @@
+"""The order of turns. What follows from it is in test_admission.py."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from proxy.core.waiting import Ticket, Waiting
+
+
+def ticket(id: str, client: str = "c", at: float = 0, until: float = 100) -> Ticket:
+    return Ticket(id, client, arrived=at, deadline=until)
+
+
+def ids(queue: Waiting, number: int = 100) -> list[str]:
+    return [each.id for each in queue.first(number)]
+
+
+def test_replays_are_first_then_clients_take_turns() -> None:
+    queue = Waiting(fair=True)
+    for at, (id, client) in enumerate((("a1", "a"), ("a2", "a"), ("b1", "b"))):
+        queue.enter(ticket(id, client, at))
+    queue.enter(ticket("replay", "a", 9), again=True)
+    assert ids(queue) == ["replay", "a1", "b1", "a2"]
+    queue.took_turn(ticket("a0", "a"))
+    assert ids(queue) == ["replay", "b1", "a1", "a2"], "a's last turn is not as long ago as b's"
+    assert [queue.position(id) for id in ("replay", "a2", "nobody")] == [1, 4, None]
+
+
+def test_without_fairness_arrival_is_all() -> None:
+    queue = Waiting(fair=False)
+    for at, (id, client) in enumerate((("a1", "a"), ("a2", "a"), ("b1", "b"))):
+        queue.enter(ticket(id, client, at))
+    assert ids(queue) == ["a1", "a2", "b1"]
+
+
+def test_a_suspect_stands_where_it_came() -> None:
+    queue = Waiting(fair=True)
+    queue.enter(ticket("a", "a", 0))
+    queue.enter(replace(ticket("suspect", "a", 1), alone=True))
+    queue.enter(ticket("b", "b", 2))
+    assert ids(queue) == ["a", "suspect", "b"]
+    queue.forget("suspect")
+    assert ids(queue) == ["a", "b"]
+
+
+def test_who_is_late() -> None:
+    queue = Waiting(fair=True)
+    queue.enter(ticket("a", until=5))
+    queue.enter(ticket("b", until=7))
+    assert queue.next_deadline() == 5
+    assert (queue.late(4), queue.late(5), queue.late(8)) == ([], ["a"], ["a", "b"])
+    queue.forget("a")
+    queue.forget("a")
+    assert (queue.next_deadline(), len(queue), "a" in queue) == (7, 1, False)
+
+
+@given(st.lists(st.tuples(st.sampled_from("abc"), st.integers(0, 9), st.booleans()), max_size=12))
+def test_the_first_few_are_the_first_of_all(entered: list[tuple[str, int, bool]]) -> None:
+    """The order is worked out no further than asked."""
+    queue = Waiting(fair=True)
+    for number, (client, at, alone) in enumerate(entered):
+        queue.enter(replace(ticket(str(number), client, at), alone=alone))
+    whole = ids(queue)
+    assert len(whole) == len(entered)
+    for number in range(len(entered) + 1):
+        assert ids(queue, number) == whole[:number]

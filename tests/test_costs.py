@@ -1,0 +1,60 @@
+"""The plan's law as the gate asks it."""
+
+from __future__ import annotations
+
+import pytest
+
+from proxy.core.budget import Need
+from proxy.costs import PlannedCosts, budget
+from supervisor import batch
+from supervisor.batch import Member, Serving
+from supervisor.ceiling import Ceiling
+from supervisor.cost import Kind, Law, Part
+from supervisor.peak import Model, Traced
+from supervisor.plan import Plan, Wishes, plan
+
+ROW = 1000
+LAW = Law((Part(Kind.GROWING, ROW),))
+MODEL = Model(weights=5_000_000, law=LAW, traced=Traced(LAW), batched=True)
+COSTS = PlannedCosts(Serving(MODEL, step=512, decodes=8, prompts=2, kept_sequences=10))
+
+
+def test_it_is_the_law_of_batches() -> None:
+    needs = [Need(1000, 24), Need(10, 10)]
+    members = [Member(1000, 24), Member(10, 10)]
+    assert COSTS.weights == 5_000_000
+    assert COSTS.kv(needs) == batch.kv(COSTS.serving, members)
+    assert COSTS.peak(needs, 77) == batch.peak(COSTS.serving, members, 77).total
+    assert COSTS.peak([], 77) == 5_000_077
+
+
+def test_a_correction_multiplies_what_is_beside_the_weights_and_not_retained() -> None:
+    one, two = [Need(1000)], [Need(1000), Need(1000)]
+    corrected = COSTS.corrected(1.5, 1.2)
+    for needs, factor in ((one, 1.5), (two, 1.2)):
+        beside = COSTS.peak(needs, 0) - COSTS.weights
+        assert corrected.peak(needs, 900) == pytest.approx(COSTS.weights + 900 + factor * beside, abs=1)
+    assert corrected.corrected(1.0, 1.0) == COSTS
+
+
+def test_the_largest_prompt_is_the_largest_that_fits_alone() -> None:
+    for costs in (COSTS, COSTS.corrected(1.3, 1.0), COSTS.corrected(0.8, 1.0)):
+        largest = costs.largest_prompt(30_000_000, 100)
+        assert costs.peak([Need(largest, 100)], 0) <= 30_000_000 < costs.peak([Need(largest + 1, 100)], 0)
+
+
+def a_plan(room: int) -> Plan:
+    return plan(MODEL, Ceiling(MODEL.weights + room, "a test"), Wishes(own_command=True), frozenset(), 32_768)
+
+
+def test_the_gate_shares_out_what_the_plan_leaves() -> None:
+    planned = a_plan(room=200_000_000)
+    shared = budget(planned)
+    assert shared.ceiling == MODEL.weights + 200_000_000
+    assert shared.max_running == planned.running
+    assert shared.max_active_kv_bytes == planned.max_active_kv
+    assert shared.costs == PlannedCosts(planned.serving)
+
+
+def test_a_ceiling_under_which_hardly_anything_fits_keeps_nobody_out() -> None:
+    assert budget(a_plan(room=1_000_000)).ceiling is None
