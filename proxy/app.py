@@ -90,8 +90,10 @@ class Guard:
         self._upstream = Upstream()
         self._pictures = PictureFetch(picture_policy(settings.request), settings.request.image_timeout_s)
         self._keys = KeyRing(settings.server)
-        parts = (self.supervisor, self._gate, self.registry, self._preparation, self._inquest, self._limits)
-        self._status = Status(*parts, started_at=int(time.time()))
+        parts = (self.supervisor, self._gate, self.registry, self._preparation)
+        self._status = Status(
+            *parts, inquest=self._inquest, limits=self._limits, started_at=int(time.time())
+        )
         self._metrics = Metrics(self._status.gauges)
         self._synthetics = Synthetics(
             self.supervisor, self._gate, self._upstream, on_sent=self._metrics.own_request

@@ -1,4 +1,4 @@
-"""mlxguard-proxy, the command: serve, check, plan, init, tiny-model.
+"""mlxguard-proxy, the command: serve, check, plan, crashes, limits, init, tiny-model.
 
 What a command needs is imported when it runs: --help and the first answer of `serve` wait for nothing else.
 """
@@ -81,6 +81,15 @@ def _plan(arguments: argparse.Namespace) -> int:
 
     loaded = _load(arguments)
     return ExitCode.CONFIGURATION if loaded is None else run(loaded.settings, as_json=arguments.json)
+
+
+def _limits(arguments: argparse.Namespace) -> int:
+    from proxy.limits_command import run
+
+    loaded = _load(arguments)
+    if loaded is None:
+        return ExitCode.CONFIGURATION
+    return run(loaded.settings, reset=arguments.reset is not None, as_json=arguments.json)
 
 
 def _crashes(arguments: argparse.Namespace) -> int:
@@ -198,6 +207,11 @@ def _parser() -> argparse.ArgumentParser:
     crashes.add_argument("id", nargs="?", metavar="ID", help='or a part of it, or "last"')
     crashes.add_argument("--json", action="store_true", help="the reports as they are kept")
     _add_settings(crashes)
+    limits = commands.add_parser("limits", help="tell what crashes have taught of memory, or forget it")
+    limits.set_defaults(run=_limits)
+    limits.add_argument("reset", nargs="?", choices=["reset"], help="forget it")
+    limits.add_argument("--json", action="store_true", help="as it is kept")
+    _add_settings(limits)
     init = commands.add_parser("init", help="write a proxy.toml, also from an mlx_lm.server command")
     init.set_defaults(run=_init)
     _add_init(init)

@@ -50,6 +50,7 @@ def _explain(report: Report) -> Iterator[str]:
     yield f"advice   {report['advice']}"
     yield f"noticed  {report['symptom']}{_end(report)}, after {report['child']['ran_s']} s"
     yield f"flags    {' '.join(report['child']['flags'])}"
+    yield from _plan(report["child"].get("plan"))
     yield from _in_flight(report["in_flight"])
     yield from _memory(report["child"])
     yield "done"
@@ -61,6 +62,29 @@ def _explain(report: Report) -> Iterator[str]:
     yield from (f"  {line}" for line in report["last_lines"])
 
 
+def _plan(plan: dict[str, Any] | None) -> Iterator[str]:
+    """What was allowed, and what followed from it; reports of earlier versions have none."""
+    if plan is None:
+        return
+    longest = "not limited" if plan["max_prompt"] is None else f"{plan['max_prompt']} tokens"
+    yield f"plan     {_gb(plan['ceiling'])} allowed: {plan['ceiling_from']}"
+    yield (
+        f"         weights {_gb(plan['weights'])}, {plan['kv_per_token']} bytes per token of KV, "
+        f"{plan['running']} together, longest prompt {longest}"
+    )
+
+
+def _cost(each: dict[str, Any]) -> str:
+    predicted, seen = each.get("predicted_bytes"), each.get("seen_bytes")
+    known = [f"{_gb(predicted)} foretold"] if predicted is not None else []
+    known += [f"memory rose by {_gb(seen)}"] if seen is not None else []
+    return "".join(f", {each}" for each in known)
+
+
+def _gb(size: int) -> str:
+    return f"{size / 1e9:.3f} GB"
+
+
 def _in_flight(work: Sequence[dict[str, Any]]) -> Iterator[str]:
     yield f"in flight: {len(work)}"
     for each in work:
@@ -69,7 +93,7 @@ def _in_flight(work: Sequence[dict[str, Any]]) -> Iterator[str]:
         yield (
             f"  {each['answer_id']}  {each['fingerprint']}  {each['phase']} {progress} of "
             f"{each['prompt_tokens']} tokens, {each['completion_tokens']} generated, "
-            f"attempt {each['attempts']}, {each['running_s']:.1f} s"
+            f"attempt {each['attempts']}, {each['running_s']:.1f} s{_cost(each)}"
             f"{', suspect' if each['suspect'] else ''}{refused}"
         )
 

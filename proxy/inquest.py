@@ -10,6 +10,7 @@ import logging
 import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 from proxy.core import blame
 from proxy.core.blame import MEMORY, Accused, Ledger, Record, Solitude
@@ -28,6 +29,10 @@ FILE = "suspects.json"
 
 #: A request is replayed twice at most, so the third death would be its last.
 _DEATHS_IN_COMPANY = 2
+
+
+#: Characters of a fingerprint that tell requests apart, and nothing of what is in them.
+_SHOWN = 8
 
 
 class Inquest:
@@ -122,6 +127,21 @@ class Inquest:
         name = job.fingerprint if self._ledger.records else ""
         self._change(blame.cleared(self._ledger, name, tokens))
 
+    def suspects(self) -> list[dict[str, Any]]:
+        """For status, the newest first. Wall-clock seconds; `until` is None for who may run, if alone."""
+        now = self._wall()
+        records = sorted(self._ledger.records.items(), key=lambda item: item[1].last, reverse=True)
+        return [
+            {
+                "fingerprint": fingerprint[:_SHOWN],
+                "why": record.kinds,
+                "last": record.last,
+                "until": record.until if now < record.until else None,
+                "prompt_tokens": record.prompt_tokens,
+            }
+            for fingerprint, record in records
+        ]
+
     def _refusal(self, job: Job, record: Record) -> PromptTooLong | Quarantined:
         if not record.memory:
             return Quarantined()
@@ -146,6 +166,8 @@ class Inquest:
             progress=job.seen.progress if job.seen else None,
             attempts=job.answer.attempts,
             running_s=round(now - (job.asked or now), 3),
+            predicted_bytes=job.predicted_bytes,
+            seen_bytes=job.seen_bytes,
             suspect=record is not known,
             refused_s=None if refused is None else round(refused.until - wall, 1),
         )
@@ -165,5 +187,10 @@ def _at_work(job: Job, generation: int) -> bool:
 
 def _accused(job: Job) -> Accused:
     return Accused(
-        job.fingerprint, job.fitted.prompt_tokens, job.stage is Stage.PREFILL, job.asked or job.arrived
+        job.fingerprint,
+        job.fitted.prompt_tokens,
+        job.stage is Stage.PREFILL,
+        job.asked or job.arrived,
+        job.predicted_bytes,
+        job.seen_bytes,
     )

@@ -111,6 +111,16 @@ class LearnedLimits:
             if self._unwritten_s >= _UNWRITTEN_S:
                 self._save()
 
+    def document(self) -> dict[str, Any]:
+        """For status: the share of the ceiling that holds and why. Seconds are of work."""
+        learned = self.learned
+        return {
+            "share": round(learned.share, 4),
+            "reason": learned.reason,
+            "deaths": learned.deaths,
+            "next_raise_s": None if learned.last is None else round(learned.stable_s - learned.worked_s),
+        }
+
     async def stop(self) -> None:
         """Write what is known, and wait for it."""
         if self._unwritten_s:

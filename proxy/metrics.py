@@ -37,6 +37,11 @@ class Gauges:
     running: int
     waiting: int
     memory_bytes: dict[str, int]
+    suspects: int
+    quarantined: int
+    ceiling_bytes: int | None
+    max_prompt_tokens: int | None
+    learned_share: float
 
 
 class _Snapshot(Collector):
@@ -62,6 +67,20 @@ class _Snapshot(Collector):
         for kind, size in now.memory_bytes.items():
             memory.add_metric([kind], size)
         yield memory
+        yield from _of_crashes(now)
+
+
+def _of_crashes(now: Gauges) -> Iterable[Metric]:
+    """Who is held to have killed the child, and what memory it may have since."""
+    yield GaugeMetricFamily("mlxguard_suspects", "Requests that crashes are blamed on.", now.suspects)
+    yield GaugeMetricFamily("mlxguard_quarantined", "Those of them that are refused.", now.quarantined)
+    share = "Share of the memory otherwise allowed that crashes have left."
+    yield GaugeMetricFamily("mlxguard_learned_share", share, now.learned_share)
+    if now.ceiling_bytes is not None:
+        yield GaugeMetricFamily("mlxguard_ceiling_bytes", "What the child may take.", now.ceiling_bytes)
+    if now.max_prompt_tokens is not None:
+        longest = "Longest prompt by the plan."
+        yield GaugeMetricFamily("mlxguard_plan_max_prompt_tokens", longest, now.max_prompt_tokens)
 
 
 class Metrics:

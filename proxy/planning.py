@@ -60,10 +60,13 @@ class Planner:
         """
         known = await self._look(folder)
         lessons = self._limits.take(known.key)
-        top = await asyncio.to_thread(_ceiling, self._settings, known.model.traced, lessons)
-        made = plan(known.model, top, wishes(self._settings), known.offered, known.context)
+        made = await asyncio.to_thread(self._decide, known, lessons)
         self._limits.planned(made.ceiling.bytes)
         return made
+
+    def _decide(self, known: _Known, lessons: Learned) -> Plan:
+        top = _ceiling(self._settings, known.model.traced, lessons)
+        return plan(known.model, top, wishes(self._settings), known.offered, known.context)
 
     async def _look(self, folder: Path) -> _Known:
         options = server_options(self._settings.upstream.args)

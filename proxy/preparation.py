@@ -76,6 +76,11 @@ class Preparation:
         error = self._outcome.exception() if self._outcome.done() else None
         return error.reason if isinstance(error, RestartingFailed) else None
 
+    @property
+    def plan(self) -> Plan | None:
+        """What the child was started by last; None without one."""
+        return self._plan
+
     async def prepare(self) -> Launch:
         """Say how to start the child, and see to it that prompts can be counted soon.
 

@@ -10,7 +10,9 @@ from contextlib import contextmanager
 from typing import Any
 
 from proxy.gate import Gate
+from proxy.inquest import Inquest
 from proxy.job import Job
+from proxy.learned_limits import LearnedLimits
 from proxy.metrics import Gauges
 from proxy.preparation import Preparation
 from supervisor.lifecycle import State
@@ -87,12 +89,16 @@ class Status:
         registry: Registry,
         preparation: Preparation,
         *,
+        inquest: Inquest,
+        limits: LearnedLimits,
         started_at: int,
     ) -> None:
         self._supervisor = supervisor
         self._gate = gate
         self._registry = registry
         self._preparation = preparation
+        self._inquest = inquest
+        self._limits = limits
         self.started_at = started_at
 
     def child(self) -> Snapshot:
@@ -105,6 +111,9 @@ class Status:
             "time": time.time(),
             "started": self.started_at,
             "model": self._model(),
+            "plan": plan.summary() if (plan := self._preparation.plan) else None,
+            "learned_limits": self._limits.document(),
+            "suspects": self._inquest.suspects(),
             "child": _describe_child(child),
             "queue": {
                 "running": gate.running,
@@ -118,6 +127,7 @@ class Status:
     def gauges(self) -> Gauges:
         """For metrics, read when they are scraped."""
         child, gate = self.child(), self._gate.snapshot()
+        suspects, plan = self._inquest.suspects(), self._preparation.plan
         return Gauges(
             child_state=child.state,
             child_states=tuple(State),
@@ -126,6 +136,11 @@ class Status:
             running=gate.running,
             waiting=gate.waiting,
             memory_bytes={kind: size for kind, size in _memory(child).items() if size is not None},
+            suspects=len(suspects),
+            quarantined=sum(each["until"] is not None for each in suspects),
+            ceiling_bytes=plan.ceiling.bytes if plan else None,
+            max_prompt_tokens=plan.max_prompt if plan else None,
+            learned_share=self._limits.learned.share,
         )
 
     def _model(self) -> dict[str, Any] | None:

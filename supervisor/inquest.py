@@ -14,7 +14,8 @@ class AtWork:
 
     `phase`: prefill or decode. `progress`: prompt tokens (processed, total), once the child had told.
     `running_s`: since it was given to the child. `suspect`: the death is blamed on it, with others perhaps.
-    `refused_s`: how long it will be refused from now on, if it was sentenced.
+    `refused_s`: how long it will be refused from now on, if it was sentenced. `predicted_bytes` were
+    reserved for it, and by `seen_bytes` the child's memory rose while it ran; None is not known.
     """
 
     answer_id: str
@@ -28,6 +29,8 @@ class AtWork:
     running_s: float
     suspect: bool = False
     refused_s: float | None = None
+    predicted_bytes: int | None = None
+    seen_bytes: int | None = None
 
 
 #: Asked once per death that was no plan of ours, before anybody who waits for an answer hears of it.

@@ -59,6 +59,23 @@ def test_a_crash_is_explained() -> None:
     assert len(text.splitlines()) < 35
 
 
+def test_what_was_planned_and_foretold_is_set_beside_what_came() -> None:
+    report = a_report()
+    report["in_flight"][0] |= {"predicted_bytes": 2 * 10**9, "seen_bytes": 3 * 10**9}
+    report["child"]["plan"] = {
+        "weights": 16 * 10**9,
+        "ceiling": 24 * 10**9,
+        "ceiling_from": "learned",
+        "kv_per_token": 98304,
+        "max_prompt": 31744,
+        "running": 2,
+    }
+    text = explanation(report)
+    assert "2.5 s, 2.000 GB foretold, memory rose by 3.000 GB, suspect" in text
+    assert "plan     24.000 GB allowed: learned" in text
+    assert "weights 16.000 GB, 98304 bytes per token of KV, 2 together, longest prompt 31744 tokens" in text
+
+
 def test_a_crash_of_which_little_is_known_is_explained_too() -> None:
     child = {"flags": [], "ran_s": None, "memory": {"columns": [], "rows": []}}
     text = explanation(a_report(child=child, in_flight=[], done=[], signal=None, exit_code=3))

@@ -17,6 +17,11 @@ NOW = Gauges(
     running=1,
     waiting=4,
     memory_bytes={"active": 1000},
+    suspects=2,
+    quarantined=1,
+    ceiling_bytes=24_000,
+    max_prompt_tokens=None,
+    learned_share=0.9,
 )
 
 
@@ -45,6 +50,11 @@ def test_gauges_are_read_when_scraped() -> None:
     assert got["mlxguard_requests_running", ()] == 1
     assert got["mlxguard_requests_waiting", ()] == 4
     assert got["mlxguard_child_memory_bytes", (("kind", "active"),)] == 1000
+    assert got["mlxguard_suspects", ()] == 2
+    assert got["mlxguard_quarantined", ()] == 1
+    assert got["mlxguard_learned_share", ()] == 0.9
+    assert got["mlxguard_ceiling_bytes", ()] == 24_000
+    assert ("mlxguard_plan_max_prompt_tokens", ()) not in got, "there is no such limit"
 
 
 def test_an_answer_is_counted_once_with_its_tokens() -> None:

@@ -6,16 +6,21 @@ from typing import Any, cast
 
 import orjson
 
-from proxy.core.admission import Budget
+from proxy.core.budget import Budget
 from proxy.gate import Gate
+from proxy.inquest import Inquest
 from proxy.job import Job, Outcome, Stage
+from proxy.learned_limits import LearnedLimits
 from proxy.preparation import Preparation
 from proxy.status import Registry, Status
 from supervisor.causes import Cause
+from supervisor.generation import Death
 from supervisor.lifecycle import State
+from supervisor.plan import Plan
 from supervisor.process import Telemetry
 from supervisor.runner import Snapshot, Supervisor
 from tests.test_metrics import ended
+from tests.test_preparation import a_plan
 
 CRASHED = Snapshot(
     state=State.STARTING,
@@ -41,6 +46,7 @@ class Fixed:
     """Stands in for supervisor and preparation: what they say does not change."""
 
     prepared = None
+    plan: Plan | None = None
 
     def snapshot(self) -> Snapshot:
         return CRASHED
@@ -52,10 +58,19 @@ def job(unique: str) -> Job:
     return made
 
 
-def status(registry: Registry) -> Status:
+def status(registry: Registry, inquest: Inquest | None = None, plan: Plan | None = None) -> Status:
     gate = Gate(Budget(max_running=4), max_waiting=8)
     fixed = Fixed()
-    return Status(cast("Supervisor", fixed), gate, registry, cast("Preparation", fixed), started_at=500)
+    fixed.plan = plan
+    return Status(
+        cast("Supervisor", fixed),
+        gate,
+        registry,
+        cast("Preparation", fixed),
+        inquest=inquest or Inquest(registry.jobs, None),
+        limits=LearnedLimits(),
+        started_at=500,
+    )
 
 
 async def test_what_runs_is_shown_until_it_has_ended_and_then_among_the_recent() -> None:
@@ -112,7 +127,27 @@ async def test_the_document_says_what_the_child_does_and_why() -> None:
     assert document["child"]["memory"] == {"footprint": 100, "active": 10, "peak": 20, "cache": 5}
     assert document["queue"] == {"running": 0, "waiting": 0, "max_running": 4}
     assert document["model"] is None
+    assert document["plan"] is None
+    assert document["suspects"] == []
+    assert document["learned_limits"]["share"] == 1.0
     assert len(document["requests"]) == 1
+
+
+async def test_suspects_quarantine_and_plan_are_shown() -> None:
+    registry, killer = Registry(), job("1")
+    killer.stage, killer.generation, killer.asked = Stage.PREFILL, 1, 1.0
+    inquest = Inquest(lambda: [killer], None, wall=lambda: 100.0)
+    crash = Death(1, Cause.METAL_OOM, "", "", None, None, (), State.READY)
+    shown = status(registry, inquest, a_plan(7 * 10**9))
+    inquest.hold(crash)
+    (suspect,) = shown.document()["suspects"]
+    assert (suspect["why"], suspect["until"], len(suspect["fingerprint"])) == (("memory",), None, 8)
+    inquest.hold(crash)
+    document = orjson.loads(orjson.dumps(shown.document()))
+    assert document["suspects"][0]["until"] == 700.0
+    assert document["plan"]["ceiling"] == 7 * 10**9
+    gauges = shown.gauges()
+    assert (gauges.suspects, gauges.quarantined, gauges.ceiling_bytes) == (1, 1, 7 * 10**9)
 
 
 async def test_gauges_name_every_state_once() -> None:

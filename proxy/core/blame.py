@@ -29,6 +29,9 @@ FORGET_S = 24 * 3600.0
 #: Enough for any batch many times over, and little to keep in a file.
 MOST_RECORDS = 256
 
+#: A rise of memory so many times what was foretold is no matter of rounding.
+_DEARER = 1.25
+
 _SAME_KIND = 2
 _ANY_KIND = 3
 
@@ -40,12 +43,16 @@ class Accused:
     Attributes:
         prefilling: its first token had not come.
         asked: when it was given to the child; larger is later.
+        predicted: bytes that were reserved for it; None is not known.
+        seen: bytes by which the child's memory rose since it was let in, whoever took them.
     """
 
     fingerprint: str
     prompt_tokens: int
     prefilling: bool
     asked: float
+    predicted: int | None = None
+    seen: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,14 +121,32 @@ def suspects(accused: Sequence[Accused], ledger: Ledger, *, memory: bool) -> fro
     known = {each.fingerprint for each in accused if each.fingerprint in ledger.records}
     if known:
         return frozenset(known)
-    # 2. Prefill is where a bad request meets the model first, and where memory is taken fastest.
+    # 2. Prefill is where a bad request meets the model first, and where memory is taken fastest; and who cost
+    # more than was foretold has taken what was kept for others.
     prefilling = {each.fingerprint for each in accused if each.prefilling}
-    if prefilling:
-        return frozenset(prefilling)
+    dearer = underestimated(accused) if memory else None
+    if prefilling or dearer is not None:
+        return frozenset(prefilling | ({dearer.fingerprint} if dearer else set()))
     # 3. In decode, the one that came last changed something; by memory, also the one that holds most.
     last = max(accused, key=lambda each: each.asked, default=None)
     largest = max(accused, key=lambda each: each.prompt_tokens, default=None) if memory else None
     return frozenset(each.fingerprint for each in (last, largest) if each is not None)
+
+
+def underestimated(accused: Sequence[Accused]) -> Accused | None:
+    """The one whose cost was foretold too low, as far as the rise of memory tells; None if it does not.
+
+    The rise since one was let in is that one's doing or that of those who came later. So the last of whom
+    it is more than was foretold for them all is the one.
+    """
+    foretold = 0
+    for each in sorted(accused, key=lambda each: each.asked, reverse=True):
+        if each.predicted is None or each.seen is None:
+            return None
+        foretold += each.predicted
+        if each.seen > _DEARER * foretold:
+            return each
+    return None
 
 
 def blame(ledger: Ledger, accused: Sequence[Accused], kind: str, now: float) -> Ledger:

@@ -22,6 +22,7 @@ from proxy.core.blame import (
     from_json,
     suspects,
     to_json,
+    underestimated,
 )
 
 
@@ -54,6 +55,34 @@ def test_in_decode_the_last_one_is_suspected_and_by_memory_also_the_largest() ->
     batch = decoding("a", tokens=900, asked=1), decoding("b", asked=3), decoding("c", asked=2)
     assert names(*batch) == {"b"}
     assert names(*batch, memory=True) == {"a", "b"}
+
+
+def costing(name: str, predicted: int | None, seen: int | None, *, asked: float) -> Accused:
+    return Accused(name, 100, False, asked, predicted, seen)
+
+
+def test_who_cost_more_than_foretold_is_suspected_of_taking_memory() -> None:
+    batch = (
+        costing("first", 100, 400, asked=1),
+        costing("dear", 100, 310, asked=2),
+        costing("last", 100, 90, asked=3),
+    )
+    assert names(*batch, memory=True) == {"dear"}, "the rise since the first has this one's in it"
+    assert names(*batch) == {"last"}, "what it cost says nothing of another kind of crash"
+    assert names(*batch, accused("reading", asked=4), memory=True) == {"reading"}, "not all is known"
+
+
+def test_a_rise_that_was_foretold_accuses_nobody() -> None:
+    batch = costing("a", 100, 240, asked=1), costing("b", 100, 110, asked=2)
+    assert names(*batch, memory=True) == {"b", "a"}, "the last and the largest, as without figures"
+    assert underestimated(batch) is None
+    assert underestimated([costing("a", 100, None, asked=1)]) is None
+    assert underestimated([]) is None
+
+
+def test_reading_and_dear_are_both_suspects() -> None:
+    reading = Accused("reading", 100, True, 3, 100, 100)
+    assert names(costing("dear", 100, 300, asked=1), reading, memory=True) == {"dear", "reading"}
 
 
 def test_an_old_suspect_is_blamed_before_anybody_else() -> None:
