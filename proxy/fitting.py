@@ -173,39 +173,59 @@ async def _cut_turns(prompt: ChatPrompt, tokens: Counter, limits: Limits, aim: i
     None where nothing may go, or where the template accepts nothing shorter.
     """
     conversation = truncation.split(prompt.messages)
-    kept = await _kept_turns(prompt, conversation, tokens, limits.keep_tokens)
+    for head in await _heads(prompt, conversation, tokens, limits.keep_tokens):
+        cut = await _cut_after(head, prompt, conversation, tokens, limits, aim)
+        if cut is not None:
+            return cut
+    return None
+
+
+async def _cut_after(  # noqa: PLR0917
+    head: int, prompt: ChatPrompt, conversation: Conversation, tokens: Counter, limits: Limits, aim: int
+) -> _Shorter | None:
+    """The same, where the first `head` messages stay."""
     block = max(1, aim * _BYTES_PER_TOKEN // _BLOCKS_PER_LIMIT)
-    cuts = truncation.cuts(conversation, kept, block, trim=limits.trim_tool_output)
+    cuts = truncation.cuts(conversation, head, block, trim=limits.trim_tool_output)
     seen: dict[int, _Shorter] = {}
 
     async def fits(index: int) -> bool:
         cut = cuts[index]
-        shorter = replace(prompt, messages=conversation.shortened(kept, cut))
+        shorter = replace(prompt, messages=conversation.shortened(head, cut))
         count = await _count_if_accepted(tokens, shorter, aim)
         if count is not None:
-            seen[index] = _Shorter(shorter, count, conversation.positions(kept, cut))
+            seen[index] = _Shorter(shorter, count, conversation.positions(head, cut))
         return count is not None and count <= aim
 
     found = await _first(len(cuts), fits)
     return seen.get(min(found, len(cuts) - 1))
 
 
-async def _kept_turns(
+async def _heads(
     prompt: ChatPrompt, conversation: Conversation, tokens: Counter, keep_tokens: int
-) -> int:
-    """The least number of turns at the start that hold the first `keep_tokens` tokens of the prompt."""
+) -> list[int]:
+    """How many messages at the start hold the first `keep_tokens` tokens of the prompt.
+
+    The least number, and that to the end of the turn: a template may insist that users and assistants take
+    turns, and refuse a user's message after a user's.
+    """
     if not keep_tokens:
-        return 0
+        return [conversation.lead.stop]
 
-    async def covers(turns: int) -> bool:
-        # An empty user message after the system's, as the server itself does to find their end: most
-        # templates refuse a conversation without a user.
-        head = conversation.head(turns)
-        if not turns:
+    async def covers(index: int) -> bool:
+        end = conversation.ends[index]
+        head = prompt.messages[:end]
+        if end == conversation.lead.stop:
+            # An empty user message after the system's, as the server itself does to find their end: most
+            # templates refuse a conversation without a user.
             head = (*head, {"role": "user", "content": ""})
-        return await tokens.shared(prompt, replace(prompt, messages=head)) >= keep_tokens
+        try:
+            return await tokens.shared(prompt, replace(prompt, messages=head)) >= keep_tokens
+        except InvalidRequest:  # it accepts the whole, so it accepts some longer part
+            return False
 
-    return await _first(len(conversation.turns), covers)
+    found = await _first(len(conversation.ends) - 1, covers)
+    head = conversation.ends[found]
+    return list(dict.fromkeys((head, conversation.turn_end(head))))
 
 
 async def _count_if_accepted(tokens: Counter, prompt: Prompt, limit: int) -> int | None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -42,7 +43,7 @@ class Letters:
         if not self.accepts(prompt):
             raise InvalidRequest("no", param="messages")
         rendered = "".join(f"{message['role'][0].upper()}{message['content']}" for message in prompt.messages)
-        rendered = rendered.replace(truncation.NOTE, "N")
+        rendered = rendered.replace(truncation.NOTE, "N").replace(truncation.NOTE_BEHIND, "N")
         if self.merging:
             while (shorter := rendered.replace("aaa", "a").replace("bU", "U")) != rendered:
                 rendered = shorter
@@ -71,7 +72,7 @@ def chat(script: str, max_tokens: int | None = None) -> CompletionRequest:
 def script(fitted: Fitted) -> str:
     assert isinstance(fitted.prompt, ChatPrompt)
     said = (message["role"][0] + message["content"] for message in fitted.prompt.messages)
-    return " ".join(said).replace(truncation.NOTE, "N")
+    return " ".join(said).replace(truncation.NOTE, "N").replace(truncation.NOTE_BEHIND, "N")
 
 
 async def refusal(request: CompletionRequest, limits: Limits) -> PromptTooLong:
@@ -152,19 +153,48 @@ async def test_oldest_turns_go_first(before: str, after: str) -> None:
     assert [words[i] for i in fitted.positions] == after.replace("N", "").split()
 
 
+def alternating(prompt: ChatPrompt) -> bool:
+    """No user speaks twice in a row, and no assistant, as some templates insist."""
+    roles = [message["role"] for message in prompt.messages if message["role"] in {"user", "assistant"}]
+    return roles[:1] == ["user"] and not any(role == before for before, role in pairwise(roles))
+
+
+@pytest.mark.parametrize(
+    ("keep", "after", "after_strictly"),
+    [
+        (0, "s0 uN3 a3 u4", "s0 uN3 a3 u4"),
+        (2, "s0 uN3 a3 u4", "s0 uN3 a3 u4"),
+        (3, "s0 uN3 a3 u4", "s0 uN3 a3 u4"),  # the user's name tag is there all the same
+        (4, "s0 u1 uN3 a3 u4", "s0 u1 a1 uN4"),
+        (5, "s0 u1 a1 uN4", "s0 u1 a1 uN4"),
+        (6, "s0 u1 a1 uN4", "s0 u1 a1 uN4"),
+    ],
+)
+async def test_the_first_tokens_are_kept_in_whole_messages(
+    keep: int, after: str, after_strictly: str
+) -> None:
+    """And in whole turns where the template would not have a user after a user."""
+    limits = replace(CUTTING, keep_tokens=keep, max_prompt_tokens=11 if keep == 4 else 9)
+    request = chat("s0 u1 a1 u2 a2 u3 a3 u4")
+    assert script(await fit(request, Letters(), limits)) == after
+    limits = replace(limits, max_prompt_tokens=9)
+    assert script(await fit(request, Letters(accepts=alternating), limits)) == after_strictly
+
+
 @pytest.mark.parametrize(
     ("keep", "after"),
     [
-        (0, "s0 uN3 a3 u4"),
-        (2, "s0 uN3 a3 u4"),
-        (3, "s0 uN3 a3 u4"),
-        (4, "s0 u1 a1 uN4"),
-        (6, "s0 u1 a1 uN4"),
+        (0, "s0 uN1 a5 t5 a6 t6"),
+        (1, "s0 uN1 a5 t5 a6 t6"),
+        (4, "s0 u1N a5 t5 a6 t6"),
+        (6, "s0 u1N a2 t2 a6 t6"),
+        (8, "s0 u1N a2 t2 a6 t6"),
     ],
 )
-async def test_the_first_tokens_are_kept_in_whole_turns(keep: int, after: str) -> None:
-    limits = replace(CUTTING, keep_tokens=keep, max_prompt_tokens=9)
-    assert script(await fit(chat("s0 u1 a1 u2 a2 u3 a3 u4"), Letters(), limits)) == after
+async def test_the_first_tokens_of_an_agents_only_turn_are_kept(keep: int, after: str) -> None:
+    limits = replace(CUTTING, keep_tokens=keep, max_prompt_tokens=13)
+    request = chat("s0 u1 a2 t2 a3 t3 a4 t4 a5 t5 a6 t6")
+    assert script(await fit(request, Letters(), limits)) == after
 
 
 @pytest.mark.parametrize(
@@ -199,7 +229,7 @@ async def test_a_last_turn_that_fits_alone_is_served_with_what_room_is_left() ->
 
 async def test_a_cut_that_the_template_refuses_is_not_taken() -> None:
     def accepts(prompt: ChatPrompt) -> bool:
-        return prompt.messages[0]["content"] != truncation.NOTE + "2"
+        return bool(prompt.messages[0]["content"] != truncation.NOTE + "2")
 
     fitted = await fit(chat("u1 a1 u2 a2 u3 a3 u4 a4"), Letters(accepts=accepts), CUTTING)
     assert script(fitted) == "uN3 a3 u4 a4"
@@ -266,10 +296,12 @@ async def test_properties_of_a_cut(  # noqa: PLR0917
     stay = fitted.positions or tuple(range(len(messages)))
     assert list(stay) == sorted(stay)
     assert {*before.lead, *last} <= set(stay)
-    for part in (*before.turns[:-1], before.opening, *before.rounds):
-        assert set(part) <= set(stay) or not set(part) & set(stay), "turns and rounds are whole"
+    for index, message in enumerate(messages):
+        assert message["role"] != "tool" or (index in stay) == (index - 1 in stay), "calls have their results"
+    parted = [turn for turn in before.turns[:-1] if 0 < len(set(turn) & set(stay)) < len(turn)]
+    assert len(parted) <= bool(keep), "turns are whole, but the one that the first tokens end in"
     for index, message in zip(stay, fitted.prompt.messages, strict=True):
-        said = message["content"].replace(truncation.NOTE, "", 1)
+        said = message["content"].replace(truncation.NOTE, "", 1).replace(truncation.NOTE_BEHIND, "", 1)
         assert (message["role"], said) == (messages[index]["role"], messages[index]["content"])
     notes = [i for i, message in enumerate(fitted.prompt.messages) if truncation.NOTE in message["content"]]
     assert len(notes) <= (len(stay) < len(messages))

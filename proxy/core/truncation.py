@@ -1,10 +1,11 @@
-"""Where a conversation may be cut, and what it is then: whole turns, then rounds, then old tool results.
+"""Where a conversation may be cut, and what it is then: whole turns, then old tool results, then rounds.
 
 A *turn* begins with a user's message (several in a row are one beginning) and runs to the next: answers,
 tool calls and their results stay together, and what is kept always goes from a user's message to an answer,
 which is what templates that insist on alternation accept. A *round* is an assistant's message in the last
 turn with the results of its calls: an agent's task is one turn of very many. System messages at the start,
-the last user's messages and the last round are never dropped.
+the last user's messages and the last round are never dropped, nor is the *head*: the first messages, as many
+as the caller wants kept, which ends after a user's message or a round.
 
 Cuts are allowed at block borders only: fixed places of the conversation, about `block` bytes apart. A
 growing session keeps the same cut, and so the same prefix in the server's cache, until it must move by a
@@ -24,6 +25,8 @@ from proxy.core.messages import Message
 
 #: Stands in front of the first user's message after the gap.
 NOTE = "[Earlier parts of this conversation were left out because it grew too long.]\n\n"
+#: Stands behind the last user's message where the gap is after that.
+NOTE_BEHIND = "\n\n[Earlier parts of this conversation were left out because it grew too long.]"
 #: Stands where the middle of a tool result was.
 ELLIPSIS = "\n[... the middle of this output was left out ...]\n"
 #: Old tool results are shortened to so many characters, the first that does. Halves: few moves.
@@ -32,7 +35,7 @@ _LENGTHS = tuple(2**power for power in range(16, 8, -1))
 
 @dataclass(frozen=True, slots=True)
 class Cut:
-    """Where the conversation goes on after the kept turns, and what else is left out of it.
+    """Where the conversation goes on after its head, and what else is left out of it.
 
     `turn`: first turn after the gap. `rounds`: so many go from the start of the last turn (then `turn` is the
     last). `longest`: characters of a tool result before the last round; None: any. `told`: with the note.
@@ -48,7 +51,8 @@ class Cut:
 class Conversation:
     """Ranges of indexes. `lead`: the system messages at the start. `turns`: all that follows, in order.
 
-    `opening` and `rounds` are the last turn: its user's messages, and the rounds after them.
+    `opening` and `rounds` are the last turn: its user's messages, and the rounds after them. `ends`: how many
+    messages a head may have, from the lead alone to all of them.
     """
 
     messages: Sequence[Message]
@@ -56,35 +60,37 @@ class Conversation:
     turns: tuple[range, ...]
     opening: range
     rounds: tuple[range, ...]
+    ends: tuple[int, ...]
 
-    def head(self, turns: int) -> tuple[Message, ...]:
-        """The messages up to the end of the first `turns` turns."""
-        return tuple(self.messages[: self.turns[turns - 1].stop if turns else self.lead.stop])
+    def turn_end(self, head: int) -> int:
+        """Where the turn ends that the head ends in."""
+        return next((turn.stop for turn in self.turns if turn.start < head <= turn.stop), head)
 
-    def positions(self, kept: int, cut: Cut) -> tuple[int, ...]:
-        """Which messages stay, where the first `kept` turns do."""
-        parts = (self.lead, *self.turns[:kept], *self.turns[cut.turn :])
+    def positions(self, head: int, cut: Cut) -> tuple[int, ...]:
+        """Which messages stay, where the first `head` messages do."""
+        start = self.turns[cut.turn].start
         gone = set(chain(*self.rounds[: cut.rounds]))
-        return tuple(index for index in chain(*parts) if index not in gone)
+        stay = (index for index in range(start, len(self.messages)) if index not in gone)
+        return (*range(head), *(index for index in stay if index >= head))
 
-    def shortened(self, kept: int, cut: Cut) -> tuple[Message, ...]:
+    def shortened(self, head: int, cut: Cut) -> tuple[Message, ...]:
         """The messages that stay, with the note, and with their old tool results shortened."""
-        gap = cut.turn > kept or cut.rounds > 0
-        told = self.turns[cut.turn].start if gap and cut.told else None
-        old = self.rounds[-1].start if self.rounds else len(self.messages)
-        return tuple(
-            _noted(self.messages[index])
-            if index == told
-            else _trimmed(self.messages[index], cut.longest if index < old else None)
-            for index in self.positions(kept, cut)
-        )
+        stay = self.positions(head, cut)
+        old = range(head, self.rounds[-1].start if self.rounds else len(self.messages))
+        left = [_trimmed(self.messages[i], cut.longest if i in old else None) for i in stay]
+        if cut.told and len(stay) < len(self.messages):
+            before = head < self.opening.stop  # else the gap is after all that the user has said
+            told = max(head, self.turns[cut.turn].start) if before else self.opening.stop - 1
+            left[stay.index(told)] = _noted(self.messages[told], before=before)
+        return tuple(left)
 
 
-def _noted(message: Message) -> Message:
+def _noted(message: Message, *, before: bool) -> Message:
     content = message["content"]
     if type(content) is list:  # with images
-        return {**message, "content": [{"type": "text", "text": NOTE}, *content]}
-    return {**message, "content": NOTE + content}
+        note = [{"type": "text", "text": NOTE if before else NOTE_BEHIND}]
+        return {**message, "content": [*note, *content] if before else [*content, *note]}
+    return {**message, "content": NOTE + content if before else content + NOTE_BEHIND}
 
 
 def _trimmed(message: Message, longest: int | None) -> Message:
@@ -105,33 +111,47 @@ def split(messages: Sequence[Message]) -> Conversation:
         if index == start or (roles[index] == "user" and roles[index - 1] != "user")
     )
     turns = tuple(_ranges(begins, len(roles)))
-    last = turns[-1] if turns else range(start, start)
-    answered = next((index for index in last if roles[index] != "user"), last.stop)
-    # A turn that no user began is one piece: nothing could tell where it went on.
-    asks = [i for i in range(answered, last.stop) if i == answered or roles[i] == "assistant"]
-    rounds = tuple(_ranges(asks, last.stop)) if answered > last.start else ()
-    return Conversation(messages, range(start), turns, range(last.start, answered), rounds)
+    opening: range = range(start, start)
+    rounds: tuple[range, ...] = ()
+    ends = [start]
+    for turn in turns:
+        opening, rounds = _parted(roles, turn)
+        ends += [*(index + 1 for index in opening), *(part.stop for part in rounds or (turn,))]
+    return Conversation(messages, range(start), turns, opening, rounds, tuple(dict.fromkeys(ends)))
+
+
+def _parted(roles: Sequence[str], turn: range) -> tuple[range, tuple[range, ...]]:
+    """The user's messages of a turn, and the rounds after them.
+
+    A turn that no user began is one piece: nothing could tell where it went on.
+    """
+    answered = next((index for index in turn if roles[index] != "user"), turn.stop)
+    asks = [i for i in range(answered, turn.stop) if i == answered or roles[i] == "assistant"]
+    rounds = tuple(_ranges(asks, turn.stop)) if answered > turn.start else ()
+    return range(turn.start, answered), rounds
 
 
 def _ranges(begins: Iterator[int] | list[int], end: int) -> Iterator[range]:
     return (range(start, stop) for start, stop in pairwise([*begins, end]))
 
 
-def cuts(conversation: Conversation, kept: int, block: int, *, trim: bool = False) -> list[Cut]:
-    """Every cut that leaves the first `kept` turns, the mildest first.
+def cuts(conversation: Conversation, head: int, block: int, *, trim: bool = False) -> list[Cut]:
+    """Every cut that leaves the first `head` messages, the mildest first.
 
     Whole turns go first. Then, with `trim`, old tool results get shorter, and last of all rounds go. Where
     even that leaves no room for the note, it is left out too.
     """
-    last = len(conversation.turns) - 1
-    if kept > last:
+    turns, rounds = conversation.turns, conversation.rounds
+    if not turns or head >= len(conversation.messages):
         return []
-    turns = _borders(conversation.messages, conversation.turns, block)
-    milder = [Cut(turn) for turn in turns if turn > kept]
+    last = len(turns) - 1
+    borders = _borders(conversation.messages, turns, block)
+    milder = [Cut(turn) for turn in borders if turns[turn].start > head]
     trims = [Cut(last, longest=longest) for longest in _LENGTHS] if trim else []
     longest = _LENGTHS[-1] if trim else None
-    rounds = _borders(conversation.messages, conversation.rounds, block) if conversation.rounds else []
-    found = [*milder, *trims, *(Cut(last, done, longest) for done in rounds)]
+    places = _borders(conversation.messages, rounds, block) if rounds else []
+    deeper = [Cut(last, done, longest) for done in places if rounds[done].start > head]
+    found = [*milder, *trims, *deeper]
     return [*found, replace(found[-1], told=False)] if found else []
 
 

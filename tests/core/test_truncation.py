@@ -1,11 +1,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import pytest
 
-from proxy.core.truncation import ELLIPSIS, NOTE, Conversation, Cut, cuts, split
+from proxy.core.truncation import ELLIPSIS, NOTE, NOTE_BEHIND, Conversation, Cut, cuts, split
 
 
 def said(*script: str) -> tuple[dict[str, Any], ...]:
@@ -16,7 +17,8 @@ def said(*script: str) -> tuple[dict[str, Any], ...]:
 
 def spoken(messages: Sequence[dict[str, Any]]) -> str:
     """The script again, with N for the note."""
-    return " ".join(message["role"][0] + message["content"].replace(NOTE, "N") for message in messages)
+    said = " ".join(message["role"][0] + message["content"] for message in messages)
+    return said.replace(NOTE, "N").replace(NOTE_BEHIND, "N")
 
 
 def parts(conversation: Conversation, ranges: tuple[range, ...]) -> list[str]:
@@ -59,31 +61,78 @@ def test_the_last_turn_has_rounds(script: str, opening: str, rounds: list[str]) 
 
 
 @pytest.mark.parametrize(
-    ("kept", "cut", "expected"),
+    ("head", "cut", "expected"),
     [
-        (0, Cut(0), "s0 u1 a1 u2 a2 u3 a3 t3 a4 t4"),
-        (0, Cut(1), "s0 uN2 a2 u3 a3 t3 a4 t4"),
-        (0, Cut(2), "s0 uN3 a3 t3 a4 t4"),
-        (1, Cut(2), "s0 u1 a1 uN3 a3 t3 a4 t4"),
-        (0, Cut(2, rounds=1), "s0 uN3 a4 t4"),
-        (2, Cut(2, rounds=1), "s0 u1 a1 u2 a2 uN3 a4 t4"),
-        (0, Cut(2, rounds=1, told=False), "s0 u3 a4 t4"),
-        (2, Cut(2, longest=99), "s0 u1 a1 u2 a2 u3 a3 t3 a4 t4"),
+        (1, Cut(0), "s0 u1 a1 u2 a2 u3 a3 t3 a4 t4"),
+        (1, Cut(1), "s0 uN2 a2 u3 a3 t3 a4 t4"),
+        (1, Cut(2), "s0 uN3 a3 t3 a4 t4"),
+        (2, Cut(2), "s0 u1 uN3 a3 t3 a4 t4"),
+        (3, Cut(2), "s0 u1 a1 uN3 a3 t3 a4 t4"),
+        (1, Cut(2, rounds=1), "s0 uN3 a4 t4"),
+        (5, Cut(2, rounds=1), "s0 u1 a1 u2 a2 uN3 a4 t4"),
+        (6, Cut(2, rounds=1), "s0 u1 a1 u2 a2 u3N a4 t4"),
+        (1, Cut(2, rounds=1, told=False), "s0 u3 a4 t4"),
+        (5, Cut(2, longest=99), "s0 u1 a1 u2 a2 u3 a3 t3 a4 t4"),
     ],
 )
-def test_what_is_left(kept: int, cut: Cut, expected: str) -> None:
+def test_what_is_left(head: int, cut: Cut, expected: str) -> None:
     messages = said("s:0", "u:1", "a:1", "u:2", "a:2", "u:3", "a:3", "t:3", "a:4", "t:4")
     conversation = split(messages)
-    left = conversation.shortened(kept, cut)
+    left = conversation.shortened(head, cut)
     assert spoken(left) == expected
-    positions = conversation.positions(kept, cut)
+    positions = conversation.positions(head, cut)
     assert [m["role"] for m in left] == [messages[i]["role"] for i in positions]
     assert spoken(messages) == "s0 u1 a1 u2 a2 u3 a3 t3 a4 t4", "the request itself is not changed"
 
 
-def test_the_head_is_whole_turns() -> None:
-    conversation = split(said("s:0", "u:1", "a:1", "u:2"))
-    assert [spoken(conversation.head(turns)) for turns in range(3)] == ["s0", "s0 u1 a1", "s0 u1 a1 u2"]
+@pytest.mark.parametrize(
+    ("script", "heads"),
+    [
+        ("s:0 u:1 a:1 u:2", ["s0", "u1", "a1", "u2"]),
+        ("u:1 u:2 a:3 t:3 t:3 a:4 u:5", ["", "u1", "u2", "a3 t3 t3", "a4", "u5"]),
+        ("s:0 a:1 t:1 a:2 u:3", ["s0", "a1 t1 a2", "u3"]),
+        ("s:0", ["s0"]),
+    ],
+)
+def test_a_head_ends_after_whole_messages_and_no_call_without_its_results(
+    script: str, heads: list[str]
+) -> None:
+    conversation = split(said(*script.split()))
+    starts = [0, *conversation.ends]
+    found = [spoken(conversation.messages[a:b]) for a, b in pairwise(starts)]
+    assert found == heads
+
+
+def test_the_turn_that_a_head_ends_in() -> None:
+    conversation = split(said("s:0", "u:1", "a:1", "t:1", "a:1", "u:2", "a:2"))
+    assert [conversation.turn_end(end) for end in conversation.ends] == [1, 5, 5, 5, 7, 7]
+
+
+def test_the_last_round_is_the_last_that_a_head_leaves_to_be_cut() -> None:
+    conversation = split(said("u:1", "a:1", "u:2", "a:2", "a:3", "t:3", "a:4", "t:4"))
+    shorter = {
+        end: [spoken(conversation.shortened(end, cut)) for cut in cuts(conversation, end, 1)]
+        for end in conversation.ends
+    }
+    assert shorter == {
+        0: [
+            "uN2 a2 a3 t3 a4 t4",
+            "uN2 a3 t3 a4 t4",
+            "uN2 a4 t4",
+            "u2 a4 t4",
+        ],
+        1: [
+            "u1 uN2 a2 a3 t3 a4 t4",
+            "u1 uN2 a3 t3 a4 t4",
+            "u1 uN2 a4 t4",
+            "u1 u2 a4 t4",
+        ],
+        2: ["u1 a1 uN2 a3 t3 a4 t4", "u1 a1 uN2 a4 t4", "u1 a1 u2 a4 t4"],
+        3: ["u1 a1 u2N a3 t3 a4 t4", "u1 a1 u2N a4 t4", "u1 a1 u2 a4 t4"],
+        4: ["u1 a1 u2N a2 a4 t4", "u1 a1 u2 a2 a4 t4"],
+        6: [],
+        8: [],
+    }
 
 
 def test_old_tool_results_lose_their_middle() -> None:
@@ -95,6 +144,7 @@ def test_old_tool_results_lose_their_middle() -> None:
         assert [len(m["content"]) for m in left] == [3000, 3000, longest, 5, 1, 3000]
         start, end = left[2]["content"].split(ELLIPSIS)
         assert long.startswith(start) and long.endswith(end) and 0 <= len(start) - len(end) <= 1
+        assert conversation.shortened(3, Cut(0, longest=longest)) == messages, "the head stays as it is"
         again = split(left)
         assert again.shortened(0, Cut(0, longest=longest)) == left
 
@@ -107,25 +157,27 @@ def dialogue(turns: int, size: int = 100) -> Conversation:
 
 
 @pytest.mark.parametrize(
-    ("turns", "kept", "block", "expected"),
+    ("turns", "head", "block", "expected"),
     [
         (5, 0, 1, [1, 2, 3, 4]),
         (5, 0, 100, [1, 2, 3, 4]),
         (10, 0, 300, [3, 6, 9]),
         (11, 0, 300, [3, 6, 9, 10]),
-        (11, 4, 300, [6, 9, 10]),
-        (11, 9, 300, [10]),
-        (11, 10, 300, []),
-        (11, 11, 300, []),
+        (11, 8, 300, [6, 9, 10]),
+        (11, 12, 300, [9, 10]),
+        (11, 13, 300, [9, 10]),
+        (11, 18, 300, [10]),
+        (11, 20, 300, []),
+        (11, 22, 300, []),
         (5, 0, 10**9, [4]),
         (1, 0, 1, []),
         (0, 0, 1, []),
     ],
 )
 def test_cuts_are_blocks_apart_and_spare_the_last_turn(
-    turns: int, kept: int, block: int, expected: list[int]
+    turns: int, head: int, block: int, expected: list[int]
 ) -> None:
-    found = cuts(dialogue(turns), kept, block)
+    found = cuts(dialogue(turns), head, block)
     assert found[:-1] == [Cut(turn) for turn in expected]
     assert found[-1:] == [Cut(turn, told=False) for turn in expected[-1:]]
 
@@ -133,8 +185,8 @@ def test_cuts_are_blocks_apart_and_spare_the_last_turn(
 def test_the_mildest_cut_comes_first() -> None:
     conversation = split(said(*["u:1", "a:1", "u:2", "a:2", "t:2", "a:3", "t:3", "a:4", "t:4"]))
     assert cuts(conversation, 0, 1) == [Cut(1), Cut(1, 1), Cut(1, 2), Cut(1, 2, told=False)]
-    assert cuts(conversation, 1, 1) == [Cut(1, 1), Cut(1, 2), Cut(1, 2, told=False)]
-    assert cuts(conversation, 2, 1) == []
+    assert cuts(conversation, 2, 1) == [Cut(1, 1), Cut(1, 2), Cut(1, 2, told=False)]
+    assert cuts(conversation, 7, 1) == []
     *trimmed, _ = cuts(conversation, 0, 1, trim=True)
     assert trimmed[0] == Cut(1)
     lengths = [cut.longest for cut in trimmed[1:-2]]
