@@ -117,6 +117,7 @@ class Relay:
                 try:
                     await self._complete(job, client)
                     job.outcome = Outcome.OK
+                    self._gate.answered(job.client, job.completion_tokens)
                     self._inquest.completed(job)
                 except GuardError as error:
                     job.outcome, job.reason = _outcome_of(error, job)
@@ -154,9 +155,9 @@ class Relay:
                 # It may have become a suspect, or a convict, while it waited: by a twin of its.
                 solitude = self._inquest.solitude(job)
                 if place.alone or not self._alone(job):
-                    until_content = place if place.alone and solitude is not Solitude.WHOLE else None
+                    join = place.alone and solitude is not Solitude.WHOLE
                     try:
-                        return await self._attempt(job, client, generation, until_content)
+                        return await self._attempt(job, client, generation, place, join=join)
                     except UpstreamBroken as broken:
                         await self._after_break(job, generation, broken)
                 place.again(alone=self._alone(job))
@@ -187,11 +188,11 @@ class Relay:
             raise Unavailable("not_ready") from error
 
     async def _attempt(
-        self, job: Job, client: Client, generation: Generation, until_content: Place | None
+        self, job: Job, client: Client, generation: Generation, place: Place, *, join: bool
     ) -> None:
         """Ask the child once. Raises UpstreamBroken unless the answer is complete, ClientGone.
 
-        `until_content`: a place that was granted alone, and that others may join once content has come.
+        `join`: others may join one that was granted alone once content has come.
         """
         job.stage, job.generation, job.seen = Stage.PREFILL, generation.number, client.begin()
         job.asked = self._clock()
@@ -205,19 +206,20 @@ class Relay:
                 if exchange.status != HTTPStatus.OK:
                     raise await _refusal(exchange)
                 try:
-                    await self._relay(job, client, job.seen, exchange, until_content)
+                    await self._relay(job, client, job.seen, exchange, place, join=join)
                 except sse.Malformed as error:
                     raise UpstreamBroken(Break.CUT, f"unreadable answer: {error}") from error
 
     async def _relay(
-        self, job: Job, client: Client, seen: Seen, exchange: Exchange, until_content: Place | None
+        self, job: Job, client: Client, seen: Seen, exchange: Exchange, place: Place, *, join: bool
     ) -> None:
         while data := await exchange.read():
             await client.feed(data)
+            place.grew(seen.events)
             if seen.content and job.stage is not Stage.DECODE:
                 job.content_sent(self._clock())
-                if until_content is not None:
-                    until_content.join()
+                if join:
+                    place.join()
             if seen.done:
                 return
         client.end_of_input()

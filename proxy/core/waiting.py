@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, insort
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from heapq import nsmallest
 from itertools import islice, takewhile
@@ -51,6 +52,7 @@ class Waiting:
         self._again: list[_Entry] = []  # those who ran before
         self._suspects: list[_Entry] = []  # those who must run alone
         self._lines: dict[str, list[_Entry]] = {}  # the others, by client; none is empty
+        self._heads: list[tuple[int, _Entry, str]] = []  # last turn and first entry of each line, its client
         self._deadlines: list[tuple[float, str]] = []
         self._turns: dict[str, int] = {}  # client -> number of its last grant
         self._entries = 0
@@ -72,7 +74,8 @@ class Waiting:
         elif again:
             insort(self._again, entry)
         else:
-            insort(self._lines.setdefault(self._whose(ticket), []), entry)
+            with self._changing(self._whose(ticket)) as line:
+                insort(line, entry)
         insort(self._deadlines, (ticket.deadline, ticket.id))
         self._tickets[ticket.id] = (entry, ticket)
         self._positions = None
@@ -84,16 +87,15 @@ class Waiting:
         entry, ticket = self._tickets.pop(id)
         _discard(self._deadlines, (ticket.deadline, id))
         if not _discard(self._again, entry) and not _discard(self._suspects, entry):
-            whose = self._whose(ticket)
-            _discard(self._lines[whose], entry)
-            if not self._lines[whose]:
-                del self._lines[whose]
+            with self._changing(self._whose(ticket)) as line:
+                _discard(line, entry)
         self._positions = None
 
     def took_turn(self, ticket: Ticket) -> None:
         """It has been granted: its client is last among the clients now."""
         self._grants += 1
-        self._turns[self._whose(ticket)] = self._grants
+        with self._changing(self._whose(ticket)):
+            self._turns[self._whose(ticket)] = self._grants
         self._positions = None
 
     def first(self, number: int) -> Iterator[Ticket]:
@@ -118,15 +120,27 @@ class Waiting:
     def _whose(self, ticket: Ticket) -> str:
         return ticket.client if self._fair else ""
 
+    @contextmanager
+    def _changing(self, client: str) -> Iterator[list[_Entry]]:
+        """A client's line, or its turn, changes within the block; the order of lines is kept."""
+        line = self._lines.setdefault(client, [])
+        if line:
+            _discard(self._heads, (self._turns.get(client, 0), line[0], client))
+        yield line
+        if line:
+            insort(self._heads, (self._turns.get(client, 0), line[0], client))
+        else:
+            del self._lines[client]
+
     def _order(self, number: int) -> Iterator[_Entry]:
         """Entries in the order of their turns; only the first `number` are right."""
         # 1. Who ran before, by arrival.
         yield from self._again
         # 2. The clients in turn: whose last grant is longest ago; among new ones, who came first.
         rounds = (
-            (place, self._turns.get(client, 0), entry)
-            for client, line in self._lines.items()
-            for place, entry in enumerate(islice(line, number))
+            (place, turn, entry)
+            for turn, _, client in islice(self._heads, number)
+            for place, entry in enumerate(islice(self._lines[client], number))
         )
         at = 0
         for *_, entry in nsmallest(number, rounds):

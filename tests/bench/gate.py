@@ -1,0 +1,134 @@
+"""How long the gate takes to decide with 1,000 waiting, by the planned law: `make bench WHAT=gate`.
+
+The model has the shape of a 70B one with windows in half of its layers, the memory is full, so that every
+decision looks at as many of the waiting as it ever does. Each kind of event is timed by itself, and so is
+asking for the place in the queue just after something changed. The slowest one in a hundred must hold.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+from proxy.core.admission import Admission
+from proxy.core.budget import Budget, Need
+from proxy.core.gate_events import Arrive, Event, Grew, Leave, SetBudget, SetRetained, Wake
+from proxy.core.waiting import Ticket
+from proxy.costs import PlannedCosts
+from supervisor.batch import Serving
+from supervisor.cost import Kind, Law, Part
+from supervisor.peak import Model, Traced
+from tests.figures import bar
+
+WAITING = 1000
+LIMIT_MS = 1.0
+LAW = Law(
+    (
+        Part(Kind.GROWING, row_bytes=40 * 8 * 256 * 2),
+        Part(Kind.WINDOW, row_bytes=40 * 8 * 256 * 2, size=1024),
+    )
+)
+MODEL = Model(
+    weights=40 * 10**9,
+    law=LAW,
+    traced=Traced(LAW, attention=((64, 128, 128),), layer_width=60_000, vocabulary=128_000, backend="metal"),
+    batched=True,
+)
+COSTS = PlannedCosts(Serving(MODEL, step=2048, decodes=8, prompts=2, kept_sequences=10, kept_bytes=8 * 10**9))
+
+
+def a_ticket(random_: random.Random, number: int, clients: int, now: float) -> Ticket:
+    """Most are sessions of an agent, some are its side requests."""
+    prompt = random_.choice((300, 3_000, 20_000, 60_000, 120_000))
+    need, least = Need(prompt, random_.choice((100, 1_000, 4_000))), Need(prompt, 100)
+    client = str(random_.randrange(clients))
+    return Ticket(str(number), client, now, now + 3_600, need, least, max_tokens=65_536)
+
+
+class Crowd:
+    """A gate that is full, and its clock."""
+
+    def __init__(self, seed: int, clients: int) -> None:
+        self.random = random.Random(seed)
+        self.clients = clients
+        self.budget = Budget(8, 60 * 10**9, ceiling=100 * 10**9, costs=COSTS)
+        self.gate = Admission(self.budget, max_waiting=2 * WAITING, fairness="key")
+        self.now = 0.0
+        self.number = 0
+        self.waiting: list[str] = []
+        while self.gate.waiting < WAITING:
+            self.decide(self.arrival())
+
+    def arrival(self) -> Arrive:
+        self.number += 1
+        return Arrive(a_ticket(self.random, self.number, self.clients, self.now))
+
+    def decide(self, event: Event) -> float:
+        """The seconds that it took."""
+        self.now += 0.001
+        began = time.perf_counter()
+        self.gate.handle(event, self.now)
+        return time.perf_counter() - began
+
+    def running(self) -> str:
+        return self.random.choice(self.gate.running).ticket.id
+
+    def place(self) -> float:
+        """The seconds until somebody's place in the queue is told, after a change."""
+        self.decide(SetRetained(self.random.randrange(10**9)))
+        began = time.perf_counter()
+        self.gate.position(str(self.number))
+        return time.perf_counter() - began
+
+    def kinds(self) -> Iterator[tuple[str, Callable[[], float]]]:
+        """Each leaves as many waiting as there were."""
+        yield "arrival", lambda: self.decide(self.arrival())
+        yield "end of one that ran", lambda: self.decide(Leave(self.running()))
+        yield "growth", lambda: self.decide(Grew(self.running(), self.random.randrange(8_000)))
+        yield "memory given back", lambda: self.decide(SetRetained(self.random.randrange(10**9)))
+        yield "another ceiling", lambda: self.decide(SetBudget(self.another_ceiling()))
+        yield "time", lambda: self.decide(Wake())
+        yield "place in the queue", self.place
+
+    def another_ceiling(self) -> Budget:
+        return replace(self.budget, ceiling=self.random.randrange(98 * 10**9, 100 * 10**9))
+
+    def fill(self) -> None:
+        while self.gate.waiting < WAITING:
+            self.decide(self.arrival())
+        for id in [each.id for each in self.gate._queue.first(self.gate.waiting - WAITING)]:
+            self.decide(Leave(id))
+
+
+def measure(seed: int, clients: int, number: int) -> float:
+    """Prints a line per kind of event; the slowest one in a hundred of the slowest kind, in milliseconds."""
+    crowd, worst = Crowd(seed, clients), 0.0
+    print(f"{clients} clients, {len(crowd.gate.running)} running, {crowd.gate.waiting} waiting")
+    for name, decide in crowd.kinds():
+        took = []
+        for _ in range(number):
+            crowd.fill()
+            took.append(1000 * decide())
+        slowest = statistics.quantiles(took, n=100)[-1]
+        print(f"  {name:20} median {statistics.median(took):.3f} ms, one in a hundred {slowest:.3f} ms")
+        worst = max(worst, slowest)
+    return worst
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.bench.gate")
+    parser.add_argument("--seed", type=int, default=random.randrange(2**32))
+    parser.add_argument("--number", type=int, default=1000, help="decisions of each kind")
+    arguments = parser.parse_args()
+    print(f"seed {arguments.seed}")
+    worst = max(measure(arguments.seed, clients, arguments.number) for clients in (1, 50, 1000))
+    return 0 if bar("gate_decision_ms", worst, LIMIT_MS) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
