@@ -31,8 +31,8 @@ from proxy.handlers import Completions, Pages, routes
 from proxy.inquest import FILE as SUSPECTS
 from proxy.inquest import Inquest
 from proxy.key_ring import KeyRing, follow
-from proxy.learned_limits import FILE as LIMITS
 from proxy.learned_limits import LearnedLimits
+from proxy.limits_file import FILE as LIMITS
 from proxy.metrics import Metrics
 from proxy.picture_fetch import PictureFetch
 from proxy.preparation import Preparation
@@ -86,6 +86,7 @@ class Guard:
             Budget(max_running=_concurrency(settings)),
             max_waiting=settings.queue.max_waiting,
             fairness=settings.queue.fairness,
+            on_sample=lambda _: self._limits.corrected(self._gate.corrections),
         )
         self._upstream = Upstream()
         self._pictures = PictureFetch(picture_policy(settings.request), settings.request.image_timeout_s)
@@ -122,6 +123,7 @@ class Guard:
 
     def _apply(self, plan: Plan) -> None:
         """Let in from now on what the plan says fits together."""
+        self._gate.correct(self._limits.corrections)
         self._gate.set_budget(budget(plan))
 
     def recycle(self, reason: str) -> None:

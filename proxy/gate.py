@@ -235,6 +235,16 @@ class Gate:
         self._budget = replace(budget, costs=budget.costs.corrected(alone, together))
         self._feed(SetBudget(self._budget))
 
+    @property
+    def corrections(self) -> Corrections:
+        """What was learned of the law so far."""
+        return self._corrections
+
+    def correct(self, corrections: Corrections) -> None:
+        """Go on from what was learned before."""
+        self._corrections = corrections
+        self.set_budget(self._budget)
+
     def set_ceiling(self, ceiling: int, most: int) -> None:
         """Bytes that the child may take now, and at the best of the last minutes."""
         self.set_budget(replace(self._budget, ceiling=ceiling, most=most))

@@ -1,55 +1,32 @@
-"""What deaths for want of memory have taught, kept in the state folder: the shell of supervisor/learned.py.
+"""What deaths and finished requests have taught of memory, kept in the state folder.
 
-It holds for one model revision, one mlx and mlx-lm, one set of flags and one machine. With any of these
-another, it is dropped, and the log says so.
+The shell of supervisor/learned.py, and the memory of the gate's corrections (core/learning.py). What was
+learned for another model, library, flag or machine is dropped, and the log says so.
 """
 
 from __future__ import annotations
 
 import logging
-import platform
-import sys
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from proxy.config import Settings
-from proxy.launch import server_flags
+from proxy.core.learning import Corrections
+from proxy.limits_file import FILE, Kept, Key, read_limits, to_json
 from supervisor import learned as law
 from supervisor.generation import Death
 from supervisor.learned import Learned, MemoryDeath
 from supervisor.lifecycle import State
-from supervisor.machine import total_memory
-from supervisor.probing import model_digest, versions
-from supervisor.records import read_json, write_json
+from supervisor.records import write_json
 from supervisor.saver import Saver
 from supervisor.tasks import Tasks
 
 log = logging.getLogger("mlxguard.limits")
 
-FILE = "limits.json"
-
-#: Work that is not yet in the file; what a proxy that is killed loses of it is no loss.
-_UNWRITTEN_S = 300.0
-
-Key = Mapping[str, str]
-
-
-def key_of(settings: Settings, folder: Path) -> Key:
-    """What learned limits hold for. `flags`: those that the settings fix, since the rest follows from them.
-
-    Raises:
-        OSError: the model's files cannot be read.
-    """
-    upstream = settings.upstream
-    flags = (*upstream.command, *server_flags(settings, folder)[2:])  # without --model FOLDER
-    return {
-        "model": model_digest(folder),
-        **dict(version.split(" ") for version in versions()),
-        "flags": " ".join((*flags, f"telemetry={upstream.telemetry}")),
-        "machine": f"{sys.platform} {platform.machine()} {round(total_memory() / 2**30)} GiB",
-    }
+#: What changes with every request is written this often; what a proxy that is killed loses of it is no loss.
+_SAVE_S = 300.0
 
 
 class LearnedLimits:
@@ -73,17 +50,20 @@ class LearnedLimits:
         self._key: Key | None = None
         self._ceiling = 0
         self._counted_until = 0.0
-        self._unwritten_s = 0.0
+        self._saved_at = 0.0
+        self._unwritten = False
         self._written = False
         self._tasks = Tasks()
         self._saver = Saver(self._tasks)
         self.learned = Learned()
+        self.corrections = Corrections()
 
     def take(self, key: Key) -> Learned:
         """What holds for `key`: as known, or as in the file; nothing, if that was reset meanwhile."""
         reset = self._written and self._file is not None and not self._file.exists()
         if self._key != key or reset:
-            self._key, self.learned, self._written = key, Learned(), False
+            self._key, self._written = key, False
+            self.learned, self.corrections = Learned(), Corrections()
             self._read(key)
         return self.learned
 
@@ -107,9 +87,12 @@ class LearnedLimits:
         if self.learned.share != before.share:
             self._change(self.learned)
         elif self.learned is not before:
-            self._unwritten_s += seconds
-            if self._unwritten_s >= _UNWRITTEN_S:
-                self._save()
+            self._save_some_day()
+
+    def corrected(self, corrections: Corrections) -> None:
+        """The gate has learned more of the law."""
+        self.corrections = corrections
+        self._save_some_day()
 
     def document(self) -> dict[str, Any]:
         """For status: the share of the ceiling that holds and why. Seconds are of work."""
@@ -123,7 +106,7 @@ class LearnedLimits:
 
     async def stop(self) -> None:
         """Write what is known, and wait for it."""
-        if self._unwritten_s:
+        if self._unwritten:
             self._save()
         await self._tasks.finish()
 
@@ -135,23 +118,29 @@ class LearnedLimits:
             return
         if found is None:
             return
-        kept_for, learned = found
-        changed = [name for name in key if kept_for.get(name) != key[name]]
+        changed = [name for name in key if found.key.get(name) != key[name]]
         if changed:
-            log.warning("learned_limits_dropped", extra={"changed": changed, "was": learned.reason})
+            log.warning("learned_limits_dropped", extra={"changed": changed, "was": found.learned.reason})
             return
-        self.learned, self._written = learned, True
+        self.learned, self._written = found.learned, True
+        self.corrections = _aged(found.corrections, self._clock() - self._wall())
 
     def _change(self, learned: Learned) -> None:
         self.learned = learned
         log.warning("learned_limits", extra={"share": round(learned.share, 4), "reason": learned.reason})
         self._save()
 
+    def _save_some_day(self) -> None:
+        self._unwritten = True
+        if self._clock() - self._saved_at >= _SAVE_S:
+            self._save()
+
     def _save(self) -> None:
-        self._unwritten_s = 0.0
+        self._unwritten, self._saved_at = False, self._clock()
         if self._file is None or self._key is None:
             return
-        file, content = self._file, {"key": dict(self._key), "learned": law.to_json(self.learned)}
+        corrections = _aged(self.corrections, self._wall() - self._clock())
+        file, content = self._file, to_json(Kept(self._key, self.learned, corrections))
         self._saver.save(FILE, lambda: self._write(file, content))
 
     def _write(self, file: Path, content: Mapping[str, Any]) -> None:
@@ -159,17 +148,8 @@ class LearnedLimits:
         self._written = True
 
 
-def read_limits(file: Path) -> tuple[Key, Learned] | None:
-    """The file's content: for what, and what; None if there is none.
-
-    Raises:
-        OSError: it cannot be read.
-        ValueError: it is none of ours.
-    """
-    content = read_json(file)
-    if content is None:
-        return None
-    key = content.get("key")
-    if not isinstance(key, dict):
-        raise ValueError("learned limits without their key")
-    return key, law.from_json(content.get("learned", {}))
+def _aged(corrections: Corrections, shift: float) -> Corrections:
+    """The same by another clock, which is `shift` seconds ahead."""
+    return Corrections(
+        *(replace(each, at=each.at + shift) for each in (corrections.alone, corrections.together))
+    )

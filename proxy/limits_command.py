@@ -11,10 +11,8 @@ from pathlib import Path
 from proxy.config import Settings
 from proxy.exit_codes import ExitCode
 from proxy.folders import cache_folder, state_folder
-from proxy.learned_limits import FILE, Key, key_of, read_limits
+from proxy.limits_file import FILE, Kept, Key, key_of, read_limits, to_json
 from proxy.planning import local_folder
-from supervisor import learned as law
-from supervisor.learned import Learned
 from supervisor.model import ModelUnavailable
 
 
@@ -29,10 +27,9 @@ def run(settings: Settings, *, reset: bool, as_json: bool) -> int:
         sys.stderr.write(f"{file}: {failure}; `mlxguard-proxy limits reset` removes it\n")
         return ExitCode.CONFIGURATION
     if as_json:
-        key, learned = found or ({}, Learned())
-        sys.stdout.write(json.dumps({"key": dict(key), "learned": law.to_json(learned)}, indent=1) + "\n")
+        sys.stdout.write(json.dumps(to_json(found or Kept({})), indent=1) + "\n")
         return ExitCode.OK
-    lines = ["nothing was learned"] if found is None else _rows(*found, _today(settings))
+    lines = ["nothing was learned"] if found is None else _rows(found, _today(settings))
     sys.stdout.writelines(f"{line}\n" for line in lines)
     return ExitCode.OK
 
@@ -53,14 +50,17 @@ def _today(settings: Settings) -> Key | None:
         return None
 
 
-def _rows(key: Key, learned: Learned, today: Key | None) -> Iterator[str]:
+def _rows(kept: Kept, today: Key | None) -> Iterator[str]:
+    learned = kept.learned
     yield f"memory    {learned.reason}"
     if learned.last is not None:
         when = time.strftime("%Y-%m-%d %H:%M", time.localtime(learned.last.at))
         minutes = (learned.stable_s - learned.worked_s) / 60
         yield f"          since {when}; raised a little after {minutes:.0f} more minutes of work"
-    for name, value in key.items():
+    alone, together = kept.corrections.factors(time.time())
+    yield f"costs     foretold x {alone:.2f} for one alone, x {together:.2f} for several, as seen so far"
+    for name, value in kept.key.items():
         yield f"{name:<10}{value or '-'}"
-    changed = [name for name in today if key.get(name) != today[name]] if today is not None else []
+    changed = [name for name in today if kept.key.get(name) != today[name]] if today is not None else []
     if changed:
         yield f"It is not for today's {', '.join(changed)}: the next start drops it."

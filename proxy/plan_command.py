@@ -12,7 +12,8 @@ from proxy.config import Settings
 from proxy.core.names import served_name
 from proxy.exit_codes import ExitCode
 from proxy.folders import cache_folder, state_folder
-from proxy.learned_limits import FILE, LearnedLimits
+from proxy.learned_limits import LearnedLimits
+from proxy.limits_file import FILE
 from proxy.plan_report import document, screen
 from proxy.planning import Planner, local_folder
 from supervisor.model import ModelUnavailable, describe

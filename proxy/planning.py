@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import TypeVar
 
 from proxy.config import Settings
-from proxy.learned_limits import Key, LearnedLimits, key_of
+from proxy.learned_limits import LearnedLimits
+from proxy.limits_file import Key, key_of
 from supervisor import limits
 from supervisor.ceiling import Ceiling, ceiling
 from supervisor.cost import Quantization

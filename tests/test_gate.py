@@ -7,6 +7,7 @@ import asyncio
 import pytest
 
 from proxy.core.budget import Budget
+from proxy.core.learning import Correction, Corrections
 from proxy.core.waiting import Ticket
 from proxy.errors import Unavailable
 from proxy.gate import Gate
@@ -119,3 +120,11 @@ async def test_again_waits_for_another_grant() -> None:
         gate.set_budget(Budget(max_running=1))
         await waiting
         assert place.position is None
+
+
+async def test_what_an_earlier_proxy_learned_of_the_law_is_gone_on_from() -> None:
+    gate = a_gate()
+    learned = Corrections(together=Correction(1.2, (), at=asyncio.get_running_loop().time()))
+    gate.correct(learned)
+    assert gate.corrections == learned
+    assert gate.snapshot().corrections == pytest.approx((1.0, 1.2))

@@ -6,12 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from proxy.config import Settings
-from proxy.learned_limits import FILE, LearnedLimits, key_of, read_limits
+from proxy.core.learning import Correction, Corrections
+from proxy.learned_limits import LearnedLimits
+from proxy.limits_file import FILE, Kept, read_limits, to_json
 from supervisor.causes import Cause
 from supervisor.generation import Death
 from supervisor.learned import STABLE_S, Learned
 from supervisor.lifecycle import State
+from supervisor.records import write_json
 
 KEY = {"model": "abc", "mlx": "1.0", "mlx-lm": "2.0", "flags": "", "machine": "m"}
 GB = 10**9
@@ -45,7 +47,9 @@ async def test_a_memory_death_is_learned_from_and_the_next_proxy_knows_it(tmp_pa
     stand.limits.died(death())
     await stand.limits.stop()
     assert 0.9 < stand.share < 0.97
-    assert read_limits(stand.file) == (KEY, stand.limits.learned)
+    kept = read_limits(stand.file)
+    assert kept is not None
+    assert (kept.key, kept.learned) == (KEY, stand.limits.learned)
     assert Stand(tmp_path).limits.learned == stand.limits.learned
 
 
@@ -106,20 +110,20 @@ async def test_work_beside_other_work_is_counted_once(tmp_path: Path) -> None:
     assert Stand(tmp_path).limits.learned == stand.limits.learned
 
 
+async def test_what_the_gate_learned_of_the_law_outlives_it_and_ages(tmp_path: Path) -> None:
+    stand = Stand(tmp_path)
+    stand.now = 50.0
+    stand.limits.corrected(Corrections(together=Correction(1.2, (9.0,), at=40.0)))
+    await stand.limits.stop()
+    later = Stand(tmp_path)
+    assert later.limits.corrections.together.at == 40.0 - 50.0 + 0.0
+    assert later.limits.corrections.together.belief == 1.2
+    stand.file.unlink()
+    later.limits.take(KEY)
+    assert later.limits.corrections == Corrections(), "a reset forgets it too"
+
+
 async def test_a_damaged_file_is_as_good_as_none(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    (tmp_path / FILE).write_text('{"version": 1, "key": {}, "learned": {"share": 7}}')
+    write_json(tmp_path / FILE, {**to_json(Kept({})), "learned": {"share": 7}})
     assert Stand(tmp_path).limits.learned == Learned()
     assert "learned_limits_not_read" in [record.getMessage() for record in caplog.records]
-    (tmp_path / FILE).write_text('{"version": 1}')
-    with pytest.raises(ValueError, match="without their key"):
-        read_limits(tmp_path / FILE)
-
-
-def test_the_key_changes_with_what_the_settings_fix(tmp_path: Path) -> None:
-    (tmp_path / "config.json").write_text("{}")
-    auto = key_of(Settings(), tmp_path)
-    assert set(auto) == set(KEY)
-    fixed = key_of(Settings.model_validate({"upstream": {"decode_concurrency": 3}}), tmp_path)
-    assert [name for name in auto if auto[name] != fixed[name]] == ["flags"]
-    (tmp_path / "model.safetensors").write_bytes(b"x")
-    assert [name for name in auto if auto[name] != key_of(Settings(), tmp_path)[name]] == ["model"]

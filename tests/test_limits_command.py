@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 
 import pytest
 
 from proxy.cli import main
 from proxy.config import Settings
-from proxy.learned_limits import FILE, key_of
-from supervisor.learned import Learned, MemoryDeath, lowered, to_json
+from proxy.core.learning import Correction, Corrections
+from proxy.limits_file import FILE, Kept, key_of, to_json
+from supervisor import learned as law
+from supervisor.learned import Learned, MemoryDeath, lowered
 from supervisor.records import write_json
 from tests import checkpoints
 
@@ -25,8 +28,8 @@ def limits(folder: Path, *words: str) -> int:
 def learn(folder: Path, **key: str) -> Learned:
     model = checkpoints.write(folder / "model", checkpoints.LLAMA_70B, weights=10**6)
     learned = lowered(Learned(), MemoryDeath("metal_oom", 23 * GB, 24 * GB, 1_767_607_872.0))
-    content = {"key": {**key_of(Settings(), model), **key}, "learned": to_json(learned)}
-    write_json(folder / FILE, content)
+    corrections = Corrections(together=Correction(1.11, (), time.time()))
+    write_json(folder / FILE, to_json(Kept({**key_of(Settings(), model), **key}, learned, corrections)))
     return learned
 
 
@@ -47,11 +50,12 @@ def test_what_was_learned_is_shown_with_its_reason(
         "metal_oom at 23.0 GB of 24.0 GB",
         "raised a little after 30 more minutes of work",
         "mlx-lm    0.",
+        "foretold x 1.00 for one alone, x 1.10 for several",
     ):
         assert part in shown
     assert "not for today's" not in shown
     assert limits(tmp_path, "--json") == 0
-    assert json.loads(capsys.readouterr().out)["learned"] == to_json(learned)
+    assert json.loads(capsys.readouterr().out)["learned"] == json.loads(json.dumps(law.to_json(learned)))
 
 
 def test_what_is_not_for_today_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
