@@ -20,6 +20,8 @@ Encode = Callable[[Sequence[str]], list[Ids]]
 _REMEMBERED = 32_768
 #: Texts whose beginnings are kept, the latest; those of few characters are split faster than compared.
 _STEMS, _SHORTEST_STEM = 16, 10_000
+#: Segments at the end that are no part of it: the last message, and what asks for the next, may be others.
+_LOOSE = 8
 #: Characters of all of them: as many bytes where the text is ASCII, up to four times as many elsewhere.
 _STEM_CHARACTERS = 8_000_000
 _MOST_SEPARATORS = 4
@@ -112,7 +114,7 @@ def agrees(separators: Sequence[str], encode: Encode, encode_whole: Encode) -> b
 
 @dataclass(frozen=True, slots=True)
 class _Stem:
-    """The beginning of a text that was counted, up to its last separator."""
+    """The beginning of a text that was counted, up to one of its last separators."""
 
     text: str
     count: int
@@ -154,8 +156,9 @@ class Segments:
         if counts is None:
             return None
         total = stem.count + sum(counts)
-        if len(text) >= self._shortest_stem and len(segments) > 1:
-            self._keep(_Stem(text[: -len(segments[-1])], total - counts[-1]), instead_of=stem)
+        if len(text) >= self._shortest_stem and len(segments) > _LOOSE:
+            loose = sum(map(len, segments[-_LOOSE:]))
+            self._keep(_Stem(text[:-loose], total - sum(counts[-_LOOSE:])), instead_of=stem)
         return total
 
     def _counts(self, segments: Sequence[str], most_new: int | None) -> list[int] | None:
