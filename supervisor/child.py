@@ -5,10 +5,11 @@ this file needs nothing else and imports nothing of its own package. CACHE_LIMIT
 MLX's own.
 
 Some ten times a second one JSON line goes to TELEMETRY_FD: active, peak and cache bytes of MLX, which
-can be read from inside the process only; what a GPU with memory of its own has and has left; and `beat`,
-which counts the samples in which the generation thread stood at another place than in the sample before.
-A silent phase that works (a search in the prompt cache, the text of a tool call) moves it; a wedged thread
-does not. A thread that is always found in the same call of MLX, as in a prefill, moves the memory instead.
+can be read from inside the process only; what a GPU with memory of its own has and has left; `idle`, whether
+the generation thread waits for a request, as it does only when it has none; and `beat`, which counts the
+samples in which that thread stood at another place than in the sample before. A silent phase that works (a
+search in the prompt cache, the text of a tool call) moves it; a wedged thread does not. A thread that is
+always found in the same call of MLX, as in a prefill, moves the memory instead.
 """
 
 from __future__ import annotations
@@ -23,6 +24,9 @@ from types import ModuleType
 
 INTERVAL_S = 0.1
 
+#: Innermost first. With requests at work the server asks its queue without waiting (server.py, _generate).
+_WAITING = ("wait", "get", "_next_request")
+
 #: The keeper ends us well within this time after the gateway has gone. If the keeper was killed too,
 #: nobody else is left to do it.
 ORPHAN_S = 4.0
@@ -34,6 +38,16 @@ def place(thread_id: int | None) -> tuple[int, int] | None:
     return None if frame is None else (id(frame.f_code), frame.f_lasti)
 
 
+def waits(thread_id: int | None) -> bool:
+    """Whether it waits for a request: `queue.get(timeout=...)`, called by the server's `_next_request`."""
+    frame = sys._current_frames().get(thread_id) if thread_id is not None else None
+    names = []
+    while frame is not None and len(names) < len(_WAITING):
+        names.append(frame.f_code.co_name)
+        frame = frame.f_back
+    return tuple(names) == _WAITING
+
+
 def generation_thread() -> int | None:
     """The server names no thread; Python names it after its target, `Thread-1 (_run_generate)`."""
     for thread in threading.enumerate():
@@ -42,9 +56,10 @@ def generation_thread() -> int | None:
     return None
 
 
-def sample(mx: ModuleType | None, beat: int) -> bytes:
+def sample(mx: ModuleType | None, beat: int, *, idle: bool = False) -> bytes:
     memory = (mx.get_active_memory(), mx.get_peak_memory(), mx.get_cache_memory()) if mx else (0, 0, 0)
-    line = dict(zip(("active", "peak", "cache"), memory, strict=True), beat=beat, **(card(mx) if mx else {}))
+    line = dict(zip(("active", "peak", "cache"), memory, strict=True), beat=beat, idle=idle)
+    line.update(card(mx) if mx else {})
     return json.dumps(line).encode() + b"\n"
 
 
@@ -59,10 +74,12 @@ def report(fd: int, loaded: threading.Event) -> None:
     """Write samples until nobody reads them. MLX is looked at only once the server has imported it."""
     beat, before = 0, None
     while True:
-        here = place(generation_thread())
+        thread = generation_thread()
+        here = place(thread)
         beat, before = beat + (here != before), here
         try:
-            os.write(fd, sample(sys.modules.get("mlx.core") if loaded.is_set() else None, beat))
+            mx = sys.modules.get("mlx.core") if loaded.is_set() else None
+            os.write(fd, sample(mx, beat, idle=waits(thread)))
         except BrokenPipeError:
             break
         time.sleep(INTERVAL_S)

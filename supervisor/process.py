@@ -51,6 +51,7 @@ class Telemetry:
     cache_bytes: int
     beat: int
     at: float
+    idle: bool = False  # no request is at work, and none waits
     card_free: int | None = None  # of the GPU's own memory, where it has its own (CUDA)
     card_total: int | None = None
 
@@ -146,6 +147,7 @@ class Child:
             sample["cache"],
             sample["beat"],
             time.monotonic(),
+            sample.get("idle", False),
             sample.get("card_free"),
             sample.get("card_total"),
         )

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import json
 import os
+import queue
 import subprocess
 import sys
 import threading
@@ -70,7 +72,13 @@ def test_the_server_gets_its_arguments_and_telemetry_flows(fakes: Path) -> None:
         assert process.stdout.readline() == "['mlx_lm.server', '--model', 'm', '--port', '1'] 1000 []\n"
         samples = [json.loads(pipe.readline()) for _ in range(8)]
         process.kill()
-    assert samples[0] == {"active": 0, "peak": 0, "cache": 0, "beat": 0}  # before the server is loaded
+    assert samples[0] == {
+        "active": 0,
+        "peak": 0,
+        "cache": 0,
+        "beat": 0,
+        "idle": False,
+    }  # before the server is loaded
     assert samples[-1]["active"] > 5
     assert (samples[-1]["peak"], samples[-1]["cache"]) == (7, 3)
     assert samples[-1]["beat"] > 0
@@ -110,6 +118,39 @@ def test_the_beat_moves_with_the_generation_thread_and_rests_with_it() -> None:
     thread.join()
     assert child.generation_thread() is None
     assert child.place(None) is None
+
+
+def test_a_thread_that_waits_for_a_request_is_told_from_one_that_looks_for_one() -> None:
+    requests: queue.Queue[str] = queue.Queue()
+    stop = threading.Event()
+
+    def _next_request(timeout: float | None) -> str:
+        return requests.get(timeout=timeout) if timeout else requests.get_nowait()
+
+    def _generate() -> None:
+        while not stop.is_set():
+            with contextlib.suppress(queue.Empty):
+                _next_request(timeout=0.1 if patient.is_set() else None)
+
+    patient = threading.Event()
+    patient.set()
+    thread = threading.Thread(target=_generate, daemon=True)
+    thread.start()
+    assert sum(seen_waiting(thread.ident)) > 90, "all but the moments between two waits"
+    patient.clear()
+    time.sleep(0.2)
+    assert not any(seen_waiting(thread.ident))
+    stop.set()
+    thread.join()
+    assert not child.waits(None)
+
+
+def seen_waiting(thread_id: int | None) -> list[bool]:
+    seen = []
+    for _ in range(100):
+        seen.append(child.waits(thread_id))
+        time.sleep(0.002)
+    return seen
 
 
 def places(thread_id: int | None) -> set[object]:
