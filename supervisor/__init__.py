@@ -12,7 +12,9 @@ Where things are, from decision to deed:
     events.py      pure: what happens, what is to be done
     lifecycle.py   pure: (state, event) -> new state and effects
     runner.py      Supervisor: the only writer of the state; feeds events, carries out effects
+    launcher.py    what to run, memory that is back, the start itself
     attempt.py     one attempt at running the child, from launch to end
+    picture.py     the state at one moment, for status and metrics
     deaths.py      counts and reports of what ended
     inquest.py     what the gateway adds to a report: the requests that were in flight
     advice.py      pure: settings and values that follow from one death

@@ -15,13 +15,11 @@ import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
-import aiohttp
-
 from supervisor import events, lifecycle
 from supervisor.attempt import Attempt
-from supervisor.causes import NATURES, Cause, Symptom
+from supervisor.causes import NATURES, Symptom
 from supervisor.deaths import Deaths
-from supervisor.diagnosis import Evidence, Finding, lacks_memory
+from supervisor.diagnosis import Evidence, lacks_memory
 from supervisor.generation import (
     CannotStart,
     Change,
@@ -33,10 +31,10 @@ from supervisor.generation import (
     SupervisorOptions,
 )
 from supervisor.inquest import Inquest, nobody
+from supervisor.launcher import Launcher, not_started
 from supervisor.lifecycle import IllegalEvent, Life, State
-from supervisor.policy import Retry
+from supervisor.picture import next_restart_s, picture
 from supervisor.process import Exit
-from supervisor.reclaim import memory_back
 from supervisor.records import Records
 from supervisor.saver import Saver
 from supervisor.tasks import Tasks
@@ -75,13 +73,13 @@ class Supervisor:
         random: Callable[[], float] = random.random,
         inquest: Inquest = nobody,
     ) -> None:
-        self._prepare = prepare
         self._options = options
         self._random = random
         self._rules = options.rules
         self._records = Records(options.state_dir)
         self._tasks = Tasks()
         self._deaths = Deaths(self._records, Saver(self._tasks), inquest)
+        self._launcher = Launcher(prepare, self._deaths)
         self._callbacks: list[Callable[[Change], None]] = []
         self._changed = asyncio.Event()
         self._life = Life()
@@ -89,9 +87,6 @@ class Supervisor:
         self._timer: asyncio.TimerHandle | None = None
         self._launching: asyncio.Task[None] | None = None
         self._attempt: Attempt | None = None
-        self._session: aiohttp.ClientSession | None = None
-        self._free_before: int | None = None  # bytes, before the last child was started
-        self._held = 0  # bytes, by the last child at its end
         self._retiring: asyncio.TimerHandle | None = None
 
     # For the gateway
@@ -107,7 +102,7 @@ class Supervisor:
         left = self._records.end_left_over()
         if left is not None:
             log.warning("left_over_child_ended", extra={"pid": left})
-        self._session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0, force_close=True))
+        self._launcher.open()
         self._feed(events.Start())
 
     async def stop(self) -> None:
@@ -116,9 +111,7 @@ class Supervisor:
         while self._life.state is not State.STOPPED:
             await self._changed.wait()
         await self._tasks.finish()
-        if self._session is not None:
-            await self._session.close()
-            self._session = None
+        if await self._launcher.close():
             self._records.close()
 
     def stop_now(self) -> None:
@@ -169,32 +162,7 @@ class Supervisor:
         self._callbacks.append(callback)
 
     def snapshot(self) -> Snapshot:
-        life, last, attempt = self._life, self._deaths.last, self._attempt
-        child = attempt.child if attempt else None
-        generation = attempt.generation if attempt else None
-        return Snapshot(
-            state=life.state,
-            generation=life.generation,
-            cause=last.cause if last else None,
-            explanation=last.explanation if last else None,
-            advice=last.advice if last else None,
-            pid=child.pid if child else None,
-            port=attempt.port if attempt and child else None,
-            since=self._since,
-            ready_since=attempt.ready_since if attempt and child else None,
-            restarts=max(0, life.generation - 1),
-            restarts_by_cause=self._deaths.by_cause,
-            next_restart_s=self._next_restart_s(),
-            in_flight=generation.in_flight if generation else 0,
-            telemetry=child.telemetry if child else None,
-            memory_bytes=attempt.memory_bytes() if attempt else None,
-            log_tail=attempt.transcript.lines if attempt else (),
-        )
-
-    def _next_restart_s(self) -> float | None:
-        if self._life.state not in (State.BACKOFF, State.FAILED) or self._life.deadline is None:
-            return None
-        return max(0.0, self._life.deadline - time.monotonic())
+        return picture(self._life, self._since, self._deaths, self._attempt)
 
     def _serving(self) -> Generation | None:
         return self._attempt.generation if self._attempt and self._life.state is State.READY else None
@@ -250,7 +218,7 @@ class Supervisor:
         level = logging.ERROR if life.state is State.FAILED else logging.INFO
         extra = {"before": before, "state": life.state, "generation": life.generation}
         log.log(level, "child_state", extra=extra)
-        self._deaths.done(life.state, generation=life.generation, wait_s=self._next_restart_s())
+        self._deaths.done(life.state, generation=life.generation, wait_s=next_restart_s(life))
         if life.state is State.READY:
             self._deaths.close()
         changed, self._changed = self._changed, asyncio.Event()
@@ -262,22 +230,9 @@ class Supervisor:
     # Starting and signalling
 
     async def _launch(self, attempt: Attempt) -> None:
-        launch = await self._prepare()
-        await self._memory_back()
-        assert self._session is not None
-        await attempt.launch(launch, self._session)
-        self._free_before = attempt.free_before
+        await self._launcher.launch(attempt)
         self._feed(events.Launched())
         attempt.watch(self._records.note_child)
-
-    async def _memory_back(self) -> None:
-        """Do not load into what the last child still holds."""
-        if self._free_before is not None:
-            back = await memory_back(self._free_before, self._held)
-            if back.waited_s or back.missing_bytes:
-                extra = {"waited_s": back.waited_s, "missing_bytes": back.missing_bytes}
-                log.info("memory_waited_for", extra=extra)
-            self._deaths.done("memory", waited_s=back.waited_s, missing_bytes=back.missing_bytes)
 
     def _on_launched(self, attempt: Attempt, task: asyncio.Task[None]) -> None:
         """If nothing was started: say why, and that nothing runs."""
@@ -287,9 +242,7 @@ class Supervisor:
         error = task.exception()
         if error is None:
             return
-        retry, finding = Retry.COUNTED, _not_started(error)
-        if isinstance(error, CannotStart):
-            retry = Retry.NEVER
+        finding, retry = not_started(error)
         if self._life.state is State.STARTING:
             death = attempt.die_of(finding, Evidence(Symptom.EXIT), self._life.state)
             self._deaths.add(death, Symptom.EXIT, attempt)
@@ -337,16 +290,9 @@ class Supervisor:
 
     def on_exit(self, attempt: Attempt, exit_: Exit) -> None:
         self._records.forget_child()
-        self._held = attempt.held()
+        self._launcher.ended(attempt)
         if self._retiring is not None:
             self._retiring.cancel()
             self._retiring = None
         death = attempt.death or self._die(Symptom.EXIT, exit_)
         self._feed(events.Exited(NATURES[death.cause].retry, self._random()))
-
-
-def _not_started(error: BaseException) -> Finding:
-    if isinstance(error, CannotStart):
-        return Finding(error.cause, error.explanation)
-    log.error("start_failed", exc_info=error)
-    return Finding(Cause.SPAWN_FAILED, f"Starting failed: {error}")
