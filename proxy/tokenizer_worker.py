@@ -20,13 +20,15 @@ from typing import Any, BinaryIO, NoReturn
 
 from proxy import frames
 from proxy.carried import PROMPTS, Receiver
+from proxy.child_ids import ChildIds
 from proxy.child_tokenizer import ChildTokenizer
+from proxy.foresight import Foresight
 
 #: The gateway's loop, which passes on every stream, goes first where processors are scarce.
 _NICENESS = 5
 
 
-def _run(tokenizer: ChildTokenizer, request: dict[str, Any]) -> Any:
+def _run(tokenizer: ChildTokenizer, foresight: Foresight, request: dict[str, Any]) -> Any:
     match request["op"]:
         case "count":
             return tokenizer.count(request["prompt"], request["limit"], incremental=request["incremental"])
@@ -34,13 +36,15 @@ def _run(tokenizer: ChildTokenizer, request: dict[str, Any]) -> Any:
             return tokenizer.shared(request["prompt"], request["other"], incremental=request["incremental"])
         case "trim":
             return tokenizer.trim(request["text"], request["head"], request["limit"])
+        case "foresight":
+            return foresight.answer(request)
     raise ValueError("unknown operation")
 
 
-def _answer(tokenizer: ChildTokenizer, request: dict[str, Any]) -> dict[str, Any]:
+def _answer(tokenizer: ChildTokenizer, foresight: Foresight, request: dict[str, Any]) -> dict[str, Any]:
     """Whatever a template or a tokenizer raises is an answer: the child would refuse the request too."""
     try:
-        return {"id": request["id"], "result": _run(tokenizer, request)}
+        return {"id": request["id"], "result": _run(tokenizer, foresight, request)}
     except Exception as error:  # noqa: BLE001 - a template raises what it likes
         return _failure(request["id"], error)
 
@@ -93,13 +97,14 @@ def main() -> NoReturn:
     requests: queue.SimpleQueue[Any] = queue.SimpleQueue()
     threading.Thread(target=_read_into, args=(requests, source), daemon=True).start()
     tokenizer, answer = _load(requests.get())
+    foresight = Foresight(ChildIds(tokenizer)) if tokenizer else None
     gc.freeze()  # the libraries' objects stay; a collection that walks them takes longer than most counts
     while True:
         sink.write(frames.encode(answer))
         sink.flush()
-        if tokenizer is None:
+        if tokenizer is None or foresight is None:
             os._exit(1)  # not sys.exit: the reader thread sits in a read that Python would wait for
-        answer = _answer(tokenizer, requests.get())
+        answer = _answer(tokenizer, foresight, requests.get())
 
 
 if __name__ == "__main__":

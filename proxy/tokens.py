@@ -130,6 +130,17 @@ class Tokens:
         text, count = await self._ask(request, prompt)
         return TextPrompt(text), count
 
+    async def foresight(self, do: str, prompt: Prompt | None = None, **fields: Any) -> Any | None:
+        """What the worker's `Foresight` answers; None where it cannot be asked: nothing depends on it."""
+        request = {"op": "foresight", "do": do, "incremental": self._incremental, **fields}
+        if prompt is not None:
+            request["prompt"] = prompt.fields()
+        try:
+            return await self._ask_twice(request)
+        except (Refused, Stalled, WorkerDied, TokenizerUnavailable, Unavailable) as error:
+            log.warning("not_foreseen", extra={"what": do, "reason": type(error).__name__})
+            return None
+
     def check(self, ours: int, served: int) -> None:
         """Compare a count of ours with the child's own; where they differ, count in full for good."""
         if ours != served and self._incremental:

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from mlx_lm.models.cache import LRUPromptCache, PromptTrie
 
 from proxy.core.mirror import Kind, Mirror, Rules
+from tests.prompt_cache import definitions
 
 MODEL = ("model", None, None)
 KINDS: tuple[Kind, ...] = ("assistant", "user", "system")
@@ -47,31 +47,17 @@ class Counted(list[int]):
         return Counted(list.__add__(self, other))
 
 
+LRUPromptCache: Any = definitions(counting=Counted)["LRUPromptCache"]
+
+
 def ids(tokens: list[int]) -> array[int]:
     return array("i", tokens)
 
 
-def real_search(trie: PromptTrie, tokens: list[int]) -> tuple[Any, int]:
-    """The real search's result, and the items it copied, by its own code on lists that count."""
-    source = compile(_counting_source(), "<search>", "exec")
-    scope: dict[str, Any] = {}
-    exec(source, {**vars(__import__("mlx_lm.models.cache", fromlist=["cache"])), "Counted": Counted}, scope)
+def assert_alike(real: Any, mirror: Mirror, tokens: list[int]) -> None:
     Counted.copied = 0
-    return scope["search"](trie, MODEL, tokens), Counted.copied
-
-
-def _counting_source() -> str:
-    import inspect
-    import textwrap
-
-    source = textwrap.dedent(inspect.getsource(PromptTrie.search))
-    assert source.count("stack = [(current, [])]") == 1, "the search is another now: look at it again"
-    counting = source.replace("stack = [(current, [])]", "stack = [(current, Counted())]")
-    return counting.replace("tokens[:index] + best", "tokens[:index] + list(best)")
-
-
-def assert_alike(real: LRUPromptCache, mirror: Mirror, tokens: list[int]) -> None:
-    result, copied = real_search(real._trie, tokens)
+    result = real._trie.search(MODEL, tokens)
+    copied = Counted.copied
     found = mirror.search(ids(tokens))
     assert (result.exact is not None) == found.exact
     if not found.exact:
@@ -83,7 +69,7 @@ def assert_alike(real: LRUPromptCache, mirror: Mirror, tokens: list[int]) -> Non
     assert mirror.cached(found) == len(tokens) - len(rest)
 
 
-def keys(real: LRUPromptCache) -> list[tuple[str, int]]:
+def keys(real: Any) -> list[tuple[str, int]]:
     return [(kind, len(tokens)) for kind in KINDS for _, tokens in real._lru._lrus[kind]]
 
 

@@ -1,0 +1,160 @@
+"""What the tokenizer worker knows of the child's prompt cache: follows each request, foresees its search.
+
+One request is followed by its id: `foresee` when it arrives, `asked` when it goes to the child, `read` when
+its first token came, `ended`. All answers are plain JSON; None where nothing is known.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from proxy.child_ids import ChildIds, Cut, kept
+from proxy.core.mirror import Found, Ids, Mirror, Rules
+from proxy.cures import LABEL, Cures
+
+#: What a child has answered before it is ready (supervisor/liveness.py).
+CANARY = {"prompt": "a"}
+#: Requests that are followed at once; a gateway that forgets some does not fill the worker.
+_MOST_FOLLOWED = 1024
+
+
+@dataclass(slots=True)
+class _Followed:
+    """`cuts`: one only where the server does not run it in its batch, which keeps nothing on the way."""
+
+    prompt: dict[str, Any]
+    ids: Ids
+    cuts: list[Cut]
+    batched: bool
+    label: str = ""
+    cached: int = 0
+    asked: bool = False
+    read: bool = False
+
+
+class Foresight:
+    """Of one generation of the child at a time; knows nothing before the first `reset`."""
+
+    def __init__(self, ids: ChildIds) -> None:
+        self._ids = ids
+        self._mirror: Mirror | None = None
+        self._cures: Cures | None = None
+        self._followed: dict[str, _Followed] = {}
+        self._numbers = itertools.count(1)
+        self._most_copied = 0
+
+    def answer(self, request: dict[str, Any]) -> Any:
+        """One request of the gateway (proxy/stalls.py); `do` is the name of the method."""
+        match request:
+            case {"do": "reset", "rules": rules, "most_copied": most_copied}:
+                return self.reset(rules, most_copied)
+            case {"do": "foresee", "of": id, "prompt": prompt, "batched": batched}:
+                return self.foresee(id, prompt, batched=batched)
+            case {"do": "asked", "of": id}:
+                return self.asked(id)
+            case {"do": "read", "of": id, "cached": cached}:
+                return self.read(id, cached)
+            case {"do": "ended", "of": id, "generated": generated, "cached": cached, "complete": complete}:
+                return self.ended(id, generated, cached, complete=complete)
+            case {"do": "cure"}:
+                return self.cure()
+        raise ValueError("unknown operation")
+
+    def reset(self, rules: dict[str, Any], most_copied: int) -> None:
+        """A new generation, whose cache has its canary. A search that copies more is a stall."""
+        self._mirror = Mirror(Rules(**rules))
+        self._mirror.insert(self._ids.of(CANARY), "assistant", unknown=1)
+        self._cures = Cures(self._mirror, self._ids.of)
+        self._most_copied = most_copied
+        for followed in self._followed.values():
+            followed.asked = followed.read = False
+
+    def foresee(self, id: str, prompt: dict[str, Any], *, batched: bool) -> dict[str, int] | None:
+        """How many tokens would come from the cache, and what the search would copy."""
+        if self._mirror is None:
+            return None
+        followed = self._follow(id, prompt, batched=batched)
+        return self._told(self._mirror.search(followed.ids))
+
+    def asked(self, id: str) -> dict[str, int] | None:
+        """The same, now that the child gets it; None for one that is not followed."""
+        mirror, followed = self._mirror, self._followed.get(id)
+        if mirror is None or followed is None:
+            return None
+        found = mirror.search(followed.ids)
+        followed.cached, followed.asked, followed.read = mirror.cached(found), True, False
+        if self._cures is not None and found.copied > self._most_copied:
+            self._cures.stalled(followed.prompt, followed.ids, found)
+        if followed.batched:
+            mirror.joined(self._active_bytes(mirror))
+        return self._told(found)
+
+    def read(self, id: str, cached: int | None = None) -> None:
+        """Its prompt is read; `cached` of its tokens came from the cache, as far as the child told."""
+        mirror, followed = self._mirror, self._followed.get(id)
+        if mirror is None or followed is None or followed.read:
+            return
+        followed.read = True
+        if cached is not None:
+            mirror.correct(followed.ids, cached)
+            followed.cached = cached
+        if followed.batched:
+            for cut in kept(followed.cuts, followed.cached):
+                mirror.insert(followed.ids[: cut.end], cut.kind, label=followed.label)
+
+    def ended(self, id: str, generated: int, cached: int | None, *, complete: bool) -> None:
+        """The child is done with it. What it cut short it does not keep, beyond what it had read."""
+        if complete:
+            self.read(id, cached)
+        followed = self._followed.pop(id, None)
+        if self._mirror is None or self._cures is None or followed is None:
+            return
+        if complete:
+            self._mirror.insert(followed.ids, "assistant", unknown=generated, label=followed.label)
+        if followed.read and len(followed.ids) ** 2 // 2 > self._most_copied and followed.label != LABEL:
+            self._cures.long_path(followed.prompt, followed.ids)
+
+    def cure(self) -> dict[str, Any] | None:
+        """The request that is wanted most, already followed and asked: the fields of its prompt, its id."""
+        cure = self._cures.wanted(self._most_copied) if self._cures is not None else None
+        if cure is None:
+            return None
+        id = f"{LABEL}-{next(self._numbers)}"
+        self._follow(id, cure, batched=True).label = LABEL
+        told = self.asked(id)
+        return {"id": id, "prompt": _sendable(cure), **(told or {})}
+
+    def _follow(self, id: str, prompt: dict[str, Any], *, batched: bool) -> _Followed:
+        ids = self._ids.of(prompt)
+        followed = _Followed(prompt, ids, self._ids.cuts(prompt, ids) if batched else [], batched)
+        self._followed[id] = followed
+        while len(self._followed) > _MOST_FOLLOWED:
+            del self._followed[next(iter(self._followed))]
+        return followed
+
+    def _told(self, found: Found) -> dict[str, int]:
+        assert self._mirror is not None
+        return {"cached": self._mirror.cached(found), "copied": found.copied}
+
+    def _active_bytes(self, mirror: Mirror) -> int:
+        running = (followed for followed in self._followed.values() if followed.asked)
+        return sum(mirror.rules.bytes_of(len(followed.ids)) for followed in running)
+
+
+def _sendable(prompt: dict[str, Any]) -> dict[str, Any]:
+    """As a client would send it: rendering has parsed the arguments of tool calls in place."""
+    messages = [{**message} for message in prompt.get("messages", ())]
+    for message in messages:
+        if message.get("tool_calls"):
+            message["tool_calls"] = [_unparsed(call) for call in message["tool_calls"]]
+    return {**prompt, "messages": messages} if messages else prompt
+
+
+def _unparsed(call: dict[str, Any]) -> dict[str, Any]:
+    function = call.get("function") or {}
+    if not isinstance(function.get("arguments"), dict):
+        return call
+    return {**call, "function": {**function, "arguments": json.dumps(function["arguments"])}}
