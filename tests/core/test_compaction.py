@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import html
+import json
 from typing import Any
 
 import pytest
@@ -91,3 +93,64 @@ def test_nothing_but_rules_is_no_conversation() -> None:
     refusals = Refusals()
     refusals.remember(said(""), 0)
     assert not refusals.take(said(""), 1)
+
+
+def work(*, turns: int = 12, topic: str = "walrus") -> list[dict[str, Any]]:
+    """A session with an agent: long tool results, and answers with quotes and line ends."""
+    messages = [{"role": "system", "content": "rules"}]
+    for turn in range(turns):
+        messages += [
+            {"role": "user", "content": f"Please look at number {turn} of the {topic} files:\n\tnow <b>"},
+            {"role": "assistant", "content": f'In "{topic}" {turn} there is nothing that would be wrong.\n'},
+            {"role": "tool", "content": f"{turn} " * 500},
+        ]
+    return messages
+
+
+def as_text(messages: list[dict[str, Any]], write: Any = str) -> list[dict[str, Any]]:
+    """The history in one message, as pi and others write it: results cut, everything else as it is."""
+    said = (f"[{m['role']}]: {write(m['content'][:200])}" for m in messages if m["role"] != "system")
+    text = "<conversation>\n" + "\n\n".join(said) + "\n</conversation>\n\nSummarize it."
+    return [{"role": "system", "content": "You summarize."}, {"role": "user", "content": text}]
+
+
+@pytest.mark.parametrize("write", [str, repr, json.dumps, html.escape])
+def test_a_history_that_is_told_as_one_text_is_a_compaction(write: Any) -> None:
+    refusals = Refusals()
+    refusals.remember(work(topic="other"), 0)
+    refusals.remember(work(), 0)
+    told = as_text(work()[:-8], write)
+    assert refusals.take(told, 1)
+    assert refusals.take(told, 2)
+    assert not refusals.take(as_text(work()), 3), "one request of each"
+    assert refusals.take(as_text(work(topic="other")), 4)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        as_text(work(topic="seal")),
+        as_text(work()[:14]),  # less than half of it
+        work()[10:],  # the same messages without the first
+        [{"role": "user", "content": work()[1]["content"]}, {"role": "user", "content": "x" * 9000}],
+    ],
+)
+def test_a_text_that_does_not_tell_a_refused_conversation_is_none(other: list[dict[str, Any]]) -> None:
+    refusals = Refusals()
+    refusals.remember(work(), 0)
+    assert not refusals.take(other, 1)
+
+
+def test_a_short_conversation_is_not_known_by_its_words() -> None:
+    refusals = Refusals()
+    refusals.remember(work(turns=1), 0)
+    assert not refusals.take(as_text(work(turns=1)), 1)
+
+
+def test_excerpts_are_few_and_from_all_over() -> None:
+    refusals = Refusals()
+    refusals.remember(work(turns=400), 0)
+    (refused,) = refusals._refused.values()
+    assert len(refused.excerpts) <= 16
+    assert " 375 " in refused.excerpts[-1]
+    assert not refusals.take(as_text(work(turns=400)), compaction._REMEMBERED_S)
