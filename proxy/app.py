@@ -13,7 +13,7 @@ from collections.abc import Mapping
 
 from aiohttp import web
 
-from proxy import edge
+from proxy import edge, routing
 from proxy.actions import Actions
 from proxy.config import ServerSettings, Settings, SupervisorSettings
 from proxy.config_rules import is_loopback
@@ -183,8 +183,8 @@ class Guard:
             ]
         )
         app.on_response_prepare.append(edge.sign)
-        app.add_routes(routes(completions, pages))
-        app.add_routes(Actions(self.supervisor.recycle, self.registry).routes())
+        actions = Actions(self.supervisor.recycle, self.registry)
+        app.add_routes(routing.table([*routes(completions, pages), *actions.routes()]))
         return app
 
 

@@ -9,7 +9,7 @@ import re
 
 from aiohttp import web
 
-from proxy import errors
+from proxy import errors, routing
 
 #: The Origin of a request whose origin was allowed.
 ORIGIN = web.RequestKey("origin", str)
@@ -23,13 +23,13 @@ _EXPOSED = (
 )
 
 
-def options(request: web.Request) -> web.Response:
+async def options(request: web.Request) -> web.Response:
     """The methods of a path; to a preflight also that it may go on. Needs no key: a preflight has none.
 
     Raises:
         NotFound: there is nothing at this path.
     """
-    allowed = ", ".join(sorted(_methods(request)))
+    allowed = ", ".join(sorted(await _methods(request)))
     response = web.Response(status=204, headers={"Allow": allowed})
     if "Access-Control-Request-Method" in request.headers and ORIGIN in request:
         response.headers["Access-Control-Allow-Methods"] = allowed
@@ -52,10 +52,9 @@ def allow(request: web.Request, response: web.StreamResponse) -> None:
     response.headers["Vary"] = "Origin"
 
 
-def _methods(request: web.Request) -> set[str]:
+async def _methods(request: web.Request) -> set[str]:
     if request.raw_path == "*":
         return {"GET", "HEAD", "OPTIONS", "POST"}
-    refusal = request.match_info.http_exception
-    if isinstance(refusal, web.HTTPMethodNotAllowed):
-        return {*refusal.allowed_methods, "OPTIONS"}
+    if allowed := await routing.methods(request):
+        return {*allowed, "OPTIONS"}
     raise errors.NotFound("There is nothing at this path.")

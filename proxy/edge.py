@@ -103,7 +103,7 @@ async def _admitted(request: web.Request, handler: Handler, admittance: Admittan
     check_version(request)
     _check_sender(request, admittance)
     if request.method == "OPTIONS":
-        return cors.options(request)
+        return await cors.options(request)
     if request.path not in _OPEN_PATHS:
         request[CLIENT] = admittance.client_of(request.headers.getall("Authorization", ()))
     return await handler(request)
@@ -134,20 +134,13 @@ def _request_id(request: web.Request) -> str:
 
 
 def _translated(refusal: web.HTTPException) -> errors.GuardError:
-    """What aiohttp's router says, in our tree."""
-    if isinstance(refusal, web.HTTPMethodNotAllowed):
-        return errors.MethodNotAllowed(refusal.allowed_methods)
+    """What aiohttp's router says of targets that are no paths, in our tree."""
     if refusal.status == 404:
         return errors.NotFound("There is nothing at this path.")
     return errors.InvalidRequest("The request could not be understood.")
 
 
 # --- bodies -------------------------------------------------------------------------------------------
-
-
-async def later(_: web.Request) -> None:
-    """An `expect_handler`: "100 Continue" is only sent when the body is about to be read, so that nothing
-    is sent for a request that is refused by its head."""
 
 
 async def read_body(
@@ -202,7 +195,9 @@ def _awaits_continue(request: web.Request) -> bool:
 
 
 def _expects(request: web.Request) -> bool:
-    return request.version >= HttpVersion11 and request.headers.get("Expect", "").lower() == "100-continue"
+    """Other expectations than this one are passed over, as RFC 9110, 10.1.1, allows."""
+    asked = request.version >= HttpVersion11 and request.headers.get("Expect", "").lower() == "100-continue"
+    return asked and request.body_exists
 
 
 _CONTINUED = web.RequestKey("continued", bool)

@@ -16,12 +16,13 @@ from aiohttp import web
 
 from proxy import openapi
 from proxy.config import PromptSettings, QueueSettings, ServerSettings
+from proxy.core import via
 from proxy.core.answer import Answer
 from proxy.core.chat import Bounds, CompletionRequest, parse_chat, parse_text
 from proxy.core.compaction import Refusals
 from proxy.core.holdings import Holdings
 from proxy.core.names import ModelNames
-from proxy.edge import CLIENT, later, read_body
+from proxy.edge import CLIENT, read_body
 from proxy.errors import Unavailable
 from proxy.explain import explain
 from proxy.fitting import fit
@@ -88,6 +89,7 @@ class Completions:
             client=http_request[CLIENT],
             arrived=arrived,
             deadline=arrived + self.queue.max_wait_s,
+            via=via.onward(http_request.headers.getall("Via", ()), http_request.version),
         )
         with self.registry.track(job):
             try:
@@ -198,9 +200,9 @@ def _json(document: dict[str, Any], *, status: int = 200) -> web.Response:
 def routes(completions: Completions, pages: Pages) -> list[web.RouteDef]:
     """Every path of the proxy."""
     return [
-        web.post("/v1/chat/completions", completions.chat, expect_handler=later),
-        web.post("/chat/completions", completions.chat, expect_handler=later),
-        web.post("/v1/completions", completions.text, expect_handler=later),
+        web.post("/v1/chat/completions", completions.chat),
+        web.post("/chat/completions", completions.chat),
+        web.post("/v1/completions", completions.text),
         web.get("/v1/models", pages.models),
         web.get("/v1/models/{id:.+}", pages.model),
         web.get("/livez", pages.livez),
@@ -209,5 +211,5 @@ def routes(completions: Completions, pages: Pages) -> list[web.RouteDef]:
         web.get("/metrics", pages.exposition),
         web.get("/mlxguard/api/status", pages.api_status),
         web.get("/mlxguard/openapi.json", pages.openapi),
-        web.post("/mlxguard/api/explain", completions.explain, expect_handler=later),
+        web.post("/mlxguard/api/explain", completions.explain),
     ]

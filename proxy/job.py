@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
+from proxy.core import via
 from proxy.core.answer import Answer
 from proxy.core.chat import CompletionRequest
 from proxy.core.child_stream import Seen, Usage
@@ -43,6 +44,7 @@ class Job:
     Attributes:
         outcome: final once the stage is ENDED; an error of ours until something better is known.
         client: name of its key, or "anonymous".
+        via: the `Via` of its request to the child.
         deadline: it waits for its turn and for the child until then; running is not limited.
         queue_s: how long it has waited for its turn, over all attempts.
         first_content_s: when its client was sent content; None if it never was.
@@ -61,6 +63,7 @@ class Job:
     client: str
     arrived: float
     deadline: float
+    via: str = ""
     stage: Stage = Stage.WAITING
     outcome: Outcome = Outcome.ERROR
     reason: str = ""
@@ -118,6 +121,7 @@ class Job:
             "x-mlxguard-prompt-tokens": str(self.fitted.prompt_tokens),
             "x-mlxguard-queue-ms": str(round(self.queue_s * 1000)),
             "x-mlxguard-attempts": str(self.answer.attempts),
+            "Via": via.ANSWER,
         }
         if self.fitted.clamped:
             headers["x-mlxguard-max-tokens"] = str(self.fitted.max_tokens)

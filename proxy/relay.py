@@ -202,7 +202,7 @@ class Relay:
             prompt=fitted.prompt, max_tokens=fitted.max_tokens, stream=not job.unstreamed
         )
         with generation.busy():
-            async with self._upstream.post(generation, job.answer.path, body) as exchange:
+            async with self._upstream.post(generation, job.answer.path, body, via=job.via) as exchange:
                 if exchange.status != HTTPStatus.OK:
                     raise await _refusal(exchange)
                 try:

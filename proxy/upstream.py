@@ -10,7 +10,7 @@ import asyncio
 import io
 import socket
 import struct
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractContextManager, asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -184,13 +184,18 @@ class Upstream:
             self._session = None
 
     @asynccontextmanager
-    async def post(self, generation: Generation, path: str, body: bytes) -> AsyncIterator[Exchange]:
+    async def post(
+        self, generation: Generation, path: str, body: bytes, *, via: str = ""
+    ) -> AsyncIterator[Exchange]:
         """Ask the child; the exchange is readable within the block and cut at its end, also by cancelling.
+
+        `via`: the field of this name, of a request that was received from somebody.
 
         Raises:
             UpstreamBroken: it could not be asked, or closed or died before it began to answer.
         """
-        exchange = Exchange(await self._send(generation, path, body), generation)
+        headers = {"Via": via} if via else {}
+        exchange = Exchange(await self._send(generation, path, body, headers), generation)
         on_death = _ignoring_result(exchange.on_death)
         generation.died.add_done_callback(on_death)
         try:
@@ -199,12 +204,14 @@ class Upstream:
             generation.died.remove_done_callback(on_death)
             exchange.close()
 
-    async def _send(self, generation: Generation, path: str, body: bytes) -> aiohttp.ClientResponse:
+    async def _send(
+        self, generation: Generation, path: str, body: bytes, headers: Mapping[str, str]
+    ) -> aiohttp.ClientResponse:
         assert self._session is not None, "Upstream was not started"
-        data = body if len(body) < _LARGE_BODY_BYTES else io.BytesIO(body)
+        url, data = generation.base_url + path, body if len(body) < _LARGE_BODY_BYTES else io.BytesIO(body)
         try:
             async with _until(generation.died, grace_s=_LAST_WORDS_S):
-                return await self._session.post(generation.base_url + path, data=data, allow_redirects=False)
+                return await self._session.post(url, data=data, headers=headers, allow_redirects=False)
         except _NOT_CONNECTED as error:
             raise UpstreamBroken(Break.NOT_CONNECTED, _describe(error)) from error
         except (aiohttp.ClientError, OSError) as error:

@@ -6,7 +6,7 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 
-from proxy import edge
+from proxy import edge, routing
 from proxy.core.admittance import Admittance
 
 PAGE = "http://localhost:3000"
@@ -23,7 +23,8 @@ async def _ok(request: web.Request) -> web.Response:
 async def client() -> AsyncIterator[Client]:
     app = web.Application(middlewares=[edge.middleware(ADMITTANCE, lambda *_: None)])
     app.on_response_prepare.append(edge.sign)
-    app.add_routes([web.post("/v1/chat", _ok), web.get("/v1/models", _ok), web.post("/mlxguard/api/x", _ok)])
+    posts = [web.post("/v1/chat", _ok), web.post("/mlxguard/api/x", _ok)]
+    app.add_routes(routing.table([*posts, web.get("/v1/models", _ok)]))
     async with TestClient(TestServer(app)) as client:
         yield client
 

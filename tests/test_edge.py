@@ -9,7 +9,7 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 
-from proxy import edge, errors
+from proxy import edge, errors, routing
 from proxy.core.admittance import Admittance
 
 LOCAL = Admittance(keys={}, hosts={"localhost", "127.0.0.1", "::1"}, origins={"http://localhost:3000"})
@@ -47,14 +47,9 @@ async def connect() -> AsyncIterator[Callable[[Admittance], Awaitable[tuple[Clie
             ],
         )
         app.on_response_prepare.append(edge.sign)
-        app.add_routes(
-            [
-                web.post("/body", _body, expect_handler=edge.later),
-                web.get("/refuse", _refuse),
-                web.get("/bug", _bug),
-            ]
-        )
-        app.add_routes([web.get("/client", _client), web.get("/livez", _ok)])
+        gets = {"/refuse": _refuse, "/bug": _bug, "/client": _client, "/livez": _ok}
+        posts = [web.post("/body", _body)]
+        app.add_routes(routing.table([*posts, *(web.get(path, get) for path, get in gets.items())]))
         client = TestClient(TestServer(app))
         clients.append(client)
         await client.start_server()

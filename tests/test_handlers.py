@@ -12,7 +12,7 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 
-from proxy import edge
+from proxy import edge, routing
 from proxy.app import admittance
 from proxy.config import Settings
 from proxy.core.chat import Bounds, Prompt
@@ -124,7 +124,7 @@ async def client(stage: Stage) -> AsyncIterator[TestClient[web.Request, web.Appl
     pages = Pages(names=names, preparation=cast("Preparation", stage), status=status, metrics=metrics)
     app = web.Application(middlewares=[edge.middleware(admittance(settings.server, {}), metrics.http_answer)])
     app.on_response_prepare.append(edge.sign)
-    app.add_routes(routes(completions, pages))
+    app.add_routes(routing.table(routes(completions, pages)))
     async with TestClient(TestServer(app)) as client:
         yield client
 

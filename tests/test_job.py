@@ -40,6 +40,7 @@ def test_plain_headers() -> None:
         "x-mlxguard-prompt-tokens": "7",
         "x-mlxguard-queue-ms": "250",
         "x-mlxguard-attempts": "2",
+        "Via": "1.0 mlxguard-proxy",
     }
 
 
