@@ -46,17 +46,21 @@ class PlannedCosts:
         return replace(self, alone=alone, together=together)
 
 
-def budget(plan: Plan) -> Budget:
-    """What the gate shares out by `plan`.
+def longest_alone(plan: Plan) -> int | None:
+    """The longest prompt that fits alone, with room for an answer; None: nobody is kept out by the plan.
 
-    Where hardly any prompt would fit, the law says more about itself than about the machine: then nobody is
-    kept out by it.
+    Where hardly any prompt would fit, the law says more about itself than about the machine.
     """
-    believed = plan.fits[1] >= LEAST_PROMPT + COMPLETION
+    rows = plan.fits[1]
+    return rows - COMPLETION if rows >= LEAST_PROMPT + COMPLETION else None
+
+
+def budget(plan: Plan) -> Budget:
+    """What the gate shares out by `plan`."""
     return Budget(
         max_running=plan.running,
         max_active_kv_bytes=plan.max_active_kv,
-        ceiling=plan.headroom + plan.model.weights if believed else None,
+        ceiling=None if longest_alone(plan) is None else plan.headroom + plan.model.weights,
         costs=PlannedCosts(plan.serving),
     )
 

@@ -45,6 +45,8 @@ class Limits:
     context_length: int | None
     compaction_headroom: int = 0
     trim_tool_output: bool = False
+    #: The longest prompt that the plan says fits alone. A limit that somebody has set holds all the same.
+    fits_alone: int | None = None
 
     @property
     def room(self) -> int | None:
@@ -58,12 +60,11 @@ class Limits:
 
     @property
     def longest_compaction(self) -> int | None:
-        """The longest prompt of a refused conversation's compaction."""
-        most = self.max_prompt_tokens
-        return _least(
-            None if most is None else most + self.compaction_headroom,
-            None if self.room is None else self.room - 1,
-        )
+        """The longest prompt of a refused conversation's compaction: never shorter than any other."""
+        limit, most = self.longest_prompt, self.max_prompt_tokens
+        room = None if self.room is None else self.room - 1
+        longer = _least(None if most is None else most + self.compaction_headroom, room, self.fits_alone)
+        return None if limit is None or longer is None else max(limit, longer)
 
     def aim(self, limit: int, wanted: int) -> int:
         """What a cut to `limit` aims at: room for `wanted` tokens of completion too, or for a share."""

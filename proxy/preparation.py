@@ -14,6 +14,7 @@ from pathlib import Path
 
 from proxy.config import Settings
 from proxy.core.chat import Bounds
+from proxy.costs import longest_alone
 from proxy.errors import RestartingFailed, Unavailable
 from proxy.fitting import Limits
 from proxy.launch import server_flags
@@ -172,6 +173,7 @@ class Preparation:
             max_kv_size=prompt.max_kv_size,
             context_length=tokenizer.context_length,
             compaction_headroom=prompt.compaction_headroom_tokens,
+            fits_alone=longest_alone(self._plan) if self._plan else None,
             trim_tool_output=prompt.trim_tool_output,
         )
 

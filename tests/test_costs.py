@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from proxy.core.budget import Need
-from proxy.costs import PlannedCosts, budget
+from proxy.costs import PlannedCosts, budget, longest_alone
 from supervisor import batch
 from supervisor.batch import Member, Serving
 from supervisor.ceiling import Ceiling
@@ -58,3 +58,9 @@ def test_the_gate_shares_out_what_the_plan_leaves() -> None:
 
 def test_a_ceiling_under_which_hardly_anything_fits_keeps_nobody_out() -> None:
     assert budget(a_plan(room=1_000_000)).ceiling is None
+    assert longest_alone(a_plan(room=1_000_000)) is None
+
+
+def test_the_longest_prompt_alone_leaves_room_for_an_answer() -> None:
+    planned = a_plan(room=20_000_000)
+    assert longest_alone(planned) == planned.fits[1] - 1024 == planned.max_prompt

@@ -346,6 +346,23 @@ async def test_one_request_of_a_refused_conversation_may_be_longer() -> None:
     assert not await fits("s1 u1 a2 u345 a8 u9")
 
 
+@pytest.mark.parametrize(
+    ("limits", "longest"),
+    [
+        (FREE, None),
+        (replace(FREE, compaction_headroom=9), None),
+        (replace(FREE, max_prompt_tokens=100, compaction_headroom=9), 109),
+        (replace(FREE, max_prompt_tokens=100, compaction_headroom=9, fits_alone=105), 105),
+        (replace(FREE, max_prompt_tokens=100, compaction_headroom=9, fits_alone=50), 100),
+        (replace(FREE, max_prompt_tokens=100, compaction_headroom=9, context_length=105), 104),
+        (replace(FREE, max_prompt_tokens=100, compaction_headroom=9, max_kv_size=50), 49),
+        (replace(FREE, context_length=100, compaction_headroom=9, fits_alone=50), 99),
+    ],
+)
+async def test_the_longest_compaction_fits_alone(limits: Limits, longest: int | None) -> None:
+    assert limits.longest_compaction == longest
+
+
 async def test_without_headroom_nothing_is_longer() -> None:
     limits, refusals = replace(FREE, max_prompt_tokens=6), Refusals()
     for said in ("u1 a2 u345", "u1 a2 u345 a6", "u1 a2 u345 uS"):

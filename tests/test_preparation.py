@@ -169,7 +169,8 @@ async def test_the_plan_sets_flags_limits_and_the_gate(
     assert launch.mlx_cache_limit == 350_000_000
     assert told == [small]
     tokens.loaded.set_result(INFO)
-    assert (await made.ready(5)).limits.max_prompt_tokens == small.max_prompt
+    limits = (await made.ready(5)).limits
+    assert limits.max_prompt_tokens == limits.fits_alone == small.max_prompt
     assert small.max_prompt is not None
     assert small.max_prompt < 4096
 
