@@ -135,6 +135,13 @@ class Law:
             )
         return held
 
+    def generated(self, held: tuple[Held, ...], tokens: int) -> int:
+        """Bytes when `tokens` more have been fed one by one, as `replay` would find them, at once."""
+        return sum(
+            self._bytes(part, self._quantized(part, _generated(part, h, tokens)))
+            for part, h in zip(self.parts, held, strict=True)
+        )
+
     def restored(self, offset: int) -> tuple[Held, ...]:
         """Buffers with exactly `offset` tokens in them, as merging makes them (`BatchKVCache.merge`)."""
         return tuple(_restored(part, offset) for part in self.parts)
@@ -222,6 +229,27 @@ def _chunk(part: Part, held: Held, tokens: int) -> Held:
         rows = before = part.size
     grown = _grow(part, Held(rows=rows, offset=before), tokens)
     return replace(held, rows=grown.rows, offset=held.offset + tokens, start=start)
+
+
+def _generated(part: Part, held: Held, tokens: int) -> Held:
+    """The rows and the offset after single tokens; where a window writes next is not followed."""
+    offset = held.offset + tokens
+    if not tokens:
+        return held
+    match part.kind:
+        case Kind.GROWING:
+            rows = held.rows + rounded(max(0, offset - held.rows))
+        case Kind.WINDOW if held.rows >= part.size:
+            rows = part.size
+        case Kind.WINDOW:
+            rows = min(part.size, held.rows + rounded(max(0, offset - held.rows)))
+        case Kind.CHUNK:
+            before = held.offset - held.start
+            full = before + tokens - 1 > part.size  # it was cut to size before the last token
+            rows = part.size + STEP if full else held.rows + rounded(max(0, before + tokens - held.rows))
+        case _:
+            rows = rows_at(part.kind, part.size, offset)
+    return replace(held, rows=rows, offset=offset)
 
 
 def _by_offset(part: Part, held: Held, tokens: int) -> Held:

@@ -1,22 +1,21 @@
-"""What the child holds at its fullest, for sequences of one length: weights, caches, working memory. Pure.
+"""What a child's memory is made of: weights, caches, and what one step of a prompt works in. Pure.
 
-The caches' bytes are exact (`cost.py`). The rest starts from the architecture: how many copies of a cache
-live at once, and what reading one step of a prompt takes. It is an estimate on the large side.
+The caches' bytes are exact (`cost.py`); how many of them live at once is told by `batch.py`. What a step
+works in is estimated from the architecture, with factors measured on the CPU build.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from supervisor.cost import Law, prefill, rounded
+from supervisor.cost import Law
 
-#: Copies of a finished sequence that live at once: its rows in the running batch, and its entry in the
-#: prompt cache (1.75 to 2 times its KV stays active after a request; measured at 2k to 128k tokens).
-COPIES_ALONE = 2.0
-#: The same with several: each finisher pins the padded buffer that it left (1.4 to 3 times were measured).
-COPIES_TOGETHER = 3.0
-#: Elements of a layer's activations that live at once, as a multiple of the outputs of its linear maps.
+#: Elements of a layer's activations that live at once, as a multiple of the outputs of its linear maps,
 _ACTIVATIONS = 2
+#: or of the elements of its queries, where they take more: queries, keys and values, each as projected, as
+#: turned by its position and as laid out for attention, and what comes out. Both were measured on the CPU
+#: build, for one to eight prompts of 128 to 1,024 tokens a step; on Metal neither was.
+_ATTENTION = 14
 #: Score matrices that live at once where attention is not fused. CUDA: from one model on an H200, whose
 #: 128k prompt peaked at 126 GB with 14.7 GB of KV.
 _SCORES = {"cuda": 11, "metal": 2, "cpu": 2}
@@ -41,6 +40,7 @@ class Traced:
         layer_width: elements that one token's activations have in the widest layer.
         backend: "metal", "cuda" or "cpu".
         working_set: bytes that Metal recommends.
+        layers: caches that grow with the prompt, of which one at a time is copied as it grows.
     """
 
     law: Law
@@ -53,6 +53,7 @@ class Traced:
     itemsize: int = 2
     backend: str = "cpu"
     working_set: int | None = None
+    layers: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,24 +85,19 @@ class Peak:
         return self.weights + self.caches + self.working
 
 
-def peak(model: Model, rows: int, members: int, step: int) -> Peak:
-    """The fullest moment of `members` sequences that grow to `rows` rows each."""
-    copies = COPIES_ALONE if members == 1 else COPIES_TOGETHER
-    one = max(model.law.cold(rows, step), model.law.peak(prefill(rows, step)))
-    return Peak(
-        weights=model.weights,
-        caches=round(copies * members * one),
-        working=working(model.traced, rows, min(members, 2), step),
-    )
-
-
 def working(traced: Traced, rows: int, members: int, step: int) -> int:
-    """Bytes that reading one step of the prompts of `members` takes beside the caches, at `rows` rows."""
+    """Bytes that reading one step of the prompts of `members` takes beside the caches, up to `rows` rows."""
     tokens = members * min(step, max(rows, 1))
-    context = rounded(rows)
     scores = max((_scores(traced, *attention) for attention in traced.attention), default=0)
-    per_token = traced.layer_width * _ACTIVATIONS * traced.itemsize + context * (scores + _MASK_BYTES)
-    return tokens * per_token + members * traced.vocabulary * _LOGITS_BYTES
+    queries = max((heads * key for heads, key, _ in traced.attention), default=0)
+    elements = max(traced.layer_width * _ACTIVATIONS, queries * _ATTENTION)
+    per_token = elements * traced.itemsize + rows * (scores + _MASK_BYTES)
+    return tokens * per_token
+
+
+def logits(traced: Traced) -> int:
+    """Bytes that choosing one sequence's next token takes; while a prompt is read, none are worked out."""
+    return traced.vocabulary * _LOGITS_BYTES
 
 
 def _scores(traced: Traced, heads: int, key: int, value: int) -> int:
@@ -109,15 +105,3 @@ def _scores(traced: Traced, heads: int, key: int, value: int) -> int:
     if traced.backend == "metal" and key == value and key in _FUSED_HEADS:
         return 0
     return heads * traced.itemsize * _SCORES[traced.backend]
-
-
-def largest(model: Model, ceiling: int, members: int, step: int, most: int) -> int:
-    """The most rows that each of `members` sequences can have under `ceiling` bytes, at most `most`."""
-    low, high = 0, most
-    while low < high:
-        middle = (low + high + 1) // 2
-        if peak(model, middle, members, step).total <= ceiling:
-            low = middle
-        else:
-            high = middle - 1
-    return low

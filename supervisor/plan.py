@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from supervisor.batch import Serving
+from supervisor.batch import Member, Serving, copies, largest, peak
 from supervisor.ceiling import Ceiling, gb
 from supervisor.cost import Quantization
-from supervisor.peak import COPIES_ALONE, COPIES_TOGETHER, Model, largest, peak, working
+from supervisor.peak import Model, working
 
 #: A long session of a coding agent, in tokens: several of these are to fit before more run together.
 SESSION = 32_768
@@ -29,6 +29,8 @@ _LEAST_CACHE, _MOST_CACHE = 64 * 2**20, 2 * 2**30
 #: The server's own default (its argparse), and the entries that one session with side requests needs.
 _SEQUENCES, _LEAST_SEQUENCES = 10, 4
 _SERVER_DECODES, _SERVER_PROMPTS = 32, 8
+#: Prompts that are read together where several sequences run.
+_READ_TOGETHER = 2
 #: A limit on prompts below this says more about the estimate than about the machine.
 LEAST_PROMPT = 512
 SESSIONS = (1, 2, 4, 8)
@@ -142,7 +144,7 @@ class _Room:
     @property
     def kept(self) -> int:
         """Bytes of KV where everything lives twice."""
-        return max(0, round(self.headroom / COPIES_ALONE))
+        return max(0, round(self.headroom / copies(1, 1)))
 
 
 def plan(
@@ -168,7 +170,8 @@ def plan(
         _cache_bytes(room, wishes),
         _cache_size(room, wishes),
     )
-    fits = {members: largest(model, available, members, step.value, most) for members in SESSIONS}
+    serving = _serving(model, choices, offered)
+    fits = {number: _rows(serving, available, number, most) for number in SESSIONS}
     return Plan(
         model=model,
         ceiling=ceiling,
@@ -180,7 +183,7 @@ def plan(
         bytes_per_row=model.law.slope,
         fits=fits,
         max_prompt=_max_prompt(wishes, fits[1], context),
-        serving=_serving(model, choices, offered),
+        serving=serving,
         warnings=tuple(_warnings(room, fits[1], offered)),
         advice=tuple(_advice(room, fits[1], step.value)),
     )
@@ -197,6 +200,11 @@ def _serving(model: Model, choices: tuple[Choice, ...], offered: frozenset[str])
         kept_sequences=told.get("prompt_cache_size", _SEQUENCES),
         kept_bytes=told.get("prompt_cache_bytes"),
     )
+
+
+def _rows(serving: Serving, available: int, number: int, most: int) -> int:
+    """Rows that each of `number` sessions can have."""
+    return largest(serving, available, number, 0, most)
 
 
 def _offer(choice: Choice, offered: frozenset[str]) -> Choice:
@@ -226,7 +234,8 @@ def _running(room: _Room, wishes: Wishes, step: int) -> Choice:
     if not room.model.batched:
         return Choice(name, 1, "the server takes one at a time with this model and these flags")
     for members in _CONCURRENCIES:
-        if peak(room.model, room.typical, members, step).total <= room.available:
+        serving = Serving(room.model, step, members, _READ_TOGETHER, _SEQUENCES)
+        if peak(serving, [Member(room.typical, 0)] * members).total <= room.available:
             return Choice(name, members, f"{members} sessions of {room.typical:,} tokens fit together")
     return Choice(name, 1, f"two sessions of {room.typical:,} tokens do not fit together")
 
@@ -237,7 +246,7 @@ def _prompts(wishes: Wishes, running: int) -> Choice:
         return _set(name, wishes.prompt_concurrency)
     if running == 1:
         return Choice(name, 1, "the larger of the two is what the server goes by")
-    return Choice(name, 2, "a short prompt need not wait for a long one")
+    return Choice(name, _READ_TOGETHER, "a short prompt need not wait for a long one")
 
 
 def _cache_bytes(room: _Room, wishes: Wishes) -> Choice:
@@ -274,7 +283,7 @@ def _kv_room(room: _Room, running: int, step: int) -> int | None:
     left = room.headroom - working(room.model.traced, room.typical, min(running, 2), step)
     # What a sequence costs whatever its length: states, and windows once they are full.
     fixed = max(0, law.cold(room.typical, step) - room.typical * law.slope)
-    shared = round(left / (COPIES_ALONE if running == 1 else COPIES_TOGETHER)) - running * fixed
+    shared = round(left / copies(1, 1)) - running * fixed
     return shared if shared > 0 else None
 
 
@@ -316,6 +325,6 @@ def _advice(room: _Room, alone: int, step: int) -> Iterator[str]:
     if alone == room.most or model.law.quantization is not None or model.traced.rotating:
         return
     packed = replace(model, law=replace(model.law, quantization=Quantization(8)), batched=False)
-    rows = largest(packed, room.available, 1, step, room.most)
+    rows = _rows(Serving(packed, step, 1, 1, _SEQUENCES), room.available, 1, room.most)
     if rows > 1.2 * alone:
         yield f'With upstream.args = ["--kv-bits", "8"], {rows:,} tokens would fit, one request at a time.'

@@ -22,7 +22,7 @@ from typing import Any
 
 from supervisor.cost import Kind, to_document
 from supervisor.model import tensor_dtypes
-from supervisor.probe_caches import Untraceable, parts_of
+from supervisor.probe_caches import Untraceable, leaves, parts_of
 
 #: Names in config.json for the experts that each token goes through.
 _EXPERTS = ("num_experts_per_tok", "num_experts_per_token", "moe_topk", "top_k_experts", "moe_top_k", "moe_k")
@@ -57,6 +57,7 @@ def trace(config: dict[str, Any], dtypes: dict[str, str], folder: Path | None = 
         "batched": all(hasattr(cache, "merge") for cache in _fed(mx, model, ())),
         "rotating": any(part.kind is Kind.WINDOW for part in parts),
         "attention": sorted(attention),
+        "layers": sum(1 for leaf, _ in leaves(_fed(mx, model, ())) if type(leaf).__name__ != "ArraysCache"),
         "layer_width": _layer_width(config, modules),
         "vocabulary": _text(config).get("vocab_size") or 0,
         "dtype": _DTYPES[_common_dtype(config, dtypes)],

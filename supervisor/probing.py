@@ -97,6 +97,7 @@ def _understood(document: dict[str, Any], config: dict[str, Any]) -> Traced:
         itemsize=_ITEMSIZE[traced["dtype"]],
         backend=backend,
         working_set=working_set,
+        layers=max(1, traced["layers"]),
     )
 
 

@@ -176,3 +176,29 @@ def test_the_replay_does_what_mlx_lms_caches_do() -> None:
             held = law.replay((chunk,), held)
             seen.append(held[0].rows)
         assert seen == expected, (name, chunks)
+
+
+@given(
+    st.sampled_from(
+        [
+            Part(Kind.GROWING, 10, quantizable=True),
+            Part(Kind.WINDOW, 10, size=160),
+            Part(Kind.WINDOW, 10, size=1024),
+            Part(Kind.CHUNK, 10, size=512),
+            Part(Kind.CHUNK, 10, size=160),
+            Part(Kind.APPENDED, 10, size=4),
+            Part(Kind.LAST, 10, size=64),
+            Part(Kind.OPEN, 10, size=4),
+            Part(Kind.CONSTANT, 10),
+        ]
+    ),
+    st.integers(0, 700),
+    st.lists(st.integers(1, 600), min_size=1, max_size=4),
+    st.integers(0, 900),
+)
+def test_many_single_tokens_at_once_are_as_one_by_one(
+    part: Part, offset: int, chunks: list[int], tokens: int
+) -> None:
+    law = Law((part,))
+    held = law.replay(chunks, law.restored(offset))
+    assert law.generated(held, tokens) == law.bytes_of(law.replay([1] * tokens, held))

@@ -6,9 +6,10 @@ from dataclasses import replace
 
 import pytest
 
+from supervisor.batch import Member, peak
 from supervisor.ceiling import Bound, Ceiling
 from supervisor.cost import Kind, Law, Part, Quantization
-from supervisor.peak import Model, Traced, peak
+from supervisor.peak import Model, Traced
 from supervisor.plan import COMPLETION, Plan, Wishes, plan
 
 FLAGS = frozenset(
@@ -44,10 +45,9 @@ def test_what_the_plan_lets_run_fits_under_the_ceiling() -> None:
     for gigabytes in (20, 24, 32, 48, 96, 192):
         found = make(gigabytes)
         assert found.cache_limit is not None
-        step = found.value("prefill_step_size")
         for members, rows in found.fits.items():
             if rows:
-                total = peak(found.model, rows, members, step).total
+                total = peak(found.serving, [Member(rows, 0)] * members).total
                 assert total + found.cache_limit.value <= gigabytes * 10**9
 
 

@@ -23,6 +23,7 @@ TRACED = {
         "rotating": False,
         "attention": [[4, 64, 64]],
         "layer_width": 100,
+        "layers": 2,
         "vocabulary": 50,
         "dtype": "float32",
     },
