@@ -18,6 +18,7 @@ import aiohttp
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_delay, wait_random_exponential
 
 from proxy.core.answer import Break
+from supervisor.generation import Work
 
 if TYPE_CHECKING:
     from aiohttp.client import ClientTimeout
@@ -55,7 +56,7 @@ class Generation(Protocol):
     base_url: str
     died: asyncio.Future[Any]
 
-    def busy(self) -> AbstractContextManager[None]: ...
+    def busy(self) -> AbstractContextManager[Work]: ...
 
     def progress(self) -> None: ...
 

@@ -13,6 +13,7 @@ from supervisor.lifecycle import Rules, State
 from supervisor.plan import Plan
 from supervisor.policy import Policy, Retry
 from supervisor.process import Telemetry
+from supervisor.silence import Phase
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +113,13 @@ class Death:
         return self.cause in (Cause.OWN_STOP, Cause.RECYCLED)
 
 
+@dataclass(slots=True, eq=False)
+class Work:
+    """One request at the child; whoever serves it says what the child is at."""
+
+    phase: Phase = Phase.QUEUED
+
+
 class Generation:
     """One life of the child that has become ready.
 
@@ -125,20 +133,31 @@ class Generation:
         self.port = port
         self.base_url = f"http://127.0.0.1:{port}"
         self.died: asyncio.Future[Death] = asyncio.get_running_loop().create_future()
-        self.in_flight = 0
+        self.works: set[Work] = set()
         self.reads = 0
+        self.silent_until = 0.0
         self._on_idle = on_idle
 
+    @property
+    def in_flight(self) -> int:
+        """Requests that it is asked now."""
+        return len(self.works)
+
     @contextmanager
-    def busy(self) -> Iterator[None]:
+    def busy(self) -> Iterator[Work]:
         """A request is being served by this generation."""
-        self.in_flight += 1
+        work = Work()
+        self.works.add(work)
         try:
-            yield
+            yield work
         finally:
-            self.in_flight -= 1
-            if not self.in_flight:
+            self.works.remove(work)
+            if not self.works:
                 self._on_idle()
+
+    def expect_silence(self, until: float) -> None:
+        """It was foreseen that nothing will be seen of it until then, on the monotonic clock."""
+        self.silent_until = max(self.silent_until, until)
 
     def progress(self) -> None:
         """Bytes came from the child for some request."""

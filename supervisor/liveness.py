@@ -11,6 +11,8 @@ from enum import Enum, auto
 
 import aiohttp
 
+from supervisor.silence import Phase, Silences
+
 TICK_S = 0.5
 
 #: A server that holds the GIL (a search stall) answers late; only many of these in a row mean anything.
@@ -96,6 +98,8 @@ class Signs:
     beat: int = 0  # times that the generation thread, or the process, was seen at work
     memory: tuple[int, ...] = ()  # changes with every step of MLX
     heard: bool = True  # /health was answered
+    phase: Phase | None = None  # of what it is at, the one that is silent for longest
+    silent_until: float = 0.0  # monotonic: foreseen by the gateway
 
     def work_since(self, before: Signs) -> bool:
         """Something came of it since."""
@@ -112,13 +116,15 @@ class StallWatch:
     """Says when a silence is worth a canary. Times: `now` monotonic and `wall` clock, in seconds.
 
     A canary takes time of its own, so it is due that much before `stall_s` is over, if that leaves at
-    least half of it. A machine that slept starts the silence anew, and so does a child without work.
+    least half of it. A machine that slept starts the silence anew, and so does a child without work. What
+    the child is at may have a longer limit, and a silence that was foreseen begins when it should be over
+    (`silence.py`).
     """
 
     def __init__(
         self, stall_s: float, canary_timeout_s: float, signs: Signs, *, now: float, wall: float
     ) -> None:
-        self._stall_s = max(stall_s - canary_timeout_s, stall_s / 2)
+        self._silences = Silences(max(stall_s - canary_timeout_s, stall_s / 2))
         self._seen = signs
         self._now, self._wall = now, wall
         self._moved = self._worked = now
@@ -132,9 +138,11 @@ class StallWatch:
         if self._slept(now, wall):
             self.reset(now)
         self._note_movement(before, signs, now)
-        if now - self._moved >= self._stall_s:
+        excused = self._silences.excused(signs.silent_until, self._worked)
+        if now - max(self._moved, excused) >= self._silences.limit(signs.phase):
             return Stall.QUIET
-        return Stall.SPINNING if now - self._worked >= SPINNING * self._stall_s else Stall.NONE
+        spinning = now - max(self._worked, excused) >= SPINNING * self._silences.stall_s
+        return Stall.SPINNING if spinning else Stall.NONE
 
     def _slept(self, now: float, wall: float) -> bool:
         elapsed, elapsed_wall = now - self._now, wall - self._wall
@@ -142,9 +150,13 @@ class StallWatch:
         return elapsed > SLEPT_S or abs(elapsed_wall - elapsed) > SLEPT_S
 
     def _note_movement(self, before: Signs, signs: Signs, now: float) -> None:
-        if signs.work_since(before) or (not signs.in_flight and signs.heard):
+        if not signs.in_flight and signs.heard:
+            self.reset(now)
+        elif signs.work_since(before):
+            self._silences = self._silences.ended(before.phase, now - self._moved)
             self.reset(now)
         elif signs.beat != before.beat:
+            self._silences = self._silences.ended(before.phase, now - self._moved)
             self._moved = now
 
 

@@ -139,6 +139,14 @@ class Supervisor:
             await asyncio.shield(attempt.examine())
         return generation.died.result() if generation.died.done() else None
 
+    def expect_silence(self, until: float) -> None:
+        """The child that serves will show nothing until then, on the monotonic clock, and is no wedge.
+
+        It excuses a silence for `silence.MOST_EXCUSED` stall times at most.
+        """
+        if (generation := self._serving()) is not None:
+            generation.expect_silence(until)
+
     def strained(self) -> bool:
         """Whether the child's last lines say that it lacked memory, though it may live."""
         return self._attempt is not None and lacks_memory(self._attempt.transcript.lines)

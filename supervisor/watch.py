@@ -18,6 +18,7 @@ from supervisor.causes import Symptom
 from supervisor.generation import Generation
 from supervisor.liveness import TICK_S, Answer, Health, Probe, Signs, Stall, StallWatch, moved
 from supervisor.process import Child
+from supervisor.silence import slowest
 
 log = logging.getLogger("mlxguard.watch")
 
@@ -122,12 +123,20 @@ class Watch:
         return answer is not Answer.TOKEN and not moved(before, self._signs(generation), stall)
 
     def _signs(self, generation: Generation, *, heard: bool = True) -> Signs:
-        telemetry = self._child.telemetry
+        telemetry, memory = self._child.telemetry, tuple[int, ...]()
         if telemetry is not None:
-            memory = (telemetry.active_bytes, telemetry.cache_bytes)
-            return Signs(generation.in_flight, generation.reads, telemetry.beat, memory, heard)
-        beat = self._cpu_beat_now()
-        return Signs(generation.in_flight, generation.reads, beat, (self._memory_steps(),), heard)
+            beat, memory = telemetry.beat, (telemetry.active_bytes, telemetry.cache_bytes)
+        else:
+            beat, memory = self._cpu_beat_now(), (self._memory_steps(),)
+        return Signs(
+            generation.in_flight,
+            generation.reads,
+            beat,
+            memory,
+            heard,
+            slowest(work.phase for work in generation.works),
+            generation.silent_until,
+        )
 
     def _memory_steps(self) -> int:
         """Memory from outside, in steps that a Python program that merely spins does not cross."""
@@ -173,7 +182,9 @@ class Watch:
             answer = await canary
         finally:
             canary.cancel()
-        if answer is Answer.SILENT and not moved(before, self._signs(generation), Stall.QUIET):
+        after = self._signs(generation)
+        foreseen = time.monotonic() < after.silent_until
+        if answer is Answer.SILENT and not foreseen and not moved(before, after, Stall.QUIET):
             self._broke(Symptom.WEDGE, firmly=True)
         elif answer in (Answer.ERROR, Answer.REFUSED):
             self._broke(Symptom.THREAD_DEAD, note=f"mlxguard: canary refused: {self._probe.refusal}")

@@ -12,6 +12,7 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 
 from supervisor.liveness import SPINNING, Answer, Health, Probe, Signs, Stall, StallWatch, moved
+from supervisor.silence import MOST_EXCUSED, Phase
 
 BUSY = Signs(in_flight=1, reads=0, beat=0, memory=(7, 3))
 IDLE = replace(BUSY, in_flight=0)
@@ -72,6 +73,29 @@ def test_a_machine_that_slept_starts_the_silence_anew() -> None:
     assert clock.tick(BUSY, step=120.0) is Stall.NONE  # we ourselves were stopped
     clock.watch.reset(clock.now)
     assert clock.until_stall(lambda n: BUSY) == (50.0, Stall.QUIET)
+
+
+def test_slow_steps_of_a_prompt_are_no_stall_once_they_are_known() -> None:
+    clock = Clock()
+    step = replace(BUSY, phase=Phase.PREFILL)
+    for number in range(3):  # a byte every 30 s
+        for _ in range(60):
+            assert clock.tick(replace(step, reads=number)) is Stall.NONE
+    stalled_s, stall = clock.until_stall(lambda n: replace(step, reads=3))
+    assert stall is Stall.QUIET
+    assert 85.0 <= stalled_s <= 95.0
+
+
+def test_a_silence_that_was_foreseen_is_none_until_it_should_be_over() -> None:
+    clock = Clock()
+    foreseen = replace(BUSY, silent_until=clock.now + 100.0)
+    assert clock.until_stall(lambda n: foreseen) == (150.0, Stall.QUIET)
+
+
+def test_what_is_foreseen_again_and_again_excuses_no_wedge_for_ever() -> None:
+    clock = Clock()
+    stalled_s, _ = clock.until_stall(lambda n: replace(BUSY, silent_until=clock.now + 100.0), 2000.0)
+    assert stalled_s == (MOST_EXCUSED + 1) * 50.0
 
 
 def test_what_counts_as_life_while_a_canary_is_unanswered() -> None:
