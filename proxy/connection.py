@@ -241,6 +241,22 @@ def began(request: web.Request) -> None:
         request.protocol.request_began()
 
 
+def check_head(request: web.Request) -> None:
+    """Refuse what the parser lets pass and RFC 9112 does not: other transfer codings than chunked, and any in
+    HTTP/1.0 (6.1); a target with a fragment (3.2). Where one end of a chain reads another body than the
+    other, requests can be smuggled; so nothing more is read from such a connection.
+
+    Raises:
+        InvalidRequest: one of these.
+    """
+    codings = request.headers.getall("Transfer-Encoding", ())
+    if codings and (request.version < HttpVersion11 or [c.strip().lower() for c in codings] != ["chunked"]):
+        request[LAST] = True
+        raise errors.InvalidRequest("Transfer-Encoding may only be chunked, and only in HTTP/1.1.")
+    if "#" in request.raw_path:
+        raise errors.InvalidRequest("A request target has no fragment.")
+
+
 def check_version(request: web.Request) -> None:
     """Refuse HTTP/0.9 and HTTP/2.0, which the parser lets pass. Not by an answer of aiohttp's: that would
     claim the client's version (RFC 9110, 2.5).

@@ -21,7 +21,7 @@ from yarl import URL
 
 from proxy import cors, errors
 from proxy.answers import REQUEST_ID, error_response, identify, new_id
-from proxy.connection import LAST, began, check_version
+from proxy.connection import LAST, began, check_head, check_version
 from proxy.core.admittance import Admittance
 from proxy.core.holdings import Account
 from proxy.core.patience import body_due
@@ -83,8 +83,9 @@ async def _answer(request: web.Request, handler: Handler, admittance: Admittance
         log.exception("internal_error")
         response = error_response(errors.InternalError())
     if _awaits_continue(request) or request.method == "CONNECT":
-        response.force_close()  # whether a body follows, or another protocol, nobody can tell
-        request[LAST] = True
+        request[LAST] = True  # whether a body follows, or another protocol, nobody can tell
+    if request.get(LAST):
+        response.force_close()
     return response
 
 
@@ -101,6 +102,7 @@ def _log_refusal(request: web.Request, error: errors.GuardError) -> None:
 
 async def _admitted(request: web.Request, handler: Handler, admittance: Admittance) -> web.StreamResponse:
     check_version(request)
+    check_head(request)
     _check_sender(request, admittance)
     if request.method == "OPTIONS":
         return await cors.options(request)
