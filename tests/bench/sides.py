@@ -116,12 +116,26 @@ def litellm(upstream: int, folder: Path) -> Iterator[Side]:
 
 @contextmanager
 def guard(folder: Path) -> Iterator[Side]:
-    """With every policy on, and a child of its own."""
-    words = [f"--set={name}={value}" for name, value in POLICIES.items()]
-    command = f'["{program("child")}"]'
-    with running_guard(model(), folder, *words, f"--set=upstream.command={command}") as proxy:
+    """With every policy on, and a child of its own; ready."""
+    with running_guard(model(), folder, *_policies()) as proxy:
         port = int(proxy.url.rsplit(":", 1)[1])
         yield Side("guard", port, guards_processes(proxy.process.pid))
+
+
+@contextmanager
+def started_guard(folder: Path) -> Iterator[Side]:
+    """As `guard`, from the moment at which it answers; `processes` is the gateway alone."""
+    port = free_port()
+    settings = {"server.port": port, "model.path": model(), "supervisor.state_dir": folder / "state"}
+    words = [f"--set={name}={value}" for name, value in settings.items()]
+    command = [Path(sys.executable).with_name("mlxguard-proxy"), *words, *_policies()]
+    with _process("guard", command, port, "/livez") as side:
+        yield side
+
+
+def _policies() -> list[str]:
+    command = f'["{program("child")}"]'
+    return [f"--set={name}={value}" for name, value in {**POLICIES, "upstream.command": command}.items()]
 
 
 def guards_processes(pid: int) -> tuple[psutil.Process, ...]:
