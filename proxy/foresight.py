@@ -98,7 +98,7 @@ class Foresight:
         if mirror is None or followed is None or followed.read:
             return
         followed.read = True
-        if cached is not None:
+        if cached is not None and cached != followed.cached:
             mirror.correct(followed.ids, cached)
             followed.cached = cached
         if followed.batched:

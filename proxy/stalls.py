@@ -1,0 +1,228 @@
+"""Search stalls: tells the watch of those that are foreseen, and ends them beforehand by short requests.
+
+The tokenizer worker has the mirror of the child's prompt cache (proxy/foresight.py), since it has the token
+ids. Here each request's steps are told to it, in order; nothing waits for it but a request that is about to
+be asked, and nothing depends on it: where it knows nothing, requests go as they would without it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from dataclasses import asdict
+from typing import Any, Literal, Protocol
+
+from proxy.core.chat import Prompt
+from proxy.core.mirror import Rules
+from proxy.core.stalls import Rate
+from proxy.job import Job
+from supervisor.cost import Kind
+from supervisor.generation import Change
+from supervisor.lifecycle import State
+from supervisor.plan import Plan
+
+log = logging.getLogger("mlxguard.stalls")
+
+#: From here on a search is a stall that is worth a request to end it, and one that can be measured.
+WORTH_S = 0.1
+#: The child is left alone for so long after an answer, since an agent's next request often comes at once.
+SETTLE_S = 0.05
+#: What is foreseen may take so many times as long before the watch may take it for a wedge.
+_DOUBT = 3.0
+#: Seconds that a request waits for what is foreseen of it; usually it takes a few milliseconds.
+_PATIENCE_S = 1.0
+
+
+class TokensLike(Protocol):
+    """What is used of proxy.tokens.Tokens."""
+
+    def foresight(
+        self, do: str, prompt: Prompt | None = None, **fields: Any
+    ) -> Coroutine[Any, Any, Any | None]: ...
+
+
+class SupervisorLike(Protocol):
+    """What is used of supervisor.runner.Supervisor."""
+
+    def expect_silence(self, until: float) -> None: ...
+
+
+class SyntheticsLike(Protocol):
+    """What is used of proxy.synthetic.Synthetics."""
+
+    def send(self, kind: Literal["cure"], body: Mapping[str, Any], /) -> Awaitable[bool]: ...
+
+
+class Blind:
+    """Foresees nothing."""
+
+    async def foresee(self, job: Job) -> int:
+        del job
+        return 0
+
+    async def asking(self, job: Job) -> None: ...
+
+    def answering(self, job: Job) -> None: ...
+
+    def read(self, job: Job) -> None: ...
+
+    def left(self, job: Job) -> None: ...
+
+    def ended(self, job: Job, *, complete: bool) -> None: ...
+
+
+class Stalls(Blind):
+    """One per gateway. All methods are for the event loop's thread.
+
+    Args:
+        idle: whether the child has nothing to do and nobody waits.
+        on_stall: told of each that could be measured: the seconds foreseen, and those seen.
+    """
+
+    def __init__(
+        self,
+        tokens: TokensLike,
+        supervisor: SupervisorLike,
+        synthetics: SyntheticsLike,
+        *,
+        idle: Callable[[], bool],
+        on_stall: Callable[[float, float], None] = lambda *_: None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._tokens, self._supervisor, self._synthetics = tokens, supervisor, synthetics
+        self._idle, self._on_stall, self._clock = idle, on_stall, clock
+        self._rules, self._batched = Rules(), True
+        self._rate = Rate()
+        self._generation: int | None = None  # of the child that serves
+        self._mirrored: int | None = None  # of the child that the worker follows
+        self._silent_until = 0.0
+        self._asked: dict[str, int] = {}  # jobs that the child has, and what their searches copy
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._curing: asyncio.Task[None] | None = None
+
+    def planned(self, plan: Plan) -> None:
+        """The next child keeps sequences as this plan says."""
+        self._rules, self._batched = rules(plan), plan.serving.model.batched
+
+    def changed(self, change: Change) -> None:
+        """The child's state changed: each one that is ready begins with an empty cache."""
+        if change.state is State.READY:
+            self._generation = change.generation
+
+    # A request's way
+
+    async def foresee(self, job: Job) -> int:
+        """How many tokens of its prompt the child has, as far as is known, before it queues."""
+        await self._follow_child()
+        batched = self._batched and job.request.sampling.get("seed") is None
+        asking = self._tokens.foresight("foresee", job.fitted.prompt, of=job.answer.id, batched=batched)
+        told = await self._patiently(asking)
+        return told["cached"] if told else 0
+
+    async def asking(self, job: Job) -> None:
+        """The child is asked next: tell the watch how long it will search."""
+        await self._follow_child()
+        told = await self._patiently(self._tokens.foresight("asked", of=job.answer.id))
+        copied = self._asked[job.answer.id] = told["copied"] if told else 0
+        self._expect(copied)
+
+    def answering(self, job: Job) -> None:
+        """The child's answer began, as it does when the search is over: learn how long that took."""
+        copied = self._asked.get(job.answer.id, 0)
+        foreseen = self._rate.seconds(copied)
+        if foreseen < WORTH_S or job.asked is None or len(self._asked) > 1 or job.unstreamed:
+            return
+        seen = self._clock() - job.asked
+        self._rate = self._rate.observed(copied, seen)
+        self._on_stall(foreseen, seen)
+        log.info("search_stall", extra={"foreseen_s": round(foreseen, 2), "seen_s": round(seen, 2)})
+
+    def read(self, job: Job) -> None:
+        """Its first content came, so its prompt is read. A stream tells how many tokens had to be."""
+        progress = job.seen.progress if job.seen else None
+        cached = job.fitted.prompt_tokens - progress[1] if progress else None
+        self._tell("read", of=job.answer.id, cached=cached)
+
+    def left(self, job: Job) -> None:
+        """The child is done with it, or has been left alone with it."""
+        self._asked.pop(job.answer.id, None)
+
+    def ended(self, job: Job, *, complete: bool) -> None:
+        """No attempt follows."""
+        usage = job.usage
+        fields = {"generated": job.completion_tokens, "cached": usage.cached_tokens if usage else None}
+        self._tell("ended", of=job.answer.id, complete=complete, **fields)
+        if self._curing is None or self._curing.done():
+            self._curing = self._start(self._cure())
+
+    async def stop(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    # Cures
+
+    async def _cure(self) -> None:
+        """In an idle moment, one request after the other, as long as any is wanted."""
+        await asyncio.sleep(SETTLE_S)
+        while self._idle() and (cure := await self._tokens.foresight("cure")) is not None:
+            began = self._clock()
+            self._expect(cure["copied"])
+            answered = await self._synthetics.send("cure", {**cure["prompt"], "max_tokens": 1})
+            await self._tokens.foresight("ended", of=cure["id"], generated=1, cached=None, complete=answered)
+            took, foreseen = self._clock() - began, self._rate.seconds(cure["copied"])
+            log.info("cured", extra={"took_s": round(took, 3), "search_s": round(foreseen, 3)})
+            if not answered:
+                return
+
+    # Telling
+
+    def _expect(self, copied: int) -> None:
+        """Searches follow each other in the child: one thread does them all."""
+        seconds = self._rate.seconds(copied)
+        if seconds < WORTH_S:
+            return
+        self._silent_until = max(self._silent_until, self._clock()) + _DOUBT * seconds
+        self._supervisor.expect_silence(self._silent_until)
+
+    async def _follow_child(self) -> None:
+        """Begin anew where another child serves than the one that is followed."""
+        if self._generation == self._mirrored:
+            return
+        self._mirrored, self._silent_until = self._generation, 0.0
+        await self._tokens.foresight(
+            "reset", rules=asdict(self._rules), most_copied=self._rate.items(WORTH_S)
+        )
+
+    async def _patiently(self, asking: Awaitable[Any | None]) -> Any | None:
+        try:
+            return await asyncio.wait_for(asking, _PATIENCE_S)
+        except TimeoutError:
+            return None
+
+    def _tell(self, do: str, **fields: Any) -> None:
+        self._start(self._tokens.foresight(do, **fields))
+
+    def _start(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+
+def rules(plan: Plan) -> Rules:
+    """How the child that is started by this plan keeps finished sequences."""
+    serving, law = plan.serving, plan.serving.model.law
+    windows = [part.size for part in law.parts if part.kind is Kind.WINDOW]
+    trimmable_below = min(windows, default=None)
+    if any(part.kind is Kind.CONSTANT for part in law.parts):  # ArraysCache.is_trimmable
+        trimmable_below = 0
+    return Rules(
+        sequences=serving.kept_sequences,
+        most_bytes=serving.kept_bytes,
+        trimmable_below=trimmable_below,
+        row_bytes=law.slope,
+        constant_bytes=law.constant,
+    )

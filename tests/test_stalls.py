@@ -1,0 +1,192 @@
+"""What is told to whom, and when cures are sent. The worker's answers are scripted."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, cast
+
+import pytest
+
+from proxy.core.answer import Answer
+from proxy.core.chat import Prompt
+from proxy.core.child_stream import Seen
+from proxy.core.mirror import Rules
+from proxy.job import Job
+from proxy.stalls import Stalls, rules
+from supervisor.batch import Serving
+from supervisor.cost import Kind, Law, Part
+from supervisor.generation import Change
+from supervisor.lifecycle import State
+from supervisor.peak import Model, Traced
+from supervisor.plan import Plan
+from tests.test_job import a_job
+
+LONG = 2_000_000_000  # items: three seconds, before anything was learned
+
+
+class Worker:
+    """Stands in for Tokens: `answers` by what is done, and all that was asked."""
+
+    def __init__(self) -> None:
+        self.answers: dict[str, Any] = {}
+        self.asked: list[str] = []
+        self.fields: list[dict[str, Any]] = []
+
+    async def foresight(self, do: str, prompt: Prompt | None = None, **fields: Any) -> Any | None:
+        del prompt
+        self.asked.append(do)
+        self.fields.append(fields)
+        answer = self.answers.get(do)
+        return answer.pop(0) if isinstance(answer, list) else answer
+
+
+class World:
+    """Everything around; its clock moves by hand."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+        self.silent_until = 0.0
+        self.sent: list[Mapping[str, Any]] = []
+        self.idle = True
+        self.seen: list[tuple[float, float]] = []
+        self.worker = Worker()
+        self.stalls = Stalls(
+            self.worker,
+            self,
+            self,
+            idle=lambda: self.idle,
+            on_stall=lambda foreseen, seen: self.seen.append((foreseen, seen)),
+            clock=lambda: self.now,
+        )
+        self.stalls.changed(Change(State.STARTING, State.READY, 1))
+
+    def expect_silence(self, until: float) -> None:
+        self.silent_until = until
+
+    async def send(self, kind: str, body: Mapping[str, Any], /) -> bool:
+        assert kind == "cure"
+        self.sent.append(body)
+        return True
+
+    async def settle(self) -> None:
+        assert self.stalls._curing is not None
+        await self.stalls._curing
+
+
+@pytest.fixture
+def world() -> World:
+    return World()
+
+
+def job(id: str = "a") -> Job:
+    made = a_job()
+    made.answer = Answer.new(unique=id, created=42, model="served", is_chat=False)
+    return made
+
+
+async def test_each_child_is_followed_from_its_start(world: World) -> None:
+    await world.stalls.foresee(job())
+    await world.stalls.asking(job())
+    world.stalls.changed(Change(State.READY, State.BACKOFF, 1))
+    world.stalls.changed(Change(State.STARTING, State.READY, 2))
+    await world.stalls.asking(job())
+    assert world.worker.asked == ["reset", "foresee", "asked", "reset", "asked"]
+
+
+async def test_what_comes_from_the_cache(world: World) -> None:
+    world.worker.answers["foresee"] = {"cached": 7, "copied": 0}
+    assert await world.stalls.foresee(job()) == 7
+    world.worker.answers["foresee"] = None
+    assert await world.stalls.foresee(job()) == 0
+
+
+async def test_the_watch_is_told_of_searches_one_after_the_other(world: World) -> None:
+    world.worker.answers["asked"] = {"cached": 0, "copied": LONG}
+    await world.stalls.asking(job("a"))
+    first = world.silent_until - world.now
+    await world.stalls.asking(job("b"))
+    assert 3.0 < first < 30.0
+    assert world.silent_until - world.now == pytest.approx(2 * first)
+
+
+async def test_a_short_search_is_no_stall(world: World) -> None:
+    world.worker.answers["asked"] = {"cached": 0, "copied": 1000}
+    await world.stalls.asking(job())
+    assert world.silent_until == 0.0
+
+
+async def test_how_long_a_search_takes_is_learned_from_one_that_was_alone(world: World) -> None:
+    world.worker.answers["asked"] = {"cached": 0, "copied": LONG}
+    for alone in (False, True):
+        made = job("a")
+        await world.stalls.asking(made)
+        if not alone:
+            await world.stalls.asking(job("b"))
+        made.asked = world.now
+        world.now += 12.0
+        world.stalls.answering(made)
+        assert len(world.seen) == alone
+        world.stalls.left(made)
+        world.stalls.left(job("b"))
+    assert world.seen == [(pytest.approx(3.0), 12.0)]
+    before = world.silent_until = 0.0
+    world.now = 5000.0
+    await world.stalls.asking(job("c"))
+    assert world.silent_until - world.now > 9.0 + before
+
+
+async def test_a_stream_tells_how_much_was_cached(world: World) -> None:
+    made = job()
+    made.fitted = replace(made.fitted, prompt_tokens=100)
+    made.seen = Seen(progress=(30, 40))
+    world.stalls.read(made)
+    made.seen = Seen()
+    world.stalls.read(made)
+    await asyncio.sleep(0)
+    assert [fields["cached"] for fields in world.worker.fields] == [60, None]
+
+
+async def test_cures_are_sent_until_none_is_wanted(world: World) -> None:
+    cure = {"id": "cure-1", "prompt": {"prompt": "x"}, "copied": LONG}
+    world.worker.answers["cure"] = [cure, {**cure, "id": "cure-2"}, None]
+    world.stalls.ended(job(), complete=True)
+    await world.settle()
+    assert world.sent == [{"prompt": "x", "max_tokens": 1}] * 2
+    assert world.worker.asked == ["ended", "cure", "ended", "cure", "ended", "cure"]
+    assert world.silent_until > world.now
+
+
+async def test_a_busy_child_is_not_cured(world: World) -> None:
+    world.idle = False
+    world.stalls.ended(job(), complete=True)
+    await world.settle()
+    assert world.worker.asked == ["ended"]
+
+
+async def test_stopping_ends_what_is_under_way(world: World) -> None:
+    world.stalls.ended(job(), complete=True)
+    await world.stalls.stop()
+    assert "cure" not in world.worker.asked
+
+
+@pytest.mark.parametrize(
+    ("parts", "trimmable_below"),
+    [
+        ((Part(Kind.GROWING, 64),), None),
+        ((Part(Kind.GROWING, 64), Part(Kind.WINDOW, 64, size=512), Part(Kind.WINDOW, 64, size=128)), 128),
+        ((Part(Kind.GROWING, 64), Part(Kind.CONSTANT, 4096)), 0),
+    ],
+)
+def test_how_the_child_keeps_sequences(parts: tuple[Part, ...], trimmable_below: int | None) -> None:
+    law = Law(parts)
+    serving = Serving(Model(0, law, Traced(law), batched=True), 2048, 8, 2, kept_sequences=6, kept_bytes=999)
+
+    class Planned:
+        """The one thing that is read of a plan."""
+
+    planned = Planned()
+    planned.serving = serving  # type: ignore[attr-defined]
+    found = rules(cast("Plan", planned))
+    assert found == Rules(6, 999, trimmable_below, row_bytes=64, constant_bytes=law.constant)
