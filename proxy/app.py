@@ -25,6 +25,7 @@ from proxy.core.holdings import Holdings
 from proxy.core.names import ModelNames, served_name
 from proxy.costs import budget
 from proxy.exit_codes import ExitCode
+from proxy.explain import Explainer
 from proxy.folders import cache_folder, state_folder
 from proxy.gate import Gate
 from proxy.handlers import Completions, Pages, routes
@@ -161,15 +162,18 @@ class Guard:
         names = ModelNames(settings.model.served_name or served_name(path), (*settings.model.aliases, path))
         queue = settings.queue
         options = RelayOptions(hold_grace_s=queue.hold_grace_s, keepalive_s=queue.keepalive_s)
+        explainer = Explainer(
+            tokens, self._gate, lambda: self._preparation.plan, settings.prompt, settings.memory
+        )
         completions = Completions(
             server=settings.server,
-            prompt=settings.prompt,
             queue=queue,
             names=names,
             preparation=self._preparation,
             tokens=tokens,
             relay=Relay(self.supervisor, self._gate, self._upstream, options, self._inquest),
             registry=self.registry,
+            explainer=explainer,
             refusals=Refusals(),
             metrics=self._metrics,
             bodies=Holdings(_BODIES_AT_ONCE * settings.server.max_body_bytes),

@@ -2,19 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from dataclasses import replace
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, replace
 from typing import Any
 
-from proxy.config import PromptSettings
+from proxy.config import MemorySettings, PromptSettings
 from proxy.core.chat import ChatPrompt, CompletionRequest
 from proxy.errors import InvalidRequest, PromptTooLong
 from proxy.fitting import Counter, Fitted, Limits, fit
+from proxy.gate import Gate
+from proxy.prospect import memory_limits, prospect
+from supervisor.plan import Plan
 
 #: Entries that a long conversation is divided into: each takes a count of all that is before it.
 _MOST_ENTRIES = 200
 #: Tokens of a prompt that is still told by message: the counts together take some seconds.
 _MOST_TOKENS = 400_000
+
+
+@dataclass(frozen=True, slots=True)
+class Explainer:
+    """Everything that a request is decided by. `plan`: the one that the child was started by, if any."""
+
+    tokens: Counter
+    gate: Gate
+    plan: Callable[[], Plan | None]
+    prompt: PromptSettings
+    memory: MemorySettings
+
+    async def document(self, request: CompletionRequest, limits: Limits, client: str) -> dict[str, Any]:
+        """What would become of the request if `client` sent it now. Raises what `tokens.count` raises."""
+        document = await explain(request, self.tokens, limits, self.prompt)
+        document["limits"] += memory_limits(self.gate, self.plan(), self.memory)
+        sent = document["sent"]
+        document["cost"] = sent and prospect(self.gate, client, sent["prompt_tokens"], sent["max_tokens"])
+        return document
 
 
 async def explain(
@@ -72,10 +94,12 @@ def _verdict(fitted: Fitted, limits: Limits) -> dict[str, Any]:
 
 def _limits(limits: Limits, settings: PromptSettings) -> list[dict[str, Any]]:
     """Each limit with the place where it was made."""
-    fixed = settings.max_prompt_tokens
+    fixed, longest = settings.max_prompt_tokens != "auto", limits.max_prompt_tokens
+    auto = _planned if longest == limits.fits_alone else _context
     found = (
-        ("max_prompt_tokens", limits.max_prompt_tokens, _context if fixed == "auto" else _setting),
+        ("max_prompt_tokens", longest, _setting if fixed else auto),
         ("context_length", limits.context_length, _context),
+        ("fits_alone", limits.fits_alone, _planned),
         ("max_kv_size", limits.max_kv_size, _setting),
         ("compaction_headroom_tokens", limits.compaction_headroom, _setting),
         ("prompt_keep_tokens", limits.keep_tokens, _setting),
@@ -87,6 +111,10 @@ def _limits(limits: Limits, settings: PromptSettings) -> list[dict[str, Any]]:
 
 def _context(_: str) -> str:
     return "the model's own files"
+
+
+def _planned(_: str) -> str:
+    return "the plan: what there is memory for alone, with room for an answer"
 
 
 def _setting(name: str) -> str:

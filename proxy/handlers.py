@@ -15,7 +15,7 @@ import orjson
 from aiohttp import web
 
 from proxy import openapi
-from proxy.config import PromptSettings, QueueSettings, ServerSettings
+from proxy.config import QueueSettings, ServerSettings
 from proxy.core import via
 from proxy.core.answer import Answer
 from proxy.core.chat import Bounds, CompletionRequest, parse_chat, parse_text
@@ -24,7 +24,7 @@ from proxy.core.holdings import Holdings
 from proxy.core.names import ModelNames
 from proxy.edge import CLIENT, read_body
 from proxy.errors import Unavailable
-from proxy.explain import explain
+from proxy.explain import Explainer
 from proxy.fitting import fit
 from proxy.logs import request_id as request_id_var
 from proxy.metrics import CONTENT_TYPE, Metrics
@@ -49,13 +49,13 @@ class Completions:
     """POST /v1/chat/completions and /v1/completions."""
 
     server: ServerSettings
-    prompt: PromptSettings
     queue: QueueSettings
     names: ModelNames
     preparation: Preparation
     tokens: Tokens
     relay: Relay
     registry: Registry
+    explainer: Explainer
     refusals: Refusals
     metrics: Metrics
     bodies: Holdings
@@ -100,7 +100,7 @@ class Completions:
     async def explain(self, http_request: web.Request) -> web.Response:
         """What would become of a chat request; it is not run."""
         request, prepared = await self._understood(http_request, parse_chat)
-        return _json(await explain(request, self.tokens, prepared.limits, self.prompt))
+        return _json(await self.explainer.document(request, prepared.limits, http_request[CLIENT]))
 
     async def _understood(
         self, http_request: web.Request, parse: Parse

@@ -6,10 +6,13 @@ from typing import Any
 import pytest
 
 from proxy import explain as explain_module
-from proxy.config import PromptSettings
+from proxy.config import MemorySettings, PromptSettings
+from proxy.core.budget import Budget
 from proxy.core.chat import ChatPrompt, CompletionRequest
-from proxy.explain import explain
+from proxy.explain import Explainer, explain
 from proxy.fitting import Limits
+from proxy.gate import Gate
+from proxy.prospect import prospect
 from tests.test_fitting import CUTTING, FREE, Letters, chat
 
 
@@ -44,6 +47,33 @@ async def test_a_prompt_that_fits() -> None:
             {"name": "longest_prompt", "tokens": 9, "from": "the least of these, with room for one token"},
         ],
     }
+
+
+@pytest.mark.parametrize(
+    ("limits", "settings", "place"),
+    [
+        (replace(FREE, max_prompt_tokens=90, fits_alone=90), {}, "the plan"),
+        (replace(FREE, max_prompt_tokens=90, fits_alone=95), {}, "the model"),
+        (replace(FREE, max_prompt_tokens=90), {}, "the model"),
+        (replace(FREE, max_prompt_tokens=90, fits_alone=90), {"max_prompt_tokens": 90}, "[prompt] max_p"),
+    ],
+)
+async def test_where_the_limit_comes_from(limits: Limits, settings: dict[str, Any], place: str) -> None:
+    found = (await explained(chat("u1"), limits, **settings))["limits"]
+    assert found[0]["from"].startswith(place)
+    assert [each["tokens"] for each in found if each["name"] == "fits_alone"] == (
+        [] if limits.fits_alone is None else [limits.fits_alone]
+    )
+
+
+async def test_what_it_would_cost_is_told_of_what_would_be_sent() -> None:
+    gate = Gate(Budget(max_running=1), max_waiting=1)
+    explainer = Explainer(Letters(), gate, lambda: None, PromptSettings(), MemorySettings())
+    document = await explainer.document(chat("s0 u1 a1 u2 a2 u3 a3 u4"), CUTTING, "a")
+    assert document["verdict"] == "cut"
+    assert document["cost"] == prospect(gate, "a", 13, 50)
+    refused = await explainer.document(chat("u0123456789"), replace(FREE, max_prompt_tokens=5), "a")
+    assert refused["cost"] is None
 
 
 async def test_what_would_be_cut() -> None:

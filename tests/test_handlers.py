@@ -15,13 +15,16 @@ from aiohttp.test_utils import TestClient, TestServer
 from proxy import edge, routing
 from proxy.app import admittance
 from proxy.config import Settings
+from proxy.core.budget import Budget
 from proxy.core.chat import Bounds, Prompt
 from proxy.core.child_stream import Seen, Usage
 from proxy.core.compaction import Refusals
 from proxy.core.holdings import Account, Holdings
 from proxy.core.names import ModelNames
 from proxy.core.pictures import Policy, Remote
+from proxy.explain import Explainer
 from proxy.fitting import Limits
+from proxy.gate import Gate
 from proxy.handlers import Completions, Pages, routes
 from proxy.job import Job, Outcome
 from proxy.metrics import Metrics
@@ -107,13 +110,19 @@ async def client(stage: Stage) -> AsyncIterator[TestClient[web.Request, web.Appl
     names = ModelNames("tiny", ())
     completions = Completions(
         server=settings.server,
-        prompt=settings.prompt,
         queue=settings.queue,
         names=names,
         preparation=cast("Preparation", stage),
         tokens=cast("Tokens", stage),
         relay=cast("Relay", stage),
         registry=Registry(),
+        explainer=Explainer(
+            cast("Tokens", stage),
+            Gate(Budget(max_running=1), max_waiting=1),
+            lambda: None,
+            settings.prompt,
+            settings.memory,
+        ),
         refusals=Refusals(),
         metrics=metrics,
         bodies=Holdings(10**6),
