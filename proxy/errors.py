@@ -207,13 +207,17 @@ class Cancelled(GuardError):
 
 
 class RestartingFailed(Unavailable):
-    """The restart budget is used up, or the cause cannot heal: coming back does not help."""
+    """The restart budget is used up, or the cause cannot heal: coming back does not help.
+
+    `cause`: a sentence for the client, in words of ours alone.
+    """
 
     come_back = False
 
-    def __init__(self, reason: str) -> None:
+    def __init__(self, reason: str, cause: str = "") -> None:
         super().__init__(reason)
-        self.message = "Service unavailable: restarting the model server has failed. See the proxy's log."
+        told = "Service unavailable: restarting the model server has failed.", cause, "See the proxy's log."
+        self.message = " ".join(filter(None, told))
 
     def headers(self, retry_after_s: int) -> Mapping[str, str]:
         return {"Retry-After": str(retry_after_s), "x-should-retry": "false"}

@@ -41,6 +41,7 @@ from proxy.errors import (
 from proxy.gate import Gate, NoRoomEver, Place
 from proxy.job import Job, Outcome, Stage
 from proxy.upstream import Exchange, Generation, Upstream, UpstreamBroken
+from supervisor.causes import NATURES
 from supervisor.generation import NotReady
 from supervisor.lifecycle import State
 
@@ -184,7 +185,9 @@ class Relay:
             return await self._supervisor.ready(max(0.0, job.deadline - self._clock()))
         except NotReady as error:
             if error.snapshot.state is State.FAILED:
-                raise RestartingFailed("restart_failed") from error
+                cause = error.snapshot.cause
+                why = NATURES[cause].explanation if cause else ""
+                raise RestartingFailed("restart_failed", why) from error
             raise Unavailable("not_ready") from error
 
     async def _attempt(

@@ -8,6 +8,7 @@ import re
 import pytest
 
 from proxy import errors
+from supervisor.causes import NATURES
 
 OVERFLOW = errors.PromptTooLong(prompt_tokens=39000, max_tokens=1000, limit=32768)
 
@@ -86,7 +87,14 @@ def test_overflow_numbers_are_found_where_agents_look_for_them() -> None:
     assert second is not None and second.groups() == ("32768", "40000")
 
 
-@pytest.mark.parametrize("error", [errors.Unavailable("why"), errors.RestartingFailed("why")])
+@pytest.mark.parametrize(
+    "error",
+    [
+        errors.Unavailable("why"),
+        errors.RestartingFailed("why"),
+        *(errors.RestartingFailed("why", nature.explanation) for nature in NATURES.values()),
+    ],
+)
 def test_unavailable_text_does_not_read_like_an_overflow(error: errors.GuardError) -> None:
     assert error.status == 503
     assert error.body()["error"]["code"] == "503"

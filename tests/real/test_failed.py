@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
+import time
 import urllib.error
 import urllib.request
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
+from tests.campaign.clients import Client, Heard, Result, ask, raw_streaming, raw_whole
 from tests.real.processes import Guard, guard, until
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(150)]
@@ -42,6 +46,40 @@ def by_request(proxy: Guard) -> None:
 def by_waiting(proxy: Guard) -> None:
     next_restart_s = proxy.status()["child"]["next_restart_s"]
     assert 0 <= next_restart_s <= 8
+
+
+def test_who_is_in_flight_when_it_gives_up_is_told_so(tiny_model: Path, tmp_path: Path) -> None:
+    """One has seen content, one waits for the whole of its answer, one is in the queue with its 200 out."""
+    settings = (
+        "supervisor.max_restarts=0",
+        "upstream.decode_concurrency=2",
+        "upstream.prompt_concurrency=2",
+        "queue.hold_grace_s=0.1",
+    )
+    body = {"messages": [{"role": "user", "content": "hello"}], "max_tokens": 3000, "temperature": 0}
+    with (
+        guard(tiny_model, tmp_path, *(f"--set={setting}" for setting in settings)) as proxy,
+        ThreadPoolExecutor() as pool,
+    ):
+
+        def start(client: Client, stages: list[str]) -> Future[Result]:
+            name = client.__name__
+            going = pool.submit(lambda: asyncio.run(ask(client, proxy.url, body, name, 60)))
+            until(f"{name} runs", lambda: [each["stage"] for each in proxy.status()["requests"]] == stages)
+            return going
+
+        reads = start(raw_streaming, ["decode"])
+        waits = start(raw_whole, ["decode", "decode"])
+        queued = start(raw_streaming, ["decode", "decode", "waiting"])
+        time.sleep(0.2)  # its head is sent by now
+        os.kill(proxy.status()["child"]["pid"], signal.SIGKILL)
+        assert reads.result().heard is Heard.CUT
+        assert waits.result().heard is queued.result().heard is Heard.UNAVAILABLE
+        assert proxy.status()["child"]["state"] == "failed"
+        reasons = [line["reason"] for line in proxy.events("answered")]
+        assert sorted(reasons) == ["child_died", "restart_failed", "restart_failed"]
+        told = json.loads(chat(proxy)[2])["error"]["message"]
+        assert "The server was killed from outside with SIGKILL" in told
 
 
 def test_who_has_given_up_says_so_and_can_be_called_back(tiny_model: Path, tmp_path: Path) -> None:
