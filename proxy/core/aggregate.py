@@ -9,6 +9,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import orjson
+
 from proxy.core import sse
 from proxy.core.answer import Answer
 from proxy.core.child_stream import Seen, Usage, add_reasoning_content, choice_of, delta_of, read_event
@@ -17,13 +19,28 @@ from proxy.core.child_stream import Seen, Usage, add_reasoning_content, choice_o
 _LEAST_LOGPROB = -9999.0
 
 
+#: What a delta, or a choice of a plain text, has that says no more than its text.
+_TEXT_ALONE = frozenset({"role", "content", "index", "finish_reason", "text"})
+
+#: What stands around the text where an event has nothing else to say: its name, and what closes the event.
+_CHAT_TEXT, _PLAIN_TEXT = (b'"content": ', b"}}]}"), (b'"text": ', b"}]}")
+
+
 class Aggregator:
-    """Collects the stream of one attempt."""
+    """Collects the stream of one attempt.
+
+    Nearly all events of a run differ in their text alone. What stands before it is learned from the first
+    such event; of those that begin and end alike, only the text between is parsed. If there is anything but
+    one string between, that is no JSON, and the event is read like any other.
+    """
 
     __slots__ = (
         "_answer",
+        "_before",
+        "_behind",
         "_fields",
         "_finish_reason",
+        "_name",
         "_reasoning",
         "_splitter",
         "_text",
@@ -42,15 +59,44 @@ class Aggregator:
         self._reasoning: list[str] = []
         self._tools: list[dict[str, Any]] = []
         self._usage: dict[str, Any] | None = None
+        self._name, self._behind = _CHAT_TEXT if answer.is_chat else _PLAIN_TEXT
+        self._before: bytes | None = None
 
     def feed(self, data: bytes) -> None:
         """Raises Malformed."""
         for block in self._splitter.feed(data):
             if self.seen.done:
                 return
+            if self._before is not None and block.startswith(self._before) and self._add_text(block):
+                continue
             event = read_event(block, self.seen)
             if event is not None:
                 self._add(event)
+                if self._before is None and self.seen.content:
+                    self._learn(block, event)
+
+    def _add_text(self, block: bytes) -> bool:
+        """Whether it was an event of text alone, and is now counted."""
+        assert self._before is not None
+        if not block.endswith(self._behind):
+            return False
+        try:
+            text = orjson.loads(block[len(self._before) : -len(self._behind)])
+        except orjson.JSONDecodeError:
+            return False
+        if type(text) is not str:
+            return False
+        self._text.append(text)
+        self.seen.events += 1
+        return True
+
+    def _learn(self, block: bytes, event: dict[str, Any]) -> None:
+        """Take this event as the pattern of others, if it is one of text alone."""
+        choice, at = choice_of(event), block.find(self._name)
+        if choice is None or at < 0 or choice.get("finish_reason") is not None:
+            return
+        if not delta_of(choice).keys() - _TEXT_ALONE:
+            self._before = block[: at + len(self._name)]
 
     def end(self) -> None:
         """The connection ended; only [DONE] makes an answer complete, so nothing changes."""

@@ -105,6 +105,26 @@ def test_any_split_gives_the_whole_text(texts: list[str], cuts: list[int]) -> No
     assert aggregator.seen.usage == Usage(7, len(texts) + 1, 2)
 
 
+EVENTS = st.one_of(
+    st.builds(child.delta, content=st.text()),
+    st.builds(child.delta, content=st.text(), reasoning=st.text()),
+    st.builds(child.delta, content=st.text(), finish=st.just("length")),
+    st.builds(lambda text: child.delta(content=text, tool_calls=[child.tool_call("a", "{}")]), st.text()),
+    st.just(child.delta(content="a").replace(b'"a"', b'"\\ud800"')),
+)
+
+
+@given(st.lists(EVENTS, max_size=20))
+def test_events_of_text_alone_are_read_as_all_others_are(events: list[bytes]) -> None:
+    quick, slow = Aggregator(an_answer()), Aggregator(an_answer())
+    quick.feed(b"".join(events) + child.usage())
+    for event in (*events, child.usage()):
+        slow._before = None  # forgets what it has learned
+        slow.feed(event)
+    assert quick.body() == slow.body()
+    assert quick.seen == slow.seen
+
+
 def whole_body(**choice: Any) -> bytes:
     counts = {"prompt_tokens": 7, "completion_tokens": 1, "total_tokens": 8}
     head = {**child.head(), "object": "chat.completion"}
