@@ -39,6 +39,7 @@ from proxy.picture_fetch import PictureFetch
 from proxy.preparation import Preparation
 from proxy.relay import Relay, RelayOptions
 from proxy.request_bounds import picture_policy
+from proxy.stalls import Stalls
 from proxy.status import Registry, Status
 from proxy.synthetic import Synthetics
 from proxy.tokens import Tokens
@@ -93,13 +94,19 @@ class Guard:
         self._pictures = PictureFetch(picture_policy(settings.request), settings.request.image_timeout_s)
         self._keys = KeyRing(settings.server)
         parts = (self.supervisor, self._gate, self.registry, self._preparation)
-        self._status = Status(
-            *parts, inquest=self._inquest, limits=self._limits, started_at=int(time.time())
-        )
+        self._status = Status(*parts, inquest=self._inquest, limits=self._limits, started_at=int(time.time()))
         self._metrics = Metrics(self._status.gauges)
         self._synthetics = Synthetics(
             self.supervisor, self._gate, self._upstream, on_sent=self._metrics.own_request
         )
+        self._stalls = Stalls(
+            tokens,
+            self.supervisor,
+            self._synthetics,
+            idle=lambda: self._gate.idle and not self._synthetics.out,
+            on_stall=self._metrics.search_stall,
+        )
+        self.supervisor.subscribe(self._stalls.changed)
         self._stopping = asyncio.Event()
         self.web = self._web_application(tokens)
 
@@ -126,6 +133,7 @@ class Guard:
         """Let in from now on what the plan says fits together."""
         self._gate.correct(self._limits.corrections)
         self._gate.set_budget(budget(plan))
+        self._stalls.planned(plan)
 
     def recycle(self, reason: str) -> None:
         """Restart the child as planned, or try again after giving up."""
@@ -144,6 +152,7 @@ class Guard:
         await asyncio.wait((self._draining,), timeout=self._settings.supervisor.drain_s)
         self._draining.cancel()
         self._following.cancel()
+        await self._stalls.stop()
         await self.supervisor.stop()
         await self._preparation.stop()
         await self._upstream.stop()
@@ -171,7 +180,9 @@ class Guard:
             names=names,
             preparation=self._preparation,
             tokens=tokens,
-            relay=Relay(self.supervisor, self._gate, self._upstream, options, self._inquest),
+            relay=Relay(
+                self.supervisor, self._gate, self._upstream, options, self._inquest, foresight=self._stalls
+            ),
             registry=self.registry,
             explainer=explainer,
             refusals=Refusals(),

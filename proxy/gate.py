@@ -289,6 +289,11 @@ class Gate:
         """Bytes that finished sequences hold too many of for the first that waits; 0 if that is not it."""
         return self._admission.lacking()
 
+    @property
+    def idle(self) -> bool:
+        """Whether the child has nothing to do and nobody waits."""
+        return not self._admission.running and not self._admission.waiting
+
     def snapshot(self) -> GateSnapshot:
         admission = self._admission
         return GateSnapshot(

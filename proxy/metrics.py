@@ -118,6 +118,12 @@ class Metrics:
             ["kind", "outcome"],
             registry=self.registry,
         )
+        self.search_seconds = Counter(
+            "mlxguard_search_stall_seconds",
+            "Seconds that the child searched its prompt cache where that stalled it.",
+            ["kind"],
+            registry=self.registry,
+        )
         self.queue_seconds = Histogram(
             "mlxguard_queue_seconds", "Wait for a place.", buckets=_LATENCY_BUCKETS, registry=self.registry
         )
@@ -147,6 +153,11 @@ class Metrics:
         """Count one request of our own; no user's metric moves."""
         del seconds
         self.own_requests.labels(kind, "ok" if answered else "unanswered").inc()
+
+    def search_stall(self, foreseen_s: float, seen_s: float) -> None:
+        """Count one stall of a request that had the child for itself."""
+        self.search_seconds.labels("foreseen").inc(foreseen_s)
+        self.search_seconds.labels("seen").inc(seen_s)
 
     def http_answer(self, request: web.Request, status: int, seconds: float) -> None:
         """Count one HTTP answer; the path is left out, since strangers choose it."""

@@ -25,7 +25,6 @@ from proxy.client_side import Client, ClientGone, StreamingClient, WaitingClient
 from proxy.core import sse
 from proxy.core.answer import Break, Phase, Verdict, judge_break
 from proxy.core.blame import Solitude
-from proxy.core.child_stream import Seen
 from proxy.core.refusal import error_text
 from proxy.errors import (
     Cancelled,
@@ -40,9 +39,11 @@ from proxy.errors import (
 )
 from proxy.gate import Gate, NoRoomEver, Place
 from proxy.job import Job, Outcome, Stage
+from proxy.stalls import BLIND, Blind
 from proxy.upstream import Exchange, Generation, Upstream, UpstreamBroken
+from supervisor import silence
 from supervisor.causes import NATURES
-from supervisor.generation import NotReady
+from supervisor.generation import NotReady, Work
 from supervisor.lifecycle import State
 
 __all__ = ["Job", "Outcome", "Relay", "RelayOptions", "Stage"]
@@ -96,9 +97,11 @@ class Relay:
         options: RelayOptions,
         inquest: InquestLike,
         *,
+        foresight: Blind = BLIND,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._supervisor = supervisor
+        self._foresight = foresight
         self._gate = gate
         self._upstream = upstream
         self._options = options
@@ -137,9 +140,11 @@ class Relay:
             raise
         finally:
             job.end(self._clock())
+            self._foresight.ended(job, complete=job.outcome is Outcome.OK)
 
     async def _complete(self, job: Job, client: Client) -> None:
         """Attempts until one is complete. Raises GuardError when there will be none, ClientGone."""
+        await self._foresight.foresee(job)
         ticket = self._gate.ticket(
             job.answer.id,
             job.client,
@@ -198,29 +203,36 @@ class Relay:
         `join`: others may join one that was granted alone once content has come.
         """
         job.stage, job.generation, job.seen = Stage.PREFILL, generation.number, client.begin()
+        await self._foresight.asking(job)
         job.asked = self._clock()
         job.answer.attempts += 1
         fitted = job.fitted
         body = job.request.upstream_body(
             prompt=fitted.prompt, max_tokens=fitted.max_tokens, stream=not job.unstreamed
         )
-        with generation.busy():
+        with generation.busy() as work, self._foresight.asked(job):
             async with self._upstream.post(generation, job.answer.path, body, via=job.via) as exchange:
                 if exchange.status != HTTPStatus.OK:
                     raise await _refusal(exchange)
+                work.phase = silence.Phase.PREFILL
+                self._foresight.answering(job)
                 try:
-                    await self._relay(job, client, job.seen, exchange, place, join=join)
+                    await self._relay(job, client, exchange, place, work, join=join)
                 except sse.Malformed as error:
                     raise UpstreamBroken(Break.CUT, f"unreadable answer: {error}") from error
 
     async def _relay(
-        self, job: Job, client: Client, seen: Seen, exchange: Exchange, place: Place, *, join: bool
+        self, job: Job, client: Client, exchange: Exchange, place: Place, work: Work, *, join: bool
     ) -> None:
+        seen = job.seen
+        assert seen is not None
         while data := await exchange.read():
             await client.feed(data)
             place.grew(seen.events)
             if seen.content and job.stage is not Stage.DECODE:
                 job.content_sent(self._clock())
+                work.phase = silence.Phase.DECODE
+                self._foresight.read(job)
                 if join:
                     place.join()
             if seen.done:

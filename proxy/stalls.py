@@ -10,7 +10,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict
 from typing import Any, Literal, Protocol
 
@@ -64,13 +65,18 @@ class Blind:
 
     async def asking(self, job: Job) -> None: ...
 
+    def asked(self, job: Job) -> AbstractContextManager[None]:
+        del job
+        return nullcontext()
+
     def answering(self, job: Job) -> None: ...
 
     def read(self, job: Job) -> None: ...
 
-    def left(self, job: Job) -> None: ...
-
     def ended(self, job: Job, *, complete: bool) -> None: ...
+
+
+BLIND = Blind()
 
 
 class Stalls(Blind):
@@ -145,9 +151,13 @@ class Stalls(Blind):
         cached = job.fitted.prompt_tokens - progress[1] if progress else None
         self._tell("read", of=job.answer.id, cached=cached)
 
-    def left(self, job: Job) -> None:
-        """The child is done with it, or has been left alone with it."""
-        self._asked.pop(job.answer.id, None)
+    @contextmanager
+    def asked(self, job: Job) -> Iterator[None]:
+        """The child has it within the block."""
+        try:
+            yield
+        finally:
+            self._asked.pop(job.answer.id, None)
 
     def ended(self, job: Job, *, complete: bool) -> None:
         """No attempt follows."""

@@ -120,16 +120,15 @@ async def test_a_short_search_is_no_stall(world: World) -> None:
 async def test_how_long_a_search_takes_is_learned_from_one_that_was_alone(world: World) -> None:
     world.worker.answers["asked"] = {"cached": 0, "copied": LONG}
     for alone in (False, True):
-        made = job("a")
+        made, other = job("a"), job("b")
         await world.stalls.asking(made)
-        if not alone:
-            await world.stalls.asking(job("b"))
-        made.asked = world.now
-        world.now += 12.0
-        world.stalls.answering(made)
+        with world.stalls.asked(made), world.stalls.asked(other):
+            if not alone:
+                await world.stalls.asking(other)
+            made.asked = world.now
+            world.now += 12.0
+            world.stalls.answering(made)
         assert len(world.seen) == alone
-        world.stalls.left(made)
-        world.stalls.left(job("b"))
     assert world.seen == [(pytest.approx(3.0), 12.0)]
     before = world.silent_until = 0.0
     world.now = 5000.0
