@@ -63,12 +63,11 @@ class Displacing:
     def begin(cls, active: int, entries: int) -> Displacing:
         return cls(entries, active, active)
 
-    def after(self, active: int) -> Displacing:
-        """One more was sent, and `active` bytes are held now."""
+    def after(self, active: int, more: int) -> Displacing:
+        """So many `more` were sent, and `active` bytes are held now."""
         fell = self.best - active >= _NOTABLE * self.first
-        return Displacing(
-            self.entries, self.first, min(self.best, active), self.sent + 1, 0 if fell else self.in_vain + 1
-        )
+        in_vain = 0 if fell else self.in_vain + more
+        return Displacing(self.entries, self.first, min(self.best, active), self.sent + more, in_vain)
 
     @property
     def exhausted(self) -> bool:

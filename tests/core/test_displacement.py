@@ -42,13 +42,13 @@ def test_it_ends_when_it_helps_no_more_or_has_gone_on_for_long() -> None:
     going = Displacing.begin(1000, entries=10)
     for _ in range(8):
         assert not going.exhausted
-        going = going.after(999)
+        going = going.after(999, 1)
     assert going.exhausted
 
     going = Displacing.begin(100_000, entries=10)
     for active in range(99_000, 79_000, -1000):
         assert not going.exhausted
-        going = going.after(active)
+        going = going.after(active, 1)
     assert going.exhausted
     assert going.best == 80_000
 
@@ -56,7 +56,7 @@ def test_it_ends_when_it_helps_no_more_or_has_gone_on_for_long() -> None:
 def test_a_large_cache_takes_more() -> None:
     going = Displacing.begin(100_000, entries=50)
     for active in range(99_000, 79_000, -1000):
-        going = going.after(active)
+        going = going.after(active, 1)
     assert not going.exhausted
 
 
