@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -71,13 +73,12 @@ class Place:
         reserved: bytes, from the last grant on.
     """
 
-    __slots__ = ("_gate", "alone", "id", "kept", "reserved")
+    __slots__ = ("_gate", "alone", "id", "reserved")
 
     def __init__(self, gate: Gate, id: str, *, alone: bool) -> None:
         self._gate = gate
         self.id = id
         self.alone = alone
-        self.kept = False
         self.reserved: int | None = None
 
     async def granted(self) -> None:
@@ -107,8 +108,7 @@ class Place:
         self._gate.grew(self.id, tokens)
 
     def keep(self) -> Callable[[], None]:
-        """Leave the reservation when the block ends, until the returned function is called, once."""
-        self.kept = True
+        """Keep the reservation, beyond the end of the block, until the returned function is called, once."""
         return self._gate.keep(self.id)
 
     @property
@@ -139,6 +139,7 @@ class Gate:
         self._on_sample = on_sample
         self._answers: dict[str, asyncio.Future[int]] = {}
         self._rises: dict[str, Callable[[int], None]] = {}
+        self._kept: Counter[str] = Counter()
         self._leaving: set[str] = set()
         self._lengths = Lengths()
         self._peaks = Peaks()
@@ -189,7 +190,9 @@ class Gate:
             if not answer.cancel() and not answer.cancelled():
                 answer.exception()  # seen: a refusal that its client did not wait for is no fault
             del self._rises[ticket.id]
-            if not place.kept:
+            if ticket.id in self._kept:
+                self._leaving.add(ticket.id)
+            else:
                 self._ended(ticket.id)
 
     async def wait(self, id: str) -> int:
@@ -207,13 +210,8 @@ class Gate:
         self._feed(Grew(id, tokens))
 
     def keep(self, id: str) -> Callable[[], None]:
-        self._leaving.add(id)
-
-        def release() -> None:
-            self._leaving.discard(id)
-            self._ended(id)
-
-        return release
+        self._kept[id] += 1
+        return functools.partial(self._release, id)
 
     def answered(self, client: str, tokens: int) -> None:
         """An answer came to its end after `tokens`."""
@@ -309,6 +307,15 @@ class Gate:
         )
 
     # The machinery
+
+    def _release(self, id: str) -> None:
+        self._kept[id] -= 1
+        if self._kept[id]:
+            return
+        del self._kept[id]
+        if id in self._leaving:
+            self._leaving.remove(id)
+            self._ended(id)
 
     def _ended(self, id: str) -> None:
         sample = self._peaks.ended(id)

@@ -21,7 +21,7 @@ from supervisor.diagnosis import Evidence, Finding, Pressure, diagnose, port_tak
 from supervisor.generation import Death, Generation, Launch, SupervisorOptions
 from supervisor.inquest import AtWork
 from supervisor.lifecycle import State
-from supervisor.output import Transcript
+from supervisor.output import Transcript, broken_connection
 from supervisor.probing import versions
 from supervisor.process import Child, Exit
 from supervisor.tasks import Tasks
@@ -109,7 +109,8 @@ class Attempt:
         if not await watch.first_token():
             return
         assert self.port is not None
-        generation = Generation(self.number, self.port, functools.partial(self._listener.on_idle, self))
+        on_idle = functools.partial(self._listener.on_idle, self)
+        generation = Generation(self.number, self.port, on_idle, lambda: child.telemetry)
         self.generation, self.ready_since = generation, time.time()
         load_s = round(time.monotonic() - self._launched_at, 3)
         log.info("child_ready", extra={"generation": self.number, "pid": child.pid, "load_s": load_s})
@@ -232,6 +233,8 @@ class Attempt:
             return
         if self.generation is None and port_taken(line):
             self._listener.on_broke(self, Symptom.PORT_TAKEN, firmly=True)
+        elif self.generation is not None and (port := broken_connection(line)) is not None:
+            self.generation.gave_up(port)
         elif suspicious(line):
             self.examine()
 

@@ -41,7 +41,7 @@ def place(thread_id: int | None) -> tuple[int, int] | None:
 def waits(thread_id: int | None) -> bool:
     """Whether it waits for a request: `queue.get(timeout=...)`, called by the server's `_next_request`."""
     frame = sys._current_frames().get(thread_id) if thread_id is not None else None
-    names = []
+    names: list[str] = []
     while frame is not None and len(names) < len(_WAITING):
         names.append(frame.f_code.co_name)
         frame = frame.f_back

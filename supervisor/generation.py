@@ -126,9 +126,18 @@ class Generation:
     `died` resolves with the Death the moment it is known. It is shared: wait for it with `asyncio.wait` or
     under `shield`, since `wait_for` would cancel it for everybody. Whoever serves a request holds `busy()`
     and calls `progress()` for every read that brought bytes; a stall is judged by both.
+
+    Args:
+        telemetry: the child's newest sample; gives None where there is none.
     """
 
-    def __init__(self, number: int, port: int, on_idle: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        number: int,
+        port: int,
+        on_idle: Callable[[], None],
+        telemetry: Callable[[], Telemetry | None] = lambda: None,
+    ) -> None:
         self.number = number
         self.port = port
         self.base_url = f"http://127.0.0.1:{port}"
@@ -136,7 +145,9 @@ class Generation:
         self.works: set[Work] = set()
         self.reads = 0
         self.silent_until = 0.0
+        self.telemetry = telemetry
         self._on_idle = on_idle
+        self._given_up: dict[int, asyncio.Future[None]] = {}
 
     @property
     def in_flight(self) -> int:
@@ -162,6 +173,21 @@ class Generation:
     def progress(self) -> None:
         """Bytes came from the child for some request."""
         self.reads += 1
+
+    def giving_up(self, port: int) -> asyncio.Future[None]:
+        """Resolves when the child has noticed that its client on local `port` has left. Cancel it when done.
+
+        Noticing is not yet the end: the generation thread looks for it after its next step.
+        """
+        noticed = self._given_up[port] = asyncio.get_running_loop().create_future()
+        noticed.add_done_callback(lambda _: self._given_up.pop(port, None))
+        return noticed
+
+    def gave_up(self, port: int) -> None:
+        """The child's output says that it has given up the connection from `port`."""
+        noticed = self._given_up.get(port)
+        if noticed is not None and not noticed.done():
+            noticed.set_result(None)
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,6 +28,10 @@ _SECRET = re.compile(
 )
 
 
+#: What socketserver.BaseServer.handle_error says first when a connection's thread raised, as it does when it
+#: writes to a client that has left. Ours are told apart by their ports.
+_BROKEN = re.compile(r"Exception occurred during processing of request from \('127\.0\.0\.1', (\d+)\)")
+
 #: socketserver.BaseServer.handle_error puts a rule before and after what a connection's thread raised. A
 #: client that left is no news, and each costs thirty lines.
 _RULE = "-" * 40
@@ -83,6 +87,12 @@ class Transcript:
         most = logging.DEBUG if any(map(_CLIENT_LEFT.match, told)) else logging.WARNING
         for each in told:
             log.log(min(_level(each), most), "child_output", extra={"line": each})
+
+
+def broken_connection(line: str) -> int | None:
+    """The client's port, if the line tells that the server has given up a connection from this machine."""
+    told = _BROKEN.match(line)
+    return None if told is None else int(told[1])
 
 
 def _ours(line: str) -> bool:

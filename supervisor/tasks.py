@@ -21,6 +21,11 @@ class Tasks:
         task.add_done_callback(self._on_done)
         return task
 
+    def cancel(self) -> None:
+        """All that run now; `finish` waits for them to end of it."""
+        for task in self._running:
+            task.cancel()
+
     async def finish(self) -> None:
         """Wait until every task has ended by itself."""
         while self._running:

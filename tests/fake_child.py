@@ -11,12 +11,14 @@ import contextlib
 import json
 import socket
 import struct
+import time
 from types import TracebackType
 from typing import Any, Self
 
 from supervisor.causes import Cause
 from supervisor.generation import Death, Generation, NotReady, Snapshot
 from supervisor.lifecycle import State
+from supervisor.process import Telemetry
 
 _EVENT_STREAM = b"HTTP/1.0 200 OK\r\nContent-type: text/event-stream\r\nCache-Control: no-cache\r\n\r\n"
 
@@ -130,6 +132,11 @@ class FakeChild:
         await self._calls.put(Call(head.split()[1], body, reader, writer))
 
 
+def _idle() -> Telemetry:
+    """Who looks finds the child with nothing to do: it drops what is broken off at once."""
+    return Telemetry(0, 0, 0, 0, time.monotonic(), idle=True)
+
+
 class FakeSupervisor:
     """Says that the child is alive or dead when the test says so."""
 
@@ -144,7 +151,7 @@ class FakeSupervisor:
     def up(self, child: FakeChild) -> Generation:
         """A new generation is ready."""
         self._number += 1
-        self._generation = Generation(self._number, child.port, lambda: None)
+        self._generation = Generation(self._number, child.port, lambda: None, _idle)
         self._ready.set()
         return self._generation
 

@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
 
+from proxy.core.admission import Outlook
 from proxy.core.budget import Budget
-from proxy.core.learning import Correction, Corrections
+from proxy.core.learning import Correction, Corrections, Sample
 from proxy.core.waiting import Ticket
 from proxy.errors import Unavailable
-from proxy.gate import Gate
+from proxy.gate import Gate, NoRoomEver
+from tests.core.law import Padded
 
 
-def a_gate(running: int = 1, waiting: int = 10) -> Gate:
-    return Gate(Budget(max_running=running), max_waiting=waiting, clock=asyncio.get_running_loop().time)
+def a_gate(running: int = 1, waiting: int = 10, ceiling: int | None = None, **more: Any) -> Gate:
+    budget = Budget(max_running=running, ceiling=ceiling, costs=Padded())
+    return Gate(budget, max_waiting=waiting, clock=asyncio.get_running_loop().time, **more)
+
+
+def a_prompt(gate: Gate, id: str, prompt: int, max_tokens: int = 16) -> Ticket:
+    now = asyncio.get_running_loop().time()
+    return gate.ticket(id, "client", arrived=now, deadline=now + 100, prompt=prompt, max_tokens=max_tokens)
 
 
 def ticket(id: str, *, within_s: float = 100.0) -> Ticket:
@@ -120,6 +129,76 @@ async def test_again_waits_for_another_grant() -> None:
         gate.set_budget(Budget(max_running=1))
         await waiting
         assert place.position is None
+
+
+async def test_a_place_that_is_kept_outlives_its_block() -> None:
+    gate = a_gate()
+    with gate.enter(ticket("a")) as place:
+        await place.granted()
+        release, other = place.keep(), place.keep()
+    assert (gate.snapshot().running, gate.snapshot().leaving) == (1, 1)
+    release()
+    assert gate.snapshot().running == 1
+    other()
+    assert (gate.snapshot().running, gate.snapshot().leaving) == (0, 0)
+
+
+async def test_a_place_that_is_released_within_its_block_ends_with_it() -> None:
+    gate = a_gate()
+    with gate.enter(ticket("a")) as place:
+        await place.granted()
+        place.keep()()
+        assert gate.snapshot().running == 1
+    assert (gate.snapshot().running, gate.snapshot().leaving) == (0, 0)
+
+
+async def test_who_never_fits_is_told_what_does() -> None:
+    gate = a_gate(8, ceiling=1010)
+    with pytest.raises(NoRoomEver) as refusal, gate.enter(a_prompt(gate, "a", 1500)) as place:
+        await place.granted()
+    assert refusal.value.limit == 1010 - 10 - 16
+    asked = [gate.would_run("c", prompt, 16) for prompt in (100, 1500)]
+    assert asked == [Outlook.NOW, Outlook.NEVER]
+
+
+async def test_completions_are_foretold_from_a_clients_past() -> None:
+    gate = a_gate()
+    assert a_prompt(gate, "a", 5, max_tokens=65_536).need.completion == 1024
+    for _ in range(95):
+        gate.answered("client", 100)
+    assert a_prompt(gate, "a", 5, max_tokens=65_536).need.completion < 200
+    assert a_prompt(gate, "a", 5, max_tokens=16).need.completion == 16
+
+
+async def test_what_was_predicted_is_held_against_what_was_seen() -> None:
+    samples: list[Sample] = []
+    rises: list[int] = []
+    gate = a_gate(8, ceiling=1010, on_sample=samples.append)
+    gate.saw(10)
+    with gate.enter(a_prompt(gate, "a", 184), rises.append) as place:
+        await place.granted()
+        assert place.reserved == 200
+        assert [(id, need.prompt, reserved) for id, need, reserved in gate.running()] == [("a", 184, 200)]
+        place.grew(40)
+        gate.saw(130)
+        gate.saw(90)
+    assert samples == [Sample(200, 120, together=False)]
+    assert rises == [120, 120]
+    gate.saw(5)
+
+
+async def test_memory_that_runs_short_and_what_is_retained() -> None:
+    gate = a_gate(8, ceiling=1010)
+    gate.hold(on=True)
+    gate.hold(on=True)
+    with gate.enter(a_prompt(gate, "a", 500)) as place:
+        assert (place.position, gate.snapshot().held) == (1, True)
+        gate.set_retained(600)
+        gate.hold(on=False)
+        assert (gate.lacking(), gate.snapshot().retained) == (116, 600)
+        gate.set_ceiling(1200, 1200)
+        await place.granted()
+        assert gate.snapshot().reserved == 10 + 516 + 600
 
 
 async def test_what_an_earlier_proxy_learned_of_the_law_is_gone_on_from() -> None:

@@ -84,6 +84,17 @@ async def test_from_launch_to_exit(stand: Stand) -> None:
     assert (attempt.child, attempt.pid, attempt.memory_bytes()) == (None, None, None)
 
 
+async def test_a_connection_that_the_child_gave_up_is_told_to_the_generation(stand: Stand) -> None:
+    attempt = await stand.launch()
+    assert await stand.heard("first token")
+    assert attempt.generation is not None
+    noticed = attempt.generation.giving_up(43_730)
+    attempt.transcript.feed(b"Exception occurred during processing of request from ('127.0.0.1', 43730)")
+    assert noticed.done()
+    assert attempt.child is not None
+    assert attempt.generation.telemetry() is attempt.child.telemetry
+
+
 async def test_a_death_is_told_to_whoever_waits_for_an_answer(stand: Stand) -> None:
     attempt = await stand.launch()
     assert await stand.heard("first token")

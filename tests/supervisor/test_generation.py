@@ -35,3 +35,14 @@ async def test_requests_are_counted_and_the_end_of_the_last_is_told() -> None:
 def test_what_follows_from_a_death(cause: Cause, memory: bool, heals: bool, own: bool) -> None:
     death = Death(1, cause, "", "", None, None, (), State.READY)
     assert (death.memory, death.heals, death.own) == (memory, heals, own)
+
+
+async def test_who_left_is_told_when_the_child_has_noticed() -> None:
+    generation = Generation(1, 4711, lambda: None)
+    noticed, other = generation.giving_up(50_001), generation.giving_up(50_002)
+    generation.gave_up(50_001)
+    generation.gave_up(50_003)
+    assert (noticed.done(), other.done()) == (True, False)
+    other.cancel()
+    generation.gave_up(50_002)
+    assert generation.telemetry() is None

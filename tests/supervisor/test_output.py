@@ -6,7 +6,7 @@ import logging
 
 import pytest
 
-from supervisor.output import LINE_BYTES, RING_LINES, Lines, Mask, Transcript
+from supervisor.output import LINE_BYTES, RING_LINES, Lines, Mask, Transcript, broken_connection
 
 STAMP = "2026-01-05 10:11:12,345 - "
 
@@ -134,6 +134,13 @@ def test_a_client_that_left_is_no_news_and_other_trouble_is(
             transcript.feed(line.encode())
     assert [record.levelno for record in caplog.records] == [level] * 6 + [logging.WARNING]
     assert heard == list(transcript.lines) == [*troubled(last), "native trouble after it"]
+
+
+def test_a_connection_that_the_server_gave_up_is_told_by_its_port() -> None:
+    line = "Exception occurred during processing of request from ('127.0.0.1', 43730)"
+    assert broken_connection(line) == 43_730
+    assert broken_connection("Exception occurred during processing of request from ('10.0.0.1', 4)") is None
+    assert broken_connection(f"2026-01-01 00:00:00,000 - INFO - {line}") is None
 
 
 def test_a_rule_that_is_never_ended_does_not_hold_the_log_back_for_ever(

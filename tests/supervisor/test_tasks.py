@@ -27,6 +27,14 @@ async def test_finish_waits_for_tasks_and_for_those_that_they_start() -> None:
     await tasks.finish()
 
 
+async def test_all_can_be_cancelled() -> None:
+    tasks = Tasks()
+    endless = [tasks.start(asyncio.sleep(1000), str(number)) for number in range(2)]
+    tasks.cancel()
+    await tasks.finish()
+    assert all(task.cancelled() for task in endless)
+
+
 async def test_a_failure_is_logged_and_a_cancellation_is_not(caplog: pytest.LogCaptureFixture) -> None:
     tasks = Tasks()
 

@@ -1,0 +1,99 @@
+"""Sees requests out whose clients have left, so that reservations end when the child is done with them.
+
+The shell of core.leaving.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import replace
+
+from proxy.core.leaving import Gone, Left
+from proxy.gate import Place
+from proxy.job import Job
+from proxy.upstream import Cut, Generation, OnEnd
+from supervisor.tasks import Tasks
+
+log = logging.getLogger("mlxguard.leaving")
+
+#: Telemetry comes as often.
+_LOOK_S = 0.1
+
+
+class Leavings:
+    """All who are being seen out.
+
+    Args:
+        batched: whether the child runs several requests of its model together.
+        on_gone: told how each was known to be gone, and after how many seconds.
+    """
+
+    def __init__(
+        self,
+        *,
+        batched: Callable[[], bool] = lambda: True,
+        on_gone: Callable[[Gone, float], None] = lambda *_: None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._batched = batched
+        self._on_gone = on_gone
+        self._clock = clock
+        self._tasks = Tasks()
+
+    def expect(self, job: Job, place: Place, generation: Generation) -> OnEnd:
+        """Keep the place of one that is given to the child; what is to be told of how that ended."""
+        release = place.keep()
+
+        def on_end(cut: Cut | None) -> None:
+            if cut is None:
+                release()
+            else:
+                left = Left(self._clock(), cut.step_s, self._unread_s(job))
+                task = self._tasks.start(self._follow(generation, cut.port, left), "see out")
+                task.add_done_callback(lambda _: release())
+
+        return on_end
+
+    async def stop(self) -> None:
+        """Wait for nobody any more."""
+        self._tasks.cancel()
+        await self._tasks.finish()
+
+    async def _follow(self, generation: Generation, port: int, left: Left) -> None:
+        noticed = generation.giving_up(port)
+        try:
+            while not generation.died.done() and (gone := self._gone(generation, left)) is None:
+                news = (generation.died,) if noticed.done() else (generation.died, noticed)
+                await asyncio.wait(news, timeout=_LOOK_S, return_when=asyncio.FIRST_COMPLETED)
+                if left.noticed is None and noticed.done():
+                    left = replace(left, noticed=self._clock())
+            if not generation.died.done():
+                assert gone is not None
+                self._note(gone, left)
+        finally:
+            noticed.cancel()
+
+    def _unread_s(self, job: Job) -> float:
+        """Seconds that the child will go on reading a prompt that it cannot leave off reading."""
+        seen = job.seen
+        if seen is None or seen.events or seen.progress is None or job.asked is None:
+            return 0.0
+        if self._batched() and not job.sequential:
+            return 0.0
+        processed, total = seen.progress
+        so_far = self._clock() - job.asked
+        return so_far * (total - processed) / max(1, processed)
+
+    def _gone(self, generation: Generation, left: Left) -> Gone | None:
+        sample = generation.telemetry()
+        idle_at = sample.at if sample is not None and sample.idle else None
+        return left.gone(self._clock(), idle_at)
+
+    def _note(self, gone: Gone, left: Left) -> None:
+        took = self._clock() - left.at
+        self._on_gone(gone, took)
+        if gone is Gone.UNSEEN:
+            log.warning("not_seen_leaving", extra={"seconds": round(took, 1)})
