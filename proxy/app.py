@@ -33,7 +33,9 @@ from proxy.inquest import FILE as SUSPECTS
 from proxy.inquest import Inquest
 from proxy.key_ring import KeyRing, follow
 from proxy.learned_limits import LearnedLimits
+from proxy.leaving import Leavings
 from proxy.limits_file import FILE as LIMITS
+from proxy.memory_guard import MemoryGuard
 from proxy.metrics import Metrics
 from proxy.picture_fetch import PictureFetch
 from proxy.preparation import Preparation
@@ -91,6 +93,8 @@ class Guard:
             on_sample=lambda _: self._limits.corrected(self._gate.corrections),
         )
         self._upstream = Upstream()
+        self._batched = True
+        self._leavings = Leavings(batched=lambda: self._batched)
         self._pictures = PictureFetch(picture_policy(settings.request), settings.request.image_timeout_s)
         self._keys = KeyRing(settings.server)
         parts = (self.supervisor, self._gate, self.registry, self._preparation)
@@ -98,6 +102,13 @@ class Guard:
         self._metrics = Metrics(self._status.gauges)
         self._synthetics = Synthetics(
             self.supervisor, self._gate, self._upstream, on_sent=self._metrics.own_request
+        )
+        self._memory = MemoryGuard(
+            self.supervisor,
+            self._gate,
+            self.registry.jobs,
+            self._synthetics.send,
+            entries=lambda: plan.serving.kept_sequences if (plan := self._preparation.plan) else 0,
         )
         self._stalls = Stalls(
             tokens,
@@ -124,6 +135,7 @@ class Guard:
             await self._upstream.stop()
             raise
         self._following = asyncio.create_task(follow(self._keys), name="follow keys")
+        self._looking = asyncio.create_task(self._memory.run(), name="memory")
 
     def settle_refusal(self, status: int) -> None:
         """Count an answer to what was no request: not HTTP, too late, or one connection too many."""
@@ -134,6 +146,7 @@ class Guard:
         self._gate.correct(self._limits.corrections)
         self._gate.set_budget(budget(plan))
         self._stalls.planned(plan)
+        self._batched = plan.model.batched
 
     def recycle(self, reason: str) -> None:
         """Restart the child as planned, or try again after giving up."""
@@ -152,10 +165,12 @@ class Guard:
         await asyncio.wait((self._draining,), timeout=self._settings.supervisor.drain_s)
         self._draining.cancel()
         self._following.cancel()
+        self._looking.cancel()
         await self._stalls.stop()
         await self.supervisor.stop()
         await self._preparation.stop()
         await self._upstream.stop()
+        await self._leavings.stop()
         await self._pictures.stop()
         await self._inquest.stop()
         await self._limits.stop()
@@ -181,7 +196,13 @@ class Guard:
             preparation=self._preparation,
             tokens=tokens,
             relay=Relay(
-                self.supervisor, self._gate, self._upstream, options, self._inquest, foresight=self._stalls
+                self.supervisor,
+                self._gate,
+                self._upstream,
+                options,
+                self._inquest,
+                leavings=self._leavings,
+                foresight=self._stalls,
             ),
             registry=self.registry,
             explainer=explainer,

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
 from proxy.core import via
 from proxy.core.answer import Answer
-from proxy.core.chat import CompletionRequest
+from proxy.core.chat import ChatPrompt, CompletionRequest
 from proxy.core.child_stream import Seen, Usage
+from proxy.core.pictures import image_urls
 from proxy.fitting import Fitted
 
 
@@ -51,6 +53,7 @@ class Job:
         generation: number of the child's life that works on it, or did last.
         asked: when the running attempt was given to the child.
         seen: what the running attempt has shown.
+        give_up: ends the running attempt for want of memory; None while the child has nothing of it.
         reason: for an outcome other than ok, what metrics count it under.
         predicted_bytes: what was reserved for it at its grant; None before.
         seen_bytes: by how much the child's memory rose while it ran; None if that is not known.
@@ -74,6 +77,7 @@ class Job:
     asked: float | None = None
     seen: Seen | None = None
     cancelled: bool = False
+    give_up: Callable[[], None] | None = None
     retried: bool = False
     predicted_bytes: int | None = None
     seen_bytes: int | None = None
@@ -89,6 +93,13 @@ class Job:
     def unstreamed(self) -> bool:
         """Whether the child is asked for one body: only so does it report log probabilities."""
         return self.request.logprobs and not self.request.stream
+
+    @property
+    def sequential(self) -> bool:
+        """Whether the child runs it outside of its batch, whatever the model (server.py, _is_batchable)."""
+        prompt = self.request.prompt
+        images = isinstance(prompt, ChatPrompt) and bool(image_urls(prompt.messages))
+        return images or self.request.sampling.get("seed") is not None
 
     @property
     def usage(self) -> Usage | None:

@@ -39,6 +39,7 @@ from proxy.errors import (
 )
 from proxy.gate import Gate, NoRoomEver, Place
 from proxy.job import Job, Outcome, Stage
+from proxy.leaving import Leavings
 from proxy.stalls import BLIND, Blind
 from proxy.upstream import Exchange, Generation, Upstream, UpstreamBroken
 from supervisor import silence
@@ -97,6 +98,7 @@ class Relay:
         options: RelayOptions,
         inquest: InquestLike,
         *,
+        leavings: Leavings,
         foresight: Blind = BLIND,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -106,6 +108,7 @@ class Relay:
         self._upstream = upstream
         self._options = options
         self._inquest = inquest
+        self._leavings = leavings
         self._clock = clock
 
     async def serve(self, http_request: web.Request, job: Job) -> web.StreamResponse:
@@ -211,15 +214,20 @@ class Relay:
             prompt=fitted.prompt, max_tokens=fitted.max_tokens, stream=not job.unstreamed
         )
         with generation.busy() as work, self._foresight.asked(job):
-            async with self._upstream.post(generation, job.answer.path, body, via=job.via) as exchange:
+            on_end = self._leavings.expect(job, place, generation)
+            path = job.answer.path
+            async with self._upstream.post(generation, path, body, via=job.via, on_end=on_end) as exchange:
                 if exchange.status != HTTPStatus.OK:
                     raise await _refusal(exchange)
                 work.phase = silence.Phase.PREFILL
                 self._foresight.answering(job)
+                job.give_up = exchange.give_up
                 try:
                     await self._relay(job, client, exchange, place, work, join=join)
                 except sse.Malformed as error:
                     raise UpstreamBroken(Break.CUT, f"unreadable answer: {error}") from error
+                finally:
+                    job.give_up = None
 
     async def _relay(
         self, job: Job, client: Client, exchange: Exchange, place: Place, work: Work, *, join: bool
@@ -236,6 +244,7 @@ class Relay:
                 if join:
                     place.join()
             if seen.done:
+                exchange.over = True
                 return
         client.end_of_input()
         if not seen.done:
@@ -245,13 +254,14 @@ class Relay:
         """Returns if the request is to be run again, else raises the GuardError that ends it."""
         if broken.how is Break.NOT_CONNECTED:
             job.answer.attempts -= 1
-        death = None if broken.how is Break.INVALID else await self._supervisor.judge(generation)
+        ours = broken.how in (Break.INVALID, Break.ENDED)
+        death = None if ours else await self._supervisor.judge(generation)
         verdict = judge_break(
             job.answer,
             broken.how,
             dead=death is not None,
             max_replays=self._options.max_replays,
-            strained=death is None and self._supervisor.strained(),
+            strained=death is None and (broken.how is Break.ENDED or self._supervisor.strained()),
             retried=job.retried,
         )
         self._log_break(job, generation, broken, death, verdict)
@@ -267,6 +277,8 @@ class Relay:
             case Verdict.UNAVAILABLE:
                 if death is not None and job.answer.phase is not Phase.CONTENT:
                     self._inquest.solitude(job)  # who was sentenced for this death is told so
+                if broken.how is Break.ENDED and job.answer.phase is not Phase.CONTENT:
+                    raise _never_fits(job, _smaller(job.fitted.prompt_tokens)) from broken
                 raise Unavailable("child_died" if death else "no_memory") from broken
 
     def _log_break(
@@ -328,6 +340,11 @@ def _never_fits(job: Job, limit: int) -> NeverFits:
         limit=limit,
         param="messages" if job.request.is_chat else "prompt",
     )
+
+
+def _smaller(prompt_tokens: int) -> int:
+    """What to try when this many were too many with nothing else in the child."""
+    return max(1, prompt_tokens * 3 // 4)
 
 
 def _outcome_of(error: GuardError, job: Job) -> tuple[Outcome, str]:

@@ -22,6 +22,7 @@ from proxy.fitting import Fitted
 from proxy.gate import Gate
 from proxy.inquest import Inquest
 from proxy.job import Job
+from proxy.leaving import Leavings
 from proxy.relay import Relay, RelayOptions
 from proxy.status import Registry
 from proxy.upstream import Upstream
@@ -45,6 +46,7 @@ class Stand:
     jobs: list[Job] = field(default_factory=list)
     inquest: Inquest = field(init=False)
     registry: Registry = field(default_factory=Registry)
+    leavings: Leavings = field(default_factory=Leavings)
     server: TestServer | None = None
     session: aiohttp.ClientSession | None = None
 
@@ -71,7 +73,8 @@ class Stand:
         await self.upstream.stop()
 
     async def _handle(self, http_request: web.Request) -> web.StreamResponse:
-        relay = Relay(self.supervisor, self.gate, self.upstream, self.options, self.inquest)
+        parts = (self.supervisor, self.gate, self.upstream, self.options, self.inquest)
+        relay = Relay(*parts, leavings=self.leavings)
         job = self.job(await http_request.json(), is_chat=http_request.match_info["kind"] == "chat")
         self.jobs.append(job)
         try:
@@ -117,7 +120,8 @@ async def a_stand() -> AsyncIterator[Stand]:
         stand.supervisor.up(child)
         yield stand
         await stand.stop()
-    assert stand.gate.snapshot().running == stand.gate.snapshot().waiting == 0
+    await eventually(lambda: stand.gate.snapshot().running == 0, "a place was left behind")
+    assert stand.gate.snapshot().waiting == 0
     await eventually(lambda: _others() <= before, "a task was left behind")
 
 

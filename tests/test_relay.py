@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import aiohttp
@@ -457,14 +457,12 @@ async def test_a_long_silence_gets_empty_events(stand: Stand, monkeypatch: pytes
 
 
 @pytest.mark.parametrize("stream", [True, False])
-@pytest.mark.parametrize("started", [True, False])
-async def test_the_child_is_dropped_when_the_client_leaves(stand: Stand, stream: bool, started: bool) -> None:
+async def test_the_child_is_dropped_when_the_client_leaves(stand: Stand, stream: bool) -> None:
     asking = stand.ask(stream=stream)
     call = await stand.child.call()
-    if started:
-        await call.start()
-        await call.send(child_says.delta(content="x"))
-        await eventually(lambda: stand.jobs[0].stage is Stage.DECODE)
+    await call.start()
+    await call.send(child_says.delta(content="x"))
+    await eventually(lambda: stand.jobs[0].stage is Stage.DECODE)
     if asking.done():
         (await asking).close()
     else:
@@ -476,7 +474,20 @@ async def test_the_child_is_dropped_when_the_client_leaves(stand: Stand, stream:
     assert asyncio.get_running_loop().time() - left < 0.1
     await eventually(lambda: stand.jobs[0].stage is Stage.ENDED)
     assert stand.jobs[0].outcome is Outcome.CLIENT_GONE
-    assert stand.gate.snapshot().running == 0
+    await eventually(lambda: stand.gate.snapshot().running == 0)
+
+
+async def test_a_child_that_has_not_begun_to_answer_is_dropped_when_it_does(stand: Stand) -> None:
+    """Before that it would not notice, and generate everything; the place is kept meanwhile."""
+    asking = stand.ask(stream=True)
+    call = await stand.child.call()
+    asking.cancel()
+    await eventually(lambda: stand.jobs[0].stage is Stage.ENDED)
+    snapshot = stand.gate.snapshot()
+    assert (snapshot.running, snapshot.leaving) == (1, 1)
+    await call.start()
+    assert await call.was_reset()
+    await eventually(lambda: stand.gate.snapshot().running == 0)
 
 
 @pytest.mark.parametrize("stream", [True, False])
@@ -677,6 +688,7 @@ async def test_who_endured_two_deaths_is_alone_at_its_last_try(stand: Stand) -> 
 async def test_a_cancelled_request_ends_by_contract_and_leaves_the_child(stand: Stand, stream: bool) -> None:
     asking = stand.ask(stream=stream)
     call = await stand.child.call()
+    await call.start()
     assert stand.registry.cancel("chatcmpl-0")
     await call.dropped()
     answer = await asking
@@ -715,6 +727,54 @@ async def test_a_request_that_found_no_memory_is_run_once_more_alone(stand: Stan
     again.reset()
     assert (await asking).status == 503
     assert stand.jobs[1].answer.attempts == 2
+
+
+@pytest.mark.parametrize("stream", [True, False])
+async def test_one_that_is_ended_for_memory_unseen_is_run_again_alone(stand: Stand, stream: bool) -> None:
+    asking = stand.ask(stream=stream)
+    call = await stand.child.call()
+    await call.start()
+    give_up = await _when_possible(stand)
+    give_up()
+    assert await call.was_reset()
+
+    again = await stand.child.call()
+    beside = stand.ask()
+    await eventually(lambda: stand.gate.snapshot().waiting == 1, "nobody may run beside it")
+    await again.answer(child_says.chat_stream("x"))
+    assert (await asking).status == 200
+    await (await stand.child.call()).answer(child_says.chat_stream("y"))
+    assert (await beside).status == 200
+    assert stand.supervisor.judged == 0
+
+
+async def test_one_that_fills_the_child_alone_is_told_what_to_try(stand: Stand) -> None:
+    asking = stand.ask(stream=True)
+    for _ in range(2):
+        await (await stand.child.call()).start()
+        (await _when_possible(stand))()
+    answer = await asking
+    assert answer.status == 400
+    assert (await answer.json())["error"]["code"] == "context_length_exceeded"
+
+
+async def test_one_that_is_ended_for_memory_after_content_is_told_by_contract(stand: Stand) -> None:
+    asking = stand.ask(stream=True)
+    call = await stand.child.call()
+    await call.start()
+    await call.send(child_says.delta(content="half"))
+    answer = await asking
+    (await _when_possible(stand))()
+    body = await answer.read()
+    assert b'"code":"503"' in body.replace(b" ", b"")
+    assert body.endswith(b"data: [DONE]\n\n")
+    assert stand.jobs[0].reason == "no_memory"
+
+
+async def _when_possible(stand: Stand) -> Callable[[], None]:
+    """What ends the running request, once the child has begun to answer."""
+    await eventually(lambda: any(job.give_up for job in stand.jobs))
+    return next(job.give_up for job in stand.jobs if job.give_up is not None)
 
 
 async def test_a_child_that_is_too_busy_to_be_reached_is_asked_until_the_deadline(

@@ -119,4 +119,5 @@ async def test_cancelling_it_leaves_nothing_behind(stand: Stand) -> None:
     call = await stand.child.call()
     sending.cancel()
     await eventually(sending.cancelled)
+    await call.start()
     await call.dropped()

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 
 from proxy.core.answer import Break
-from proxy.upstream import Exchange, Upstream, UpstreamBroken
+from proxy.upstream import Cut, Exchange, OnEnd, Upstream, UpstreamBroken
 from supervisor.causes import Cause
 from supervisor.generation import Death, Generation
 from supervisor.lifecycle import State
 from tests.fake_child import FakeChild
+from tests.relay_stand import eventually
 
 PATH = "/v1/completions"
 DEATH = Death(1, Cause.UNKNOWN, "it died", "", None, None, (), State.READY)
@@ -192,8 +194,67 @@ async def test_leaving_resets_the_connection(child: FakeChild, upstream: Upstrea
     assert await call.was_reset()
 
 
-async def leave_after_headers(child: FakeChild, upstream: Upstream) -> None:
-    async with upstream.post(life_of(child), PATH, b"{}") as exchange:
+async def test_how_it_ended_is_told_once(child: FakeChild, upstream: Upstream) -> None:
+    told: list[Cut | None] = []
+
+    async def ask(*, to_the_end: bool) -> None:
+        async with upstream.post(life_of(child), PATH, b"{}", on_end=told.append) as exchange:
+            while to_the_end and await exchange.read():
+                pass
+
+    for to_the_end in (True, False):
+        asking = asyncio.create_task(ask(to_the_end=to_the_end))
+        call = await child.call()
+        await (call.answer(b"data: {}\n\n") if to_the_end else call.start())
+        await asking
+    ended, cut = told
+    assert ended is None
+    assert cut is not None
+    assert cut.port > 0
+
+
+async def test_a_child_is_not_left_before_it_has_begun_to_answer(
+    child: FakeChild, upstream: Upstream
+) -> None:
+    """It would not notice, and generate everything for nobody."""
+    told: list[Cut | None] = []
+    asking = asyncio.create_task(leave_after_headers(child, upstream, told.append))
+    call = await child.call()
+    asking.cancel()
+    await asyncio.wait((asking,))
+    assert (asking.cancelled(), told) == (True, [])
+    await call.start()
+    assert await call.was_reset()
+    assert isinstance(told[0], Cut)
+
+
+async def test_a_dead_child_is_not_waited_for(child: FakeChild, upstream: Upstream) -> None:
+    told: list[Cut | None] = []
+    life = life_of(child)
+    asking = asyncio.create_task(leave_after_headers(child, upstream, told.append, life))
+    await child.call()
+    asking.cancel()
+    await asyncio.wait((asking,))
+    life.died.set_result(DEATH)
+    await eventually(lambda: told == [None])
+
+
+async def test_a_request_that_found_no_connection_is_just_forgotten(
+    child: FakeChild, upstream: Upstream
+) -> None:
+    child.stop_listening()
+    told: list[Cut | None] = []
+    asking = asyncio.create_task(leave_after_headers(child, upstream, told.append))
+    await asyncio.sleep(0.05)
+    asking.cancel()
+    await asyncio.wait((asking,))
+    assert told == [None]
+
+
+async def leave_after_headers(
+    child: FakeChild, upstream: Upstream, on_end: OnEnd = lambda _: None, life: Any = None
+) -> None:
+    async with upstream.post(life or life_of(child), PATH, b"{}", on_end=on_end) as exchange:
         assert exchange.status == 200
 
 

@@ -74,6 +74,7 @@ class Break(Enum):
     CUT = auto()  # the answer stopped, or none came
     INVALID = auto()  # the child refused the request before it gave it to the model
     REJECTED = auto()  # the child answered with an error that can mean either
+    ENDED = auto()  # by ourselves, before the child ran out of memory
 
 
 class Verdict(StrEnum):
