@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import errno
 import logging
-import resource
 import signal
-import socket
 import time
 from collections.abc import Mapping
 
@@ -24,6 +21,7 @@ from proxy.core.compaction import Refusals
 from proxy.core.holdings import Holdings
 from proxy.core.names import ModelNames, served_name
 from proxy.costs import budget
+from proxy.door import Door
 from proxy.exit_codes import ExitCode
 from proxy.explain import Explainer
 from proxy.folders import cache_folder, state_folder
@@ -46,7 +44,6 @@ from proxy.status import Registry, Status
 from proxy.synthetic import Synthetics
 from proxy.tokens import Tokens
 from proxy.upstream import Upstream
-from supervisor.machine import holder_of_port
 from supervisor.plan import Plan
 from supervisor.records import AlreadyRunning
 from supervisor.runner import IllegalEvent, Supervisor, SupervisorOptions
@@ -61,9 +58,6 @@ _CLOSING_S = 2.0
 
 #: Bodies of the largest size that may be in memory together, as bytes of any number.
 _BODIES_AT_ONCE = 4
-
-#: File descriptors to have: a connection each for 512 clients and as many to the child, and room to spare.
-_FILES = 4096
 
 
 class Guard:
@@ -255,44 +249,9 @@ def _supervisor_options(settings: SupervisorSettings, port: int) -> SupervisorOp
     return SupervisorOptions(state_dir=state_folder(settings.state_dir), proxy_port=port, **values)
 
 
-def listen(server: ServerSettings) -> socket.socket:
-    """The listening socket. SO_REUSEADDR, so that a restart does not wait for old connections.
-
-    Raises:
-        OSError: the address cannot be bound; EADDRINUSE if somebody else has the port.
-    """
-    family = socket.getaddrinfo(server.host, server.port, type=socket.SOCK_STREAM)[0][0]
-    return socket.create_server((server.host, server.port), family=family, backlog=512)
-
-
-def raise_file_limit() -> None:
-    """Have file descriptors for all connections: macOS starts processes with 256."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = _FILES if hard == resource.RLIM_INFINITY else min(_FILES, hard)
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-
-
-def serve(settings: Settings, source: str) -> int:
-    """Serve until a signal says to stop; the exit code is one of `ExitCode`. `source`: for the log."""
-    raise_file_limit()
-    try:
-        sock = listen(settings.server)
-    except OSError as error:
-        log.error("cannot_listen", extra={"reason": _why_not(settings.server, error)})
-        return ExitCode.PORT_IN_USE if error.errno == errno.EADDRINUSE else ExitCode.CONFIGURATION
-    with sock:
-        return asyncio.run(_serve(settings, sock, source))
-
-
-def _why_not(server: ServerSettings, error: OSError) -> str:
-    holder = holder_of_port(server.port) if error.errno == errno.EADDRINUSE else None
-    reason = f"it is in use by {holder}" if holder else (error.strerror or str(error))
-    return f"{server.host}:{server.port}: {reason}; choose another with [server] port"
-
-
-async def _serve(settings: Settings, sock: socket.socket, source: str) -> int:
-    host, port = sock.getsockname()[:2]
+async def run(settings: Settings, door: Door, source: str) -> int:
+    """Serve those who come through the door, until a signal says to stop."""
+    host, port = door.address
     guard = Guard(settings, port=port)
     try:
         await guard.start()
@@ -301,7 +260,7 @@ async def _serve(settings: Settings, sock: socket.socket, source: str) -> int:
         return ExitCode.STATE_LOCKED
     runner = web.AppRunner(guard.web, handler_cancellation=True, access_log=None, shutdown_timeout=_CLOSING_S)
     await runner.setup()
-    await Site(runner, sock, _connection_limits(settings.server), guard.settle_refusal).start()
+    await Site(runner, door, _connection_limits(settings.server), guard.settle_refusal).start()
     address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     log.info("listening", extra={"url": f"http://{address}", "settings": source})
     try:

@@ -58,7 +58,7 @@ def _serve(arguments: argparse.Namespace) -> int:
         return _fail([f"log.file: {settings.log.file}: {error.strerror}"], ExitCode.CONFIGURATION)
     log = logging.getLogger("mlxguard.cli")
     try:
-        from proxy.app import serve
+        from proxy.door import serve
 
         return serve(settings, loaded.source)
     except Exception:  # the outermost frame: a bug is one event, with its keys masked

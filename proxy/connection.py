@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import socket
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ from proxy import errors
 from proxy.answers import error_response, identify, raw_answer
 from proxy.core.census import Census, Entry
 from proxy.core.patience import Late, Patience
+from proxy.door import Door
 
 log = logging.getLogger("mlxguard.edge")
 
@@ -52,19 +52,19 @@ class ConnectionLimits:
 
 
 class Site(web.BaseSite):
-    """A listening socket whose connections are `Connection`s. `settle(status)`: an answer left that no
+    """An open door whose connections are `Connection`s. `settle(status)`: an answer left that no
     handler gave."""
 
     def __init__(
         self,
         runner: web.AppRunner,
-        sock: socket.socket,
+        door: Door,
         limits: ConnectionLimits,
         settle: Callable[[int], None],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         super().__init__(runner)
-        self._sock = sock
+        self._door = door
         self.limits = limits
         self.settle = settle
         self.clock = clock
@@ -74,13 +74,12 @@ class Site(web.BaseSite):
 
     @property
     def name(self) -> str:
-        host, port = self._sock.getsockname()[:2]
+        host, port = self._door.address
         return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
     async def start(self) -> None:
         await super().start()
-        loop = asyncio.get_running_loop()
-        self._server = await loop.create_server(self._connection, sock=self._sock, backlog=self._backlog)
+        self._server = self._door.hand_over(self._connection)
         self._sweep()
 
     async def stop(self) -> None:

@@ -41,7 +41,7 @@ def served(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Settings, str]]:
         calls.append((settings, source))
         return 3
 
-    monkeypatch.setattr("proxy.app.serve", serve)
+    monkeypatch.setattr("proxy.door.serve", serve)
     return calls
 
 
@@ -86,7 +86,7 @@ def test_a_bug_ends_in_the_log(monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
     def fail(*_: object) -> int:
         raise RuntimeError("key sk-canary-4711")
 
-    monkeypatch.setattr("proxy.app.serve", fail)
+    monkeypatch.setattr("proxy.door.serve", fail)
     words = ["--set", "log.format=json", "--set", "server.api_keys=sk-canary-4711"]
     assert main(words) == ExitCode.INTERNAL
     (line,) = capsys.readouterr().err.splitlines()
@@ -98,7 +98,7 @@ def test_interrupted_while_starting(monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupt(*_: object) -> int:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("proxy.app.serve", interrupt)
+    monkeypatch.setattr("proxy.door.serve", interrupt)
     assert main([]) == ExitCode.INTERRUPTED
 
 

@@ -17,6 +17,7 @@ from aiohttp import web
 from proxy import edge, routing
 from proxy.connection import ConnectionLimits, Site
 from proxy.core.admittance import Admittance
+from proxy.door import Door
 
 LIMITS = ConnectionLimits(total=4, per_address=3, head_s=15, idle_s=75, reading_s=120)
 HOST = b"Host: 127.0.0.1\r\n"
@@ -83,7 +84,7 @@ async def stand() -> AsyncIterator[Stand]:
     runner = web.AppRunner(app, handler_cancellation=True, access_log=None, shutdown_timeout=1)
     await runner.setup()
     sock = socket.create_server(("127.0.0.1", 0))
-    site = Site(runner, sock, LIMITS, refused.append, clock=lambda: now[0])
+    site = Site(runner, await Door.open(sock), LIMITS, refused.append, clock=lambda: now[0])
     await site.start()
     yield Stand(site, sock.getsockname()[1], now, refused, cancelled)
     await runner.cleanup()

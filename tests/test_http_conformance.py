@@ -18,6 +18,7 @@ from aiohttp import web
 from proxy import edge, routing
 from proxy.connection import ConnectionLimits, Site
 from proxy.core.admittance import Admittance
+from proxy.door import Door
 from tests.test_connection import close
 
 HOST = "Host: example.com\r\n"
@@ -39,7 +40,7 @@ async def echo_site() -> tuple[web.AppRunner, int]:
     runner = web.AppRunner(app, handler_cancellation=True, access_log=None, shutdown_timeout=1)
     await runner.setup()
     sock = socket.create_server(("127.0.0.1", 0))
-    await Site(runner, sock, ConnectionLimits(), lambda _: None).start()
+    await Site(runner, await Door.open(sock), ConnectionLimits(), lambda _: None).start()
     return runner, sock.getsockname()[1]
 
 
