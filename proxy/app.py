@@ -121,13 +121,8 @@ class Guard:
         Raises:
             AlreadyRunning: another proxy uses the state folder.
         """
-        await self._upstream.start()
-        try:
-            await self.supervisor.start()
-            self._inquest.load()
-        except BaseException:
-            await self._upstream.stop()
-            raise
+        await self.supervisor.start()
+        self._inquest.load()
         self._following = asyncio.create_task(follow(self._keys), name="follow keys")
         self._looking = asyncio.create_task(self._memory.run(), name="memory")
 

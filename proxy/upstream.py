@@ -1,36 +1,27 @@
-"""The HTTP client to the child. What aiohttp raises is translated once, here.
+"""The client to the child. What goes wrong on the wire is translated once, here.
 
 The child is http.server: HTTP/1.0, one connection per request, the body ends with the connection
-(server.py, APIHandler). So an end proves nothing, and a connection is never used twice.
+(server.py, APIHandler). So an end proves nothing, and a connection is never used twice. wire.py speaks it.
 """
 
 from __future__ import annotations
 
 import asyncio
-import io
 import logging
-import socket
-import struct
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import AbstractContextManager, asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractContextManager, asynccontextmanager
 from dataclasses import dataclass
-from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
-import aiohttp
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_delay, wait_random_exponential
 
 from proxy.core.answer import Break
+from proxy.wire import Wire, connected
+from supervisor.command import HOST
 from supervisor.generation import Work
 from supervisor.process import Telemetry
 from supervisor.tasks import Tasks
-
-if TYPE_CHECKING:
-    from aiohttp.client import ClientTimeout
-    from aiohttp.client_reqrep import ClientRequest
-    from aiohttp.connector import Connection
-    from aiohttp.tracing import Trace
 
 log = logging.getLogger("mlxguard.upstream")
 
@@ -40,28 +31,17 @@ _CONNECTS_AT_ONCE = 4
 _CONNECT_TIMEOUT_S = 0.5
 _CONNECT_RETRIES_S = 5.0
 
-#: Bytes per stream that are read ahead of a slow client; aiohttp stops reading at twice as many.
-_READ_AHEAD_BYTES = 64 * 1024
-
-#: aiohttp sends larger bytes in one piece, which blocks the loop; from a file it sends pieces.
-_LARGE_BODY_BYTES = 512 * 1024
-
-_NOT_CONNECTED = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError)
-
 #: A dead child's last words are already on their way; what has not come by then never will.
 _LAST_WORDS_S = 0.2
 
 _REPLY_BYTES = 64 * 1024
-
-#: Linger for zero seconds: closing resets the connection.
-_RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 
 
 class Generation(Protocol):
     """One life of the child, as supervisor.runner gives it out."""
 
     number: int
-    base_url: str
+    port: int
     died: asyncio.Future[Any]
 
     def busy(self) -> AbstractContextManager[Work]: ...
@@ -99,31 +79,9 @@ class Cut:
 OnEnd = Callable[[Cut | None], None]
 
 
-@dataclass(slots=True)
-class _Asked:
-    """Whether there is a connection, after which the child will have the request."""
-
-    connected: bool = False
-
-
-class _Connector(aiohttp.TCPConnector):
-    """Connects within the child's small backlog. Only connecting is retried: nothing was asked yet."""
-
-    def __init__(self) -> None:
-        super().__init__(force_close=True, limit=0, use_dns_cache=False)
-        self._turns = asyncio.Semaphore(_CONNECTS_AT_ONCE)
-
-    async def connect(self, req: ClientRequest, traces: list[Trace], timeout: ClientTimeout) -> Connection:
-        async with self._turns:
-            try:
-                return await super().connect(req, traces, timeout)
-            except _NOT_CONNECTED:
-                return await _patiently()(super().connect, req, traces, timeout)
-
-
 def _patiently() -> AsyncRetrying:
     return AsyncRetrying(
-        retry=retry_if_exception_type(_NOT_CONNECTED),
+        retry=retry_if_exception_type(OSError),
         stop=stop_after_delay(_CONNECT_RETRIES_S),
         wait=wait_random_exponential(multiplier=0.02, max=0.5),
         reraise=True,
@@ -137,18 +95,16 @@ class Exchange:
         over: the child is done with it: the answer ended, or whoever reads it knows that nothing will follow.
     """
 
-    def __init__(self, response: aiohttp.ClientResponse, generation: Generation) -> None:
-        self._response = response
+    def __init__(self, wire: Wire, generation: Generation) -> None:
+        self._wire = wire
         self._generation = generation
-        self._reading = False
         self._given_up = False
-        self._port = _own_port(response)
         self._step_s, self._heard = 0.0, time.monotonic()
-        self.over = self._port is None
+        self.over = wire.ended
 
     @property
     def status(self) -> int:
-        return self._response.status
+        return self._wire.status
 
     async def read(self) -> bytes:
         """All that has arrived, at least one byte; b"" at the end, which may also have been a reset.
@@ -159,15 +115,12 @@ class Exchange:
         """
         if self._generation.died.done():
             return await self._last_words()
-        self._reading = True
         try:
             self._raise_if_given_up()
-            data = await self._response.content.readany()
-        except (aiohttp.ClientError, OSError) as error:
+            data = await self._wire.read()
+        except OSError as error:
             self._raise_if_given_up()
             raise UpstreamBroken(Break.CUT, _describe(error)) from error
-        finally:
-            self._reading = False
         self._generation.progress()
         now = time.monotonic()
         self._step_s, self._heard = max(self._step_s, now - self._heard), now
@@ -195,14 +148,13 @@ class Exchange:
             raise UpstreamBroken(Break.ENDED, "ended before memory ran out")
 
     def _end_reading(self) -> None:
-        if self._reading:
-            self._response.content.set_exception(ConnectionAbortedError("reading was ended"))
+        self._wire.interrupt(ConnectionAbortedError("reading was ended"))
 
     async def _last_words(self) -> bytes:
         try:
             async with asyncio.timeout(_LAST_WORDS_S):
-                return await self._response.content.readany()
-        except (aiohttp.ClientError, OSError) as error:  # a timeout is an OSError
+                return await self._wire.read()
+        except OSError as error:  # a timeout is one
             raise UpstreamBroken(Break.CUT, _describe(error)) from error
 
     def close(self) -> Cut | None:
@@ -211,55 +163,21 @@ class Exchange:
         A child that is still writing is told by a reset: its next write fails. After an orderly close only
         the one after next does, and in prefill that is a whole step more (measured with the real server).
         """
-        connection = self._response.connection
-        if connection is not None and (transport := connection.transport) is not None:
-            sock = transport.get_extra_info("socket")
-            with suppress(OSError):  # macOS: EINVAL for a connection that the child has just ended
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
-            transport.abort()
-        self._response.close()
-        if self.over or self._port is None or self._generation.died.done():
-            return None
-        return Cut(self._port, max(self._step_s, time.monotonic() - self._heard))
-
-
-def _own_port(response: aiohttp.ClientResponse) -> int | None:
-    """None when the answer has ended already."""
-    connection = response.connection
-    if connection is None or connection.transport is None:
-        return None
-    port: int = connection.transport.get_extra_info("sockname")[1]
-    return port
+        over = self.over or self._wire.ended or self._generation.died.done()
+        self._wire.abort()
+        return None if over else Cut(self._wire.port, max(self._step_s, time.monotonic() - self._heard))
 
 
 class Upstream:
-    """Asks the child. Use as `async with`, or start() and stop()."""
+    """Asks the child. To be stopped at the end, for those who left before they were answered."""
 
     def __init__(self) -> None:
-        self._session: aiohttp.ClientSession | None = None
+        self._turns = asyncio.Semaphore(_CONNECTS_AT_ONCE)
         self._tasks = Tasks()
-
-    async def start(self) -> None:
-        tracing = aiohttp.TraceConfig()
-        tracing.on_connection_create_end.append(_note_connection)
-        self._session = aiohttp.ClientSession(
-            connector=_Connector(),
-            cookie_jar=aiohttp.DummyCookieJar(),
-            timeout=aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_TIMEOUT_S),
-            auto_decompress=False,
-            trust_env=False,
-            read_bufsize=_READ_AHEAD_BYTES,
-            headers={"Content-Type": "application/json"},
-            skip_auto_headers=("Accept", "Accept-Encoding", "User-Agent"),
-            trace_configs=[tracing],
-        )
 
     async def stop(self) -> None:
         self._tasks.cancel()
         await self._tasks.finish()
-        if self._session is not None:
-            await self._session.close()
-            self._session = None
 
     @asynccontextmanager
     async def post(
@@ -281,8 +199,8 @@ class Upstream:
         Raises:
             UpstreamBroken: it could not be asked, or closed or died before it began to answer.
         """
-        headers = {"Via": via} if via else {}
-        exchange = Exchange(await self._send(generation, path, body, headers, on_end), generation)
+        fields = f"Via: {via}\r\n" if via else ""
+        exchange = Exchange(await self._send(generation, path, body, fields, on_end), generation)
         on_death = _ignoring_result(exchange.on_death)
         generation.died.add_done_callback(on_death)
         try:
@@ -291,65 +209,58 @@ class Upstream:
             generation.died.remove_done_callback(on_death)
             on_end(exchange.close())
 
-    async def _send(
-        self, generation: Generation, path: str, body: bytes, headers: Mapping[str, str], on_end: OnEnd
-    ) -> aiohttp.ClientResponse:
-        assert self._session is not None, "Upstream was not started"
-        url, data = generation.base_url + path, body if len(body) < _LARGE_BODY_BYTES else io.BytesIO(body)
-        asked = _Asked()
-        asking = asyncio.ensure_future(
-            self._session.post(
-                url, data=data, headers=headers, allow_redirects=False, trace_request_ctx=asked
-            )
-        )
+    async def _send(self, generation: Generation, path: str, body: bytes, fields: str, on_end: OnEnd) -> Wire:
+        wire, asked = None, False
         try:
             async with _until(generation.died, grace_s=_LAST_WORDS_S):
-                return await asyncio.shield(asking)
+                wire = await self._connected(generation)
+                await wire.ask(path, body, fields)
+                asked = True
+                await wire.answered()
+                return wire
         except asyncio.CancelledError:
-            self._leave_early(asking, asked, generation, on_end)
+            self._leave_early(wire, generation, on_end, asked=asked)
             raise
-        except (aiohttp.ClientError, OSError) as error:
-            asking.cancel()
+        except OSError as error:
+            if wire is not None:
+                wire.abort()
             on_end(None)
-            how = Break.NOT_CONNECTED if isinstance(error, _NOT_CONNECTED) else Break.CUT
+            how = Break.NOT_CONNECTED if wire is None else Break.CUT
             raise UpstreamBroken(how, _describe(error)) from error
 
-    def _leave_early(
-        self,
-        asking: asyncio.Future[aiohttp.ClientResponse],
-        asked: _Asked,
-        generation: Generation,
-        on_end: OnEnd,
-    ) -> None:
+    async def _connected(self, generation: Generation) -> Wire:
+        """Connect within the child's small backlog. Only this is retried: nothing was asked yet."""
+        async with self._turns:
+            try:
+                return await connected(HOST, generation.port, _CONNECT_TIMEOUT_S)
+            except OSError:
+                return await _patiently()(connected, HOST, generation.port, _CONNECT_TIMEOUT_S)
+
+    def _leave_early(self, wire: Wire | None, generation: Generation, on_end: OnEnd, *, asked: bool) -> None:
         """Leave a child that has not begun to answer.
 
         Not before it has: one that finds its client gone when it writes the headers forgets to mark the
-        request, and generates all of max_tokens for nobody (server.py, handle_completion; measured).
+        request, and generates all of max_tokens for nobody (server.py, handle_completion; measured). One that
+        was not asked whole never begins.
         """
-        if asked.connected and not generation.died.done():
-            self._tasks.start(self._leave_after_headers(asking, generation, on_end), "leave")
-        else:
-            asking.cancel()
-            on_end(None)
+        if wire is not None and asked and not generation.died.done():
+            self._tasks.start(self._leave_after_headers(wire, generation, on_end), "leave")
+            return
+        if wire is not None:
+            wire.abort()
+        on_end(None)
 
-    async def _leave_after_headers(
-        self, asking: asyncio.Future[aiohttp.ClientResponse], generation: Generation, on_end: OnEnd
-    ) -> None:
+    async def _leave_after_headers(self, wire: Wire, generation: Generation, on_end: OnEnd) -> None:
         cut = None
         try:
             async with _until(generation.died, grace_s=0.0):
-                cut = Exchange(await asking, generation).close()
-        except (aiohttp.ClientError, OSError) as error:
+                await wire.answered()
+            cut = Exchange(wire, generation).close()
+        except OSError as error:
             log.debug("left_unanswered", extra={"error": _describe(error)})
         finally:
+            wire.abort()
             on_end(cut)
-
-
-async def _note_connection(
-    session: aiohttp.ClientSession, context: SimpleNamespace, params: aiohttp.TraceConnectionCreateEndParams
-) -> None:
-    del session, params
-    context.trace_request_ctx.connected = True
 
 
 @asynccontextmanager

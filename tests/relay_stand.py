@@ -63,7 +63,6 @@ class Stand:
         self.server = TestServer(app)
         await self.server.start_server(shutdown_timeout=0.1)
         self.session = aiohttp.ClientSession(self.server.make_url("/"))
-        await self.upstream.start()
 
     async def stop(self) -> None:
         assert self.session

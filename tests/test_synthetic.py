@@ -44,7 +44,6 @@ class Stand:
 async def stand() -> AsyncIterator[Stand]:
     async with FakeChild() as child:
         stand = Stand(child)
-        await stand.upstream.start()
         stand.supervisor.up(child)
         yield stand
         assert stand.own.out == 0

@@ -29,7 +29,6 @@ async def child() -> AsyncIterator[FakeChild]:
 @pytest.fixture
 async def upstream() -> AsyncIterator[Upstream]:
     upstream = Upstream()
-    await upstream.start()
     yield upstream
     await upstream.stop()
 

@@ -1,0 +1,206 @@
+"""One HTTP/1.0 exchange on a connection of its own: what the child speaks, and no more.
+
+The child is http.server: a connection per request, a status line, some fields, and a body that ends with the
+connection or, for one JSON object, after a told length. Asked in HTTP/1.0, no server may answer in chunks
+(RFC 9112, 7.1) or with an interim status (RFC 9110, 15.2). A client for all of HTTP takes four times as long
+to do this, and a gateway does it for every request.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import socket
+import struct
+from contextlib import suppress
+
+#: Bytes that are read ahead of a slow reader; then the child has to wait.
+_READ_AHEAD_BYTES = 128 * 1024
+
+#: The child's own is some 300 bytes.
+_MOST_HEAD_BYTES = 64 * 1024
+
+#: More is handed to the socket in pieces, since each is copied at once in the loop's thread.
+_PIECE_BYTES = 256 * 1024
+
+_STATUS = re.compile(rb"HTTP/1\.[01] ([1-9]\d\d)(?: |\r?\n)")
+_LENGTH = re.compile(rb"\ncontent-length:[ \t]*(\d{1,15})[ \t]*\r?\n", re.IGNORECASE)
+_END_OF_HEAD = re.compile(rb"\r?\n\r?\n")
+
+#: Linger for zero seconds: closing resets the connection.
+_RESET_ON_CLOSE = struct.pack("ii", 1, 0)
+
+
+class BadAnswer(ConnectionError):
+    """What came is no answer, or less of it than was told."""
+
+
+class Wire(asyncio.Protocol):
+    """A connection that was made, until `abort`. One reader at a time.
+
+    Attributes:
+        status: of the answer; known once `answered` returned.
+        port: ours.
+    """
+
+    __slots__ = (
+        "_error", "_head", "_held", "_left", "_loop", "_lost", "_paused", "_pieces", "_reader", "_transport",
+        "_writer", "port", "status",
+    )  # fmt: skip
+
+    def __init__(self) -> None:
+        self.status = 0
+        self.port = 0
+        self._loop = asyncio.get_running_loop()
+        self._transport: asyncio.Transport | None = None
+        self._head: bytes | None = b""  # so much of it as has come; None once it is whole
+        self._pieces: list[bytes] = []
+        self._held = 0
+        self._left: int | None = None  # bytes of the body that are still to come, if that was told
+        self._paused = self._lost = False
+        self._error: Exception | None = None
+        self._reader: asyncio.Future[None] | None = None
+        self._writer: asyncio.Future[None] | None = None
+
+    # --- for the one who asks -------------------------------------------------------------------------
+
+    async def ask(self, path: str, body: bytes, fields: str = "") -> None:
+        """Send a request. `fields`: more lines of its head, each with its CR LF."""
+        assert self._transport is not None
+        head = (
+            f"POST {path} HTTP/1.0\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
+            f"Content-Length: {len(body)}\r\n{fields}\r\n"
+        )
+        self._transport.write(head.encode("ascii") + body[:_PIECE_BYTES])
+        for at in range(_PIECE_BYTES, len(body), _PIECE_BYTES):
+            if self._lost:
+                return  # whoever reads is told so
+            if self._writer is not None:
+                await self._writer
+            self._transport.write(body[at : at + _PIECE_BYTES])
+
+    async def answered(self) -> None:
+        """Wait for the head of the answer. Raises OSError if there will be none."""
+        while self._head is not None:
+            if self._lost:
+                raise self._error or BadAnswer("closed without an answer")
+            await self._news()
+
+    async def read(self) -> bytes:
+        """All of the body that has come, at least one byte; b"" at its end, also where that is a reset.
+
+        Raises:
+            OSError: it ended before the told length, or `interrupt` was called while this waited.
+        """
+        while not self._pieces:
+            if self._lost and self._left:
+                raise self._error or BadAnswer(f"{self._left} bytes less than was told")
+            if self.ended:
+                return b""
+            await self._news()
+        data = self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
+        self._pieces.clear()
+        self._held = 0
+        if self._paused:
+            self._paused = False
+            assert self._transport is not None
+            self._transport.resume_reading()
+        return data
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing more will come."""
+        return self._lost or self._left == 0
+
+    def interrupt(self, error: OSError) -> None:
+        """Raise `error` in whoever waits for bytes now; nothing if nobody does."""
+        if self._reader is not None and not self._reader.done():
+            self._reader.set_exception(error)
+
+    def abort(self) -> None:
+        """Be done with it, at whatever point, by a reset: the other side's next write fails."""
+        if self._transport is None or self._lost:
+            return
+        sock = self._transport.get_extra_info("socket")
+        with suppress(OSError):  # macOS: EINVAL for a connection that the child has just ended
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
+        self._transport.abort()
+
+    async def _news(self) -> None:
+        self._reader = self._loop.create_future()
+        try:
+            await self._reader
+        finally:
+            self._reader = None
+
+    # --- for the loop ---------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+        self.port = transport.get_extra_info("sockname")[1]
+
+    def data_received(self, data: bytes) -> None:
+        if self._head is not None:
+            data = self._take_head(self._head + data)
+        if data:
+            self._take(data)
+        self._wake()
+
+    def eof_received(self) -> bool:
+        return False  # then the connection is lost, too
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._lost, self._error = True, self._error or exc
+        self.resume_writing()
+        self._wake()
+
+    def pause_writing(self) -> None:
+        self._writer = self._loop.create_future()
+
+    def resume_writing(self) -> None:
+        writer, self._writer = self._writer, None
+        if writer is not None and not writer.done():
+            writer.set_result(None)
+
+    def _take_head(self, head: bytes) -> bytes:
+        """What of the body came with the end of the head."""
+        end = _END_OF_HEAD.search(head)
+        if end is None:
+            self._head = head
+            if len(head) > _MOST_HEAD_BYTES:
+                self._refuse()
+            return b""
+        status = _STATUS.match(head)
+        if status is None:
+            self._refuse()
+            return b""
+        self._head, self.status = None, int(status[1])
+        length = _LENGTH.search(head, 0, end.end())
+        self._left = int(length[1]) if length else None
+        return head[end.end() :]
+
+    def _refuse(self) -> None:
+        self._error = BadAnswer("not HTTP")
+        self.abort()
+
+    def _take(self, data: bytes) -> None:
+        if self._left is not None:
+            data = data[: self._left]
+            self._left -= len(data)
+        self._pieces.append(data)
+        self._held += len(data)
+        if self._held > _READ_AHEAD_BYTES and not self._paused and self._transport is not None:
+            self._paused = True
+            self._transport.pause_reading()
+
+    def _wake(self) -> None:
+        if self._reader is not None and not self._reader.done():
+            self._reader.set_result(None)
+
+
+async def connected(host: str, port: int, timeout_s: float) -> Wire:
+    """A new connection. Raises OSError, also when it takes longer."""
+    async with asyncio.timeout(timeout_s):
+        _, wire = await asyncio.get_running_loop().create_connection(Wire, host, port)
+    return wire
