@@ -22,7 +22,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -203,12 +203,13 @@ def judge(campaign: Campaign, files: tuple[int, int], orphans: int) -> bool:
         line = answered.get(result.request_id, {})
         print(f"! {result.client} {result.request_id}: {result.heard} {result.detail} (log: "
               f"{line.get('outcome')} {line.get('reason')} attempts {line.get('attempts')})")  # fmt: skip
-    _print_table(campaign)
+    _print_tables(campaign)
     extra = [seconds for seconds, _ in recoveries(campaign.guard)]
     waited = [seconds for _, seconds in recoveries(campaign.guard)]
     print(f"# waiting for memory, apart: {sum(waited):.2f} s over {len(waited)} first crashes")
     deaths = campaign.guard.events("child_died")
-    print(f"# {len(deaths)} deaths: {dict(Counter(line['cause'] for line in deaths))}")
+    print(f"# {len(campaign.done)} faults, {len(deaths)} deaths, {len(results)} requests")
+    print(f"# causes: {dict(Counter(line['cause'] for line in deaths))}")
     return all(
         [
             bar("faults_broken_answers", len(broken), 0),
@@ -221,15 +222,22 @@ def judge(campaign: Campaign, files: tuple[int, int], orphans: int) -> bool:
     )
 
 
-def _print_table(campaign: Campaign) -> None:
+def _print_tables(campaign: Campaign) -> None:
+    """As Markdown, as docs/reliability.md has them."""
     heard = Counter((result.client, result.heard) for result in campaign.results)
-    print(f"{'client':18}" + "".join(f"{each.value:>13}" for each in Heard))
-    for client in (client.__name__ for client in CLIENTS):
-        print(f"{client:18}" + "".join(f"{heard[client, each]:13}" for each in Heard))
     faults = Counter(campaign.done)
-    print(f"{'fault':18}" + "".join(f"{phase:>13}" for phase in PHASES))
-    for fault in (*FAULTS, *AT_START):
-        print(f"{fault:18}" + "".join(f"{faults[fault, phase]:13}" for phase in PHASES))
+    clients = [client.__name__ for client in CLIENTS]
+    _print_table("client", clients, Heard, lambda client, each: heard[client, each])
+    _print_table("fault", (*FAULTS, *AT_START), PHASES, lambda fault, phase: faults[fault, phase])
+
+
+def _print_table(
+    what: str, rows: Sequence[str], columns: Iterable[Any], count: Callable[[str, Any], int]
+) -> None:
+    names = list(columns)
+    print(f"| {what} | {' | '.join(map(str, names))} |\n|{'---|' * (1 + len(names))}")
+    for row in rows:
+        print(f"| {row} | {' | '.join(str(count(row, name)) for name in names)} |")
 
 
 # --- running ---
