@@ -20,7 +20,7 @@ import pytest
 from tests.campaign.clients import Heard, raw_streaming, raw_whole
 from tests.campaign.clients import ask as ask_as
 from tests.real.faults_of_children import environ
-from tests.real.processes import Guard, guard
+from tests.real.processes import Guard, guard, until
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(180)]
 
@@ -73,7 +73,7 @@ async def test_poison_is_refused_and_the_innocents_beside_it_are_served(
         assert (await ask(proxy, "bread"))[0] == 200
         assert len(deaths(proxy)) == 2, "it is not tried again"
 
-    reports = crashes(tmp_path, "--json")
+    reports = told(tmp_path, "crashes", "--json")
     assert [report["cause"] for report in reports] == ["segfault", "segfault"]
     first, second = (report["in_flight"] for report in reports)
     assert second[0]["refused_s"] == pytest.approx(600, abs=2)
@@ -89,17 +89,23 @@ async def test_poison_is_refused_and_the_innocents_beside_it_are_served(
 @pytest.mark.usefixtures("deadly")
 async def test_a_memory_killer_is_told_a_smaller_size(tiny_model: Path, tmp_path: Path) -> None:
     with guard(tiny_model, tmp_path, *OPTIONS) as proxy:
-        status, refusal = await ask(proxy, "glutton " * 100)
-        assert status == 400
+        answered, refusal = await ask(proxy, "glutton " * 100)
+        assert answered == 400
         assert refusal["error"]["code"] == "context_length_exceeded"
         said = refusal["error"]["message"].split()
         assert int(said[4]) // 2 == int(said[7])
         assert [line["cause"] for line in deaths(proxy)] == ["metal_oom", "metal_oom"]
         assert "max_prompt_tokens" in deaths(proxy)[0]["advice"]
+        status = proxy.status()
+        assert (status["learned_limits"]["deaths"], status["learned_limits"]["share"]) == (2, 0.81)
+        until("it is planned by that", lambda: "81% of" in proxy.status()["plan"]["ceiling_from"])
+        assert [suspect["why"] for suspect in status["suspects"]] == [["memory", "memory"]]
+    kept = told(tmp_path, "limits", "--json")
+    assert (kept["learned"]["deaths"], kept["learned"]["last"]["cause"]) == (2, "metal_oom")
 
 
-def crashes(folder: Path, *words: str) -> Any:
-    command = [str(Path(sys.executable).with_name("mlxguard-proxy")), "crashes", *words]
+def told(folder: Path, *words: str) -> Any:
+    command = [str(Path(sys.executable).with_name("mlxguard-proxy")), *words]
     state = ["--set", f"supervisor.state_dir={folder / 'state'}"]
     done = subprocess.run([*command, *state], check=True, capture_output=True, text=True, cwd=folder)
     return json.loads(done.stdout)
