@@ -20,6 +20,8 @@ Where things are, from decision to deed:
     advice.py      pure: settings and values that follow from one death
     curve.py       pure: the child's memory over the last minute
     reclaim.py     waits before a restart until memory is back
+    news.py        who is told of changes
+    alarm.py       one timer, set anew
     saver.py       writes small files in a thread, the newest content wins
     generation.py  what the gateway is handed: Generation, Death, Snapshot, Launch, options
     watch.py       one living child: first token, stalls, what a broken answer means

@@ -16,6 +16,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
 from supervisor import events, lifecycle
+from supervisor.alarm import Alarm
 from supervisor.attempt import Attempt
 from supervisor.causes import NATURES, Symptom
 from supervisor.deaths import Deaths
@@ -33,6 +34,7 @@ from supervisor.generation import (
 from supervisor.inquest import Inquest, nobody
 from supervisor.launcher import Launcher, not_started
 from supervisor.lifecycle import IllegalEvent, Life, State
+from supervisor.news import News
 from supervisor.picture import next_restart_s, picture
 from supervisor.process import Exit
 from supervisor.records import Records
@@ -80,14 +82,13 @@ class Supervisor:
         self._tasks = Tasks()
         self._deaths = Deaths(self._records, Saver(self._tasks), inquest)
         self._launcher = Launcher(prepare, self._deaths)
-        self._callbacks: list[Callable[[Change], None]] = []
-        self._changed = asyncio.Event()
+        self._news = News()
         self._life = Life()
         self._since = time.time()
-        self._timer: asyncio.TimerHandle | None = None
+        self._deadline = Alarm()
+        self._retirement = Alarm()
         self._launching: asyncio.Task[None] | None = None
         self._attempt: Attempt | None = None
-        self._retiring: asyncio.TimerHandle | None = None
 
     # For the gateway
 
@@ -109,7 +110,7 @@ class Supervisor:
         """End the child: SIGINT, SIGTERM, SIGKILL to its group, each with its grace. Draining came before."""
         self._feed(events.Stop())
         while self._life.state is not State.STOPPED:
-            await self._changed.wait()
+            await self._news.wait()
         await self._tasks.finish()
         if await self._launcher.close():
             self._records.close()
@@ -129,7 +130,7 @@ class Supervisor:
                 while not self._hopeless():
                     if (generation := self._serving()) is not None:
                         return generation
-                    await self._changed.wait()
+                    await self._news.wait()
         raise NotReady(self.snapshot())
 
     async def judge(self, generation: Generation) -> Death | None:
@@ -167,7 +168,7 @@ class Supervisor:
 
     def subscribe(self, callback: Callable[[Change], None]) -> None:
         """Call back soon after each change of state, in order, in the loop's thread."""
-        self._callbacks.append(callback)
+        self._news.subscribe(callback)
 
     def snapshot(self) -> Snapshot:
         return picture(self._life, self._since, self._deaths, self._attempt)
@@ -213,12 +214,11 @@ class Supervisor:
                     asyncio.get_running_loop().call_soon(overdue, Symptom.START_TIMEOUT)
 
     def _rearm(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        if self._life.deadline is not None:
-            delay = max(0.0, self._life.deadline - time.monotonic())
-            self._timer = asyncio.get_running_loop().call_later(delay, self._feed, events.Deadline())
+        if self._life.deadline is None:
+            self._deadline.clear()
+        else:
+            ring = functools.partial(self._feed, events.Deadline())
+            self._deadline.set(self._life.deadline - time.monotonic(), ring)
 
     def _announce(self, before: State) -> None:
         life = self._life
@@ -229,11 +229,7 @@ class Supervisor:
         self._deaths.done(life.state, generation=life.generation, wait_s=next_restart_s(life))
         if life.state is State.READY:
             self._deaths.close()
-        changed, self._changed = self._changed, asyncio.Event()
-        changed.set()
-        change = Change(before, life.state, life.generation, self._deaths.take_untold())
-        for callback in self._callbacks:  # a fault of theirs must not stop us half-way
-            asyncio.get_running_loop().call_soon(callback, change)
+        self._news.tell(Change(before, life.state, life.generation, self._deaths.take_untold()))
 
     # Starting and signalling
 
@@ -274,8 +270,7 @@ class Supervisor:
     def on_first_token(self, attempt: Attempt) -> None:
         self._feed(events.FirstToken())
         if self._options.max_age_h:
-            age_s = self._options.max_age_h * 3600
-            self._retiring = asyncio.get_running_loop().call_later(age_s, self._retire, attempt)
+            self._retirement.set(self._options.max_age_h * 3600, functools.partial(self._retire, attempt))
 
     def _retire(self, attempt: Attempt) -> None:
         """It has served for as long as is wanted."""
@@ -299,8 +294,6 @@ class Supervisor:
     def on_exit(self, attempt: Attempt, exit_: Exit) -> None:
         self._records.forget_child()
         self._launcher.ended(attempt)
-        if self._retiring is not None:
-            self._retiring.cancel()
-            self._retiring = None
+        self._retirement.clear()
         death = attempt.death or self._die(Symptom.EXIT, exit_)
         self._feed(events.Exited(NATURES[death.cause].retry, self._random()))
