@@ -11,7 +11,10 @@ from pathlib import Path
 import pytest
 
 from tests import tools
+from tests.canaries import nothing_leaks
 from tests.scripted import SAY, SAY_WITH_TOOLS
+
+__all__ = ["nothing_leaks"]  # for every test
 
 MODELS = Path(__file__).resolve().parent.parent / ".out" / "models"
 

@@ -34,6 +34,7 @@ from proxy.relay import Relay
 from proxy.status import Registry, Status
 from proxy.tokens import TokenizerInfo, Tokens
 from supervisor.lifecycle import State
+from tests.canaries import PROMPT
 from tests.test_status import CRASHED
 
 INFO = TokenizerInfo(
@@ -138,7 +139,7 @@ async def client(stage: Stage) -> AsyncIterator[TestClient[web.Request, web.Appl
         yield client
 
 
-HELLO = {"messages": [{"role": "user", "content": "hello"}]}
+HELLO = {"messages": [{"role": "user", "content": PROMPT}]}
 
 
 @pytest.mark.parametrize(

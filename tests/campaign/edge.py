@@ -1,7 +1,7 @@
 """Hostile requests against a proxy with the real server: `make campaign WHAT=edge [SEED=] [SECONDS=]`.
 
-The whole corpus first, then mutations of it for as long as there is time. After each request the child must
-be the same, its /health 200, and a canary answered with a token.
+The whole corpus first, then mutations of it for as long as there is time; hostile images go to a model that
+sees. After each request the child must be the same, its /health 200, and a canary answered with a token.
 """
 
 from __future__ import annotations
@@ -21,7 +21,10 @@ from pathlib import Path
 from tests.figures import bar
 from tests.real.hostile import SETTINGS, Fault, Target
 from tests.real.hostile_corpus import Hostile, corpus
+from tests.real.hostile_pictures import SETTINGS as SEEING
+from tests.real.hostile_pictures import pictures
 from tests.real.processes import guard
+from tests.real.seeing_model import seeing_model
 
 #: Anything but a server error: a mutation may well be a good request.
 _ANY = frozenset({0, *range(200, 500)})
@@ -76,7 +79,19 @@ def main(argv: Sequence[str] | None = None) -> int:
             batch = list(islice(mutations(cases, chance), _AT_ONCE))
             faults += told(together(target, batch))
             mutated += len(batch)
-    return report(len(chosen), mutated, faults)
+    seen = list(pictures())
+    faults += look(seen)
+    return report(len(chosen) + len(seen), mutated, faults)
+
+
+def look(cases: Sequence[Hostile]) -> list[Fault]:
+    """Send them to a model that takes images."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        model = seeing_model(make_model(folder, "--architecture=llama"), folder / "seeing")
+        with guard(model, folder, *SETTINGS, *SEEING) as proxy:
+            target = Target.of(proxy)
+            return [fault for case in cases for fault in told(target.attack(case))]
 
 
 def together(target: Target, batch: Sequence[Hostile]) -> Iterator[Fault]:
@@ -107,9 +122,9 @@ def report(sent: int, mutated: int, faults: Sequence[Fault]) -> int:
     return 0 if all(held) else 1
 
 
-def make_model(folder: Path) -> Path:
+def make_model(folder: Path, *options: str) -> Path:
     """The embedded model, made in a process of its own, since that imports mlx."""
-    command = [sys.executable, "-P", "-m", "supervisor.tiny", f"--out={folder / 'model'}"]
+    command = [sys.executable, "-P", "-m", "supervisor.tiny", f"--out={folder / 'model'}", *options]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     return folder / "model"
 

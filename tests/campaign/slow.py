@@ -2,7 +2,7 @@
 
 Heads that drip, bodies that drip, streams that nobody reads, connections that say nothing, and as many as
 the proxy takes. Meanwhile an honest client must be served; afterwards descriptors and memory must be back.
-slowhttptest is run too where it is installed.
+slowhttptest is run too where it is installed (`apt install slowhttptest`, `brew install slowhttptest`).
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ def attack(proxy: Guard, seconds: float) -> float:
 def slowhttptest(proxy: Guard, seconds: float) -> None:
     program = shutil.which("slowhttptest")
     if program is None:
-        print("slowhttptest is not installed: left out")
+        print("slowhttptest is not installed (apt install slowhttptest, brew install slowhttptest): left out")
         return
     url = f"{proxy.url}/v1/chat/completions"
     for mode in ("-H", "-B", "-X"):

@@ -18,6 +18,8 @@ from typing import Any
 import aiohttp
 import psutil
 
+from tests.canaries import PROMPT
+
 #: Given a session and the child's part of /mlxguard/api/status.
 Fault = Callable[[aiohttp.ClientSession, dict[str, Any]], Awaitable[None]]
 
@@ -44,7 +46,7 @@ def by_signal(number: int) -> Fault:
 async def by_poison(http: aiohttp.ClientSession, child: dict[str, Any]) -> None:
     """A real request, past the proxy, whose `stop` kills the generation thread (batched path)."""
     url = f"http://127.0.0.1:{child['port']}/v1/chat/completions"
-    poison = {"messages": [{"role": "user", "content": "x"}], "stop": 5}
+    poison = {"messages": [{"role": "user", "content": PROMPT}], "stop": 5}
     with suppress(TimeoutError):
         async with asyncio.timeout(30):
             while psutil.pid_exists(child["pid"]):

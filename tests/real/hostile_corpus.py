@@ -12,10 +12,12 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from tests.canaries import PROMPT
+
 CHAT, TEXT = "/v1/chat/completions", "/v1/completions"
 REFUSED = frozenset({400})
 SERVED_OR_REFUSED = frozenset({200, 400})
-USER = {"role": "user", "content": "hi"}
+USER = {"role": "user", "content": PROMPT}
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -14,7 +15,10 @@ from typing import Any
 import openai
 from openai import AsyncOpenAI, OpenAI
 
-MESSAGES: list[Any] = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Weather?"}]
+#: Secrets that must not be found in anything that the proxy writes: tests/canaries.py.
+PROMPT, KEY = os.environ["CANARY_PROMPT"], os.environ["CANARY_KEY"]
+QUESTION = {"role": "user", "content": f"Weather? {PROMPT}"}
+MESSAGES: list[Any] = [{"role": "system", "content": "Be brief."}, QUESTION]
 ENDLESS = 30_000  # tokens: half a minute of generation, at least
 TOOLS: list[Any] = [
     {
@@ -79,7 +83,7 @@ def logprobs(client: OpenAI) -> None:
 
 
 def errors(client: OpenAI) -> None:
-    long: list[Any] = [{"role": "user", "content": "word " * 60_000}]
+    long: list[Any] = [{"role": "user", "content": PROMPT + "word " * 60_000}]
     try:
         client.chat.completions.create(model="tiny", messages=long)
     except openai.BadRequestError as error:
@@ -125,10 +129,10 @@ def tools(client: OpenAI) -> None:
 
 def asynchronous(client: OpenAI) -> None:
     async def run() -> None:
-        async with AsyncOpenAI(base_url=client.base_url, api_key="x", max_retries=0) as many:
+        async with AsyncOpenAI(base_url=client.base_url, api_key=KEY, max_retries=0) as many:
 
             async def one(number: int) -> str:
-                messages: list[Any] = [{"role": "user", "content": f"Number {number}"}]
+                messages: list[Any] = [{"role": "user", "content": f"Number {number} {PROMPT}"}]
                 if number % 2:
                     answer = await many.chat.completions.create(
                         model="tiny", messages=messages, max_tokens=20
@@ -160,7 +164,7 @@ def cancel_task(client: OpenAI) -> None:
     """An answer that is not streamed, given up while it is made."""
 
     async def run() -> None:
-        async with AsyncOpenAI(base_url=client.base_url, api_key="x", max_retries=0) as one:
+        async with AsyncOpenAI(base_url=client.base_url, api_key=KEY, max_retries=0) as one:
             request = one.chat.completions.create(model="tiny", messages=MESSAGES, max_tokens=ENDLESS)
             task = asyncio.create_task(request)
             await asyncio.sleep(0)
@@ -212,6 +216,6 @@ SESSIONS: dict[str, Callable[[OpenAI], None]] = {
 
 if __name__ == "__main__":
     url, *names = sys.argv[1:]
-    with OpenAI(base_url=url, api_key="x", max_retries=0) as user:
+    with OpenAI(base_url=url, api_key=KEY, max_retries=0) as user:
         for name in names:
             SESSIONS[name](user)

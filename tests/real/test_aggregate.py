@@ -12,6 +12,7 @@ import pytest
 
 from proxy.core.aggregate import Aggregator, WholeBody
 from proxy.core.answer import Answer
+from tests.canaries import PROMPT
 from tests.real.processes import Running, bare_server
 from tests.scripted import ANSWER, CALLS, THOUGHT, TOOLS
 
@@ -55,7 +56,7 @@ def both_ways(server: Running, path: str, body: dict[str, Any]) -> tuple[dict[st
 
 
 def user(text: str, **more: Any) -> dict[str, Any]:
-    return {"messages": [{"role": "user", "content": text}], "max_tokens": 400, **more}
+    return {"messages": [{"role": "user", "content": f"{PROMPT} {text}"}], "max_tokens": 400, **more}
 
 
 def test_reasoning_and_text(server: Running) -> None:

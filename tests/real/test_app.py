@@ -15,6 +15,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tests.canaries import PROMPT
 from tests.real.processes import Guard, guard, until
 
 pytestmark = pytest.mark.real
@@ -33,7 +34,7 @@ def post(proxy: Guard, body: dict[str, object]) -> tuple[int, bytes]:
 
 
 def chat(**fields: object) -> dict[str, object]:
-    return {"messages": [{"role": "user", "content": "hello"}], **fields}
+    return {"messages": [{"role": "user", "content": f"hello {PROMPT}"}], **fields}
 
 
 def in_background(proxy: Guard, body: dict[str, object]) -> tuple[threading.Thread, list[tuple[int, bytes]]]:

@@ -13,6 +13,7 @@ from typing import Any
 import psutil
 import pytest
 
+from tests.canaries import KEY, PROMPT
 from tests.real.processes import Guard, until
 from tests.real.venvs import environment
 from tests.scripted import ANSWER
@@ -20,6 +21,7 @@ from tests.scripted import ANSWER
 pytestmark = [pytest.mark.real, pytest.mark.timeout(300)]
 
 SESSION = Path(__file__).with_name("openai_session.py")
+ENVIRON = os.environ | {"CANARY_PROMPT": PROMPT, "CANARY_KEY": KEY}
 
 
 @pytest.fixture(
@@ -35,11 +37,11 @@ def python(request: pytest.FixtureRequest) -> Path:
 
 def test_openai(python: Path, shared_guard: Guard) -> None:
     sessions = ["plain", "stream", "completions", "logprobs", "errors", "asynchronous"]
-    _run([str(python), str(SESSION), shared_guard.base_url, *sessions])
+    _run([str(python), str(SESSION), shared_guard.base_url, *sessions], env=ENVIRON)
 
 
 def test_openai_with_tools(python: Path, scripted_guard: Guard) -> None:
-    _run([str(python), str(SESSION), scripted_guard.base_url, "tools"])
+    _run([str(python), str(SESSION), scripted_guard.base_url, "tools"], env=ENVIRON)
 
 
 @pytest.mark.parametrize(
@@ -73,7 +75,8 @@ def test_who_leaves_stops_the_generation(
 @contextmanager
 def _session(python: Path, proxy: Guard, what: str) -> Iterator[subprocess.Popen[str]]:
     command = [str(python), str(SESSION), proxy.base_url, what]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as session:
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen(command, env=ENVIRON, text=True, **pipes) as session:
         try:
             yield session
         finally:

@@ -19,6 +19,7 @@ from typing import Any
 import aiohttp
 import pytest
 
+from tests.canaries import PROMPT
 from tests.conftest import MakeTiny
 from tests.real import faults_of_children
 from tests.real.faults_of_children import FAULTS
@@ -129,7 +130,7 @@ class Heard:
 def body_of(number: int, *, words: int, max_tokens: int, stream: bool) -> dict[str, Any]:
     text = " ".join(f"word{number}-{index}" for index in range(words))
     return {
-        "messages": [{"role": "user", "content": f"client {number}: {text}"}],
+        "messages": [{"role": "user", "content": f"client {number}: {PROMPT} {text}"}],
         "max_tokens": max_tokens,
         "temperature": 0,
         "stream": stream,

@@ -19,6 +19,7 @@ import pytest
 
 from tests.campaign.clients import Heard, raw_streaming, raw_whole
 from tests.campaign.clients import ask as ask_as
+from tests.canaries import PROMPT
 from tests.real.faults_of_children import environ
 from tests.real.processes import Guard, guard, until
 
@@ -36,7 +37,7 @@ def deadly(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def body_of(text: str) -> dict[str, Any]:
-    return {"messages": [{"role": "user", "content": text}], "max_tokens": 30, "temperature": 0}
+    return {"messages": [{"role": "user", "content": f"{PROMPT} {text}"}], "max_tokens": 30, "temperature": 0}
 
 
 async def ask(proxy: Guard, text: str) -> tuple[int, dict[str, Any]]:

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from tests.canaries import PROMPT
 from tests.conftest import MakeTiny
 from tests.real.processes import Guard, guard
 
@@ -32,7 +33,7 @@ def failing(make_tiny: MakeTiny, tmp_path_factory: pytest.TempPathFactory) -> It
 
 def complete(proxy: Guard, *, max_tokens: int, stream: bool) -> tuple[int, dict[str, str], str]:
     port = int(proxy.url.rpartition(":")[2])
-    body: dict[str, Any] = {"prompt": "hello", "max_tokens": max_tokens, "stream": stream}
+    body: dict[str, Any] = {"prompt": PROMPT, "max_tokens": max_tokens, "stream": stream}
     with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=30)) as connection:
         connection.request("POST", "/v1/completions", json.dumps(body), {"Content-Type": "application/json"})
         answer = connection.getresponse()
