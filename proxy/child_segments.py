@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 import logging
+import os
 import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import product
@@ -29,6 +30,9 @@ _PROBE_TOOLS: tuple[Any, ...] = (
 )
 #: Seconds. A template that takes longer over a few short conversations is not worth being clever about.
 _PROBING_S = 3.0
+#: Characters. A turn's few messages are encoded in a millisecond, and where processors are scarce, threads
+#: that would help take longer to wake up.
+_SHARED_OUT = 50_000
 
 
 def checked_segments(
@@ -67,7 +71,8 @@ def _segments(
     backend.no_padding()
 
     def encode_segments(texts: Sequence[str]) -> list[Ids]:
-        # Without offsets, on all cores, and without the interpreter lock.
+        # Without offsets, on all cores where there is much, and without the interpreter lock. Read per call.
+        os.environ["TOKENIZERS_PARALLELISM"] = str(sum(map(len, texts)) >= _SHARED_OUT).lower()
         return [found.ids for found in backend.encode_batch_fast(texts, add_special_tokens=False)]
 
     def encode_whole(texts: Sequence[str]) -> list[Ids]:

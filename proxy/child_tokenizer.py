@@ -113,9 +113,7 @@ class ChildTokenizer:
         """
         huge = None if limit is None else max(_EXACT_CHARACTERS, limit * _CHARACTERS_PER_TOKEN)
         if incremental and self.segments is not None and "messages" in prompt:
-            with quick_lookups():
-                text = self.render(prompt)
-            count = self.segments.count(text, huge)
+            count = self.segments.count(self.render(prompt), huge)
             if count is not None:
                 return count
         if huge is not None and limit is not None and _characters(prompt) > huge:
@@ -154,7 +152,8 @@ class ChildTokenizer:
             return str(prompt["prompt"])
         if not self.wrapper.has_chat_template:
             return self._converted(prompt)
-        text = str(self._apply_template(prompt, tokenize=False))
+        with quick_lookups():
+            text = str(self._apply_template(prompt, tokenize=False))
         urls = image_urls(prompt["messages"])
         return self._pictures.expand(text, urls) if urls else text
 

@@ -21,7 +21,8 @@ _REMEMBERED = 32_768
 #: Texts whose beginnings are kept, the latest; those of few characters are split faster than compared.
 _STEMS, _SHORTEST_STEM = 16, 10_000
 #: Segments at the end that are no part of it: the last message, and what asks for the next, may be others.
-_LOOSE = 8
+#: A longer beginning is only kept where so many more are loose: it is a copy of nearly all of the text.
+_LOOSE, _LOOSEST = 8, 64
 #: Characters of all of them: as many bytes where the text is ASCII, up to four times as many elsewhere.
 _STEM_CHARACTERS = 8_000_000
 _MOST_SEPARATORS = 4
@@ -156,9 +157,12 @@ class Segments:
         if counts is None:
             return None
         total = stem.count + sum(counts)
-        if len(text) >= self._shortest_stem and len(segments) > _LOOSE:
+        grown = stem
+        if len(text) >= self._shortest_stem and len(segments) > (_LOOSEST if stem.text else _LOOSE):
             loose = sum(map(len, segments[-_LOOSE:]))
-            self._keep(_Stem(text[:-loose], total - sum(counts[-_LOOSE:])), instead_of=stem)
+            grown = _Stem(text[:-loose], total - sum(counts[-_LOOSE:]))
+        if grown.text:
+            self._keep(grown, instead_of=stem)
         return total
 
     def _counts(self, segments: Sequence[str], most_new: int | None) -> list[int] | None:

@@ -26,10 +26,9 @@ def _getattr(self: SandboxedEnvironment, obj: Any, attribute: str) -> Any:
     """`SandboxedEnvironment.getattr`, without what is known to be in vain."""
     kind = type(obj)
     if kind is dict and attribute not in _OF_DICTS:
-        try:
+        if attribute in obj:
             return obj[attribute]
-        except KeyError:
-            return self.undefined(obj=obj, name=attribute)
+        return self.undefined(obj=obj, name=attribute)
     if kind is LoopContext and attribute in _OF_LOOPS and type(self) in _PLAIN:
         return getattr(obj, attribute)
     return _by_attribute_first(self, obj, attribute)

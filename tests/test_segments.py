@@ -144,7 +144,8 @@ def test_a_growing_text_has_one_stem_and_the_latest_texts_have_theirs() -> None:
         assert segments.count(text + "<a> end") == 4 * (number + 1) + 2
         assert segments.count(f"{number}" + "<a> side" * 8) == 17
     assert len(segments._stems) == 16
-    assert [stem.count for stem in segments._stems if stem.text.startswith("<a>")] == [162 - 16]
+    (kept,) = (stem.count for stem in segments._stems if stem.text.startswith("<a>"))
+    assert 162 - 2 * 64 <= kept <= 162 - 2 * 8
 
 
 def test_stems_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:

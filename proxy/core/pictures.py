@@ -100,8 +100,8 @@ def image_part(url: str) -> dict[str, Any]:
 
 def image_urls(messages: Sequence[dict[str, Any]]) -> list[str]:
     """The URLs of checked messages, in order."""
-    parts = (part for message in messages if type(message["content"]) is list for part in message["content"])
-    return [part["image_url"]["url"] for part in parts if part["type"] == "image_url"]
+    mixed = [message["content"] for message in messages if type(message["content"]) is list]
+    return [part["image_url"]["url"] for parts in mixed for part in parts if part["type"] == "image_url"]
 
 
 def checked_data_url(url: str, where: str, most_bytes: int) -> str:
