@@ -12,6 +12,7 @@ from aiohttp import web
 
 from proxy import edge, routing
 from proxy.actions import Actions
+from proxy.ceiling_watch import CeilingWatch
 from proxy.config import ServerSettings, Settings, SupervisorSettings
 from proxy.config_rules import is_loopback
 from proxy.connection import ConnectionLimits, Site
@@ -112,6 +113,10 @@ class Guard:
             on_stall=self._metrics.search_stall,
         )
         self.supervisor.subscribe(self._stalls.changed)
+        preparation = self._preparation
+        self._ceiling = CeilingWatch(
+            self.supervisor, self._gate, lambda: preparation.plan, preparation.plan_again
+        )
         self._stopping = asyncio.Event()
         self.web = self._web_application(tokens)
 
@@ -125,6 +130,7 @@ class Guard:
         self._inquest.load()
         self._following = asyncio.create_task(follow(self._keys), name="follow keys")
         self._looking = asyncio.create_task(self._memory.run(), name="memory")
+        self._reading = asyncio.create_task(self._ceiling.run(), name="ceiling")
 
     def settle_refusal(self, status: int) -> None:
         """Count an answer to what was no request: not HTTP, too late, or one connection too many."""
@@ -155,6 +161,7 @@ class Guard:
         self._draining.cancel()
         self._following.cancel()
         self._looking.cancel()
+        self._reading.cancel()
         await self._stalls.stop()
         await self.supervisor.stop()
         await self._preparation.stop()

@@ -65,9 +65,26 @@ class Planner:
         self._limits.planned(made.ceiling.bytes)
         return made
 
-    def _decide(self, known: _Known, lessons: Learned) -> Plan:
-        top = _ceiling(self._settings, known.model.traced, lessons)
-        return plan(known.model, top, wishes(self._settings), known.offered, known.context)
+    async def again(self, started: Plan, child: int) -> tuple[Plan, Plan] | None:
+        """Plans for the machine as it is now: for the child as it was `started`, and for one started now.
+
+        Args:
+            child: bytes that it has.
+
+        Returns:
+            None when too little is known to plan without asking probe and server again.
+        """
+        if (known := self._known) is None:
+            return None
+        lessons = self._limits.take(known.key)
+        same = _as_started(wishes(self._settings), started)
+        return await asyncio.to_thread(
+            lambda: (self._decide(known, lessons, child, same), self._decide(known, lessons, child))
+        )
+
+    def _decide(self, known: _Known, lessons: Learned, child: int = 0, wished: Wishes | None = None) -> Plan:
+        top = _ceiling(self._settings, known.model.traced, lessons, child)
+        return plan(known.model, top, wished or wishes(self._settings), known.offered, known.context)
 
     async def _look(self, folder: Path) -> _Known:
         options = server_options(self._settings.upstream.args)
@@ -135,19 +152,32 @@ def wishes(settings: Settings) -> Wishes:
     )
 
 
+def _as_started(wished: Wishes, started: Plan) -> Wishes:
+    """What a running child cannot change any more."""
+    return replace(
+        wished,
+        prefill_step_size=started.value("prefill_step_size"),
+        decode_concurrency=started.value("decode_concurrency"),
+        prompt_concurrency=started.value("prompt_concurrency"),
+        prompt_cache_bytes=started.value("prompt_cache_bytes"),
+        prompt_cache_size=started.value("prompt_cache_size"),
+        mlx_cache_limit=started.cache_limit.value if started.cache_limit else None,
+    )
+
+
 def _fixed(value: _T | str) -> _T | None:
     return None if isinstance(value, str) else value
 
 
-def _ceiling(settings: Settings, traced: Traced, lessons: Learned) -> Ceiling:
+def _ceiling(settings: Settings, traced: Traced, lessons: Learned, child: int) -> Ceiling:
     readings = limits.read(traced.backend, traced.working_set)
     configured = _fixed(settings.memory.max_active_memory_bytes)
     reserve = _fixed(settings.memory.reserve_system_bytes)
-    allowed = ceiling(readings, configured=configured, reserve=reserve)
+    allowed = ceiling(readings, configured=configured, reserve=reserve, child=child)
     taught = bound(lessons, allowed.bytes)
     if taught is None:
         return allowed
-    return ceiling(readings, configured=configured, reserve=reserve, learned=taught)
+    return ceiling(readings, configured=configured, reserve=reserve, child=child, learned=taught)
 
 
 def _model(

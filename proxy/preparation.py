@@ -103,6 +103,10 @@ class Preparation:
             self._loading = asyncio.create_task(self._load(folder, launch.argv), name="tokenizer")
         return launch
 
+    async def plan_again(self, child: int) -> tuple[Plan, Plan] | None:
+        """Plans as the machine is now, `child` being the bytes that the child has; see `Planner.again`."""
+        return None if self._plan is None else await self._planner.again(self._plan, child)
+
     async def ready(self, timeout_s: float) -> Prepared:
         """What is known, waited for at most `timeout_s`.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from proxy.config import Settings
 from proxy.learned_limits import LearnedLimits
 from proxy.planning import Planner, local_folder, server_options, wishes
 from supervisor.causes import Cause
+from supervisor.ceiling import Readings
 from supervisor.cost import Quantization
 from supervisor.generation import Death
 from supervisor.lifecycle import State
@@ -51,6 +53,27 @@ async def test_a_dense_70b(llama: Path, cache: Path) -> None:
     assert all(choice.given for choice in plan.choices)
     assert plan.max_prompt is not None
     assert 512 <= plan.max_prompt < 40_000
+
+
+@pytest.mark.real
+async def test_the_machine_is_read_again_for_a_child_that_runs(
+    llama: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    planner = Planner(settings(memory={}), cache)
+    free = Readings(total=96 * 10**9, available=48 * 10**9)
+    monkeypatch.setattr(planning.limits, "read", lambda *_: free)
+    started = await planner.plan(llama)
+    monkeypatch.setattr(planning.limits, "read", lambda *_: replace(free, available=38 * 10**9))
+    plans = await planner.again(started, child=40 * 10**9)
+    assert plans is not None
+    same, anew = plans
+    assert same.ceiling.bytes == anew.ceiling.bytes == started.ceiling.bytes + 30 * 10**9
+    assert [(each.name, each.value) for each in same.choices] == [
+        (each.name, each.value) for each in started.choices
+    ]
+    assert started.max_prompt is not None
+    assert anew.max_prompt is None or anew.max_prompt > 2 * started.max_prompt, "it could be wider now"
+    assert await Planner(settings(), cache).again(started, child=0) is None
 
 
 @pytest.mark.real
