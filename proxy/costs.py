@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from proxy.core.budget import Budget, Need
 from supervisor import batch
 from supervisor.batch import Member, Serving
 from supervisor.plan import COMPLETION, LEAST_PROMPT, Plan
+
+#: Answers of the law that are remembered.
+_MOST_PEAKS = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +25,9 @@ class PlannedCosts:
     serving: Serving
     alone: float = 1.0
     together: float = 1.0
+    _peaks: dict[tuple[tuple[Need, ...], int], int] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
     @property
     def weights(self) -> int:
@@ -33,6 +39,15 @@ class PlannedCosts:
     def peak(self, needs: Sequence[Need], retained: int, /) -> int:
         if not needs:
             return self.weights + retained
+        # A decision asks for the same set up to five times: does it fit, now and ever, what does it add.
+        asked = (tuple(needs), retained)
+        if (known := self._peaks.get(asked)) is None:
+            if len(self._peaks) >= _MOST_PEAKS:
+                self._peaks.clear()
+            known = self._peaks[asked] = self._peak(needs, retained)
+        return known
+
+    def _peak(self, needs: Sequence[Need], retained: int) -> int:
         total = batch.peak(self.serving, _members(needs), retained).total
         beside = total - self.weights - retained
         factor = self.alone if len(needs) == 1 else self.together

@@ -125,12 +125,14 @@ class Supervisor:
         Raises:
             NotReady: it failed for good or is stopped (at once), or `timeout_s` is over.
         """
+        if (generation := self._serving()) is not None:
+            return generation
         with suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):
                 while not self._hopeless():
+                    await self._news.wait()
                     if (generation := self._serving()) is not None:
                         return generation
-                    await self._news.wait()
         raise NotReady(self.snapshot())
 
     async def judge(self, generation: Generation) -> Death | None:
