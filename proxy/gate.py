@@ -257,10 +257,11 @@ class Gate:
         if on != self._admission.held:
             self._feed(Hold(on))
 
-    def saw(self, held: int) -> None:
-        """The child has `held` bytes active, or had since the last call."""
-        beside_weights = held - self._budget.costs.weights
-        for id, rise in self._peaks.saw(beside_weights).items():
+    def saw(self, held: int, highest: int | None = None) -> None:
+        """The child has `held` bytes active, and never had more than `highest`."""
+        weights = self._budget.costs.weights
+        rises = self._peaks.saw(held - weights, None if highest is None else highest - weights)
+        for id, rise in rises.items():
             if id in self._rises:
                 self._rises[id](rise)
 

@@ -57,7 +57,7 @@ class GateLike(Protocol):
 
     def hold(self, on: bool) -> None: ...
 
-    def saw(self, held: int) -> None: ...
+    def saw(self, held: int, highest: int | None = None) -> None: ...
 
     def set_retained(self, retained: int) -> None: ...
 
@@ -164,7 +164,7 @@ class MemoryGuard:
         if reading.fresh is None or child.telemetry is None or child.telemetry.at == self._looked_at:
             return
         self._looked_at = child.telemetry.at
-        self._gate.saw(reading.fresh)
+        self._gate.saw(reading.fresh, child.telemetry.peak_bytes)
         # Exact when nobody runs; beside those who run no more than all that there is.
         beside_weights = max(0, reading.fresh - gate.budget.costs.weights)
         idle = self._idle_since is not None and self._looked_at > self._idle_since

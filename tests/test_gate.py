@@ -174,14 +174,14 @@ async def test_what_was_predicted_is_held_against_what_was_seen() -> None:
     samples: list[Sample] = []
     rises: list[int] = []
     gate = a_gate(8, ceiling=1010, on_sample=samples.append)
-    gate.saw(10)
+    gate.saw(10, 10)
     with gate.enter(a_prompt(gate, "a", 184), rises.append) as place:
         await place.granted()
         assert place.reserved == 200
         assert [(id, need.prompt, reserved) for id, need, reserved in gate.running()] == [("a", 184, 200)]
         place.grew(40)
-        gate.saw(130)
-        gate.saw(90)
+        gate.saw(90, 130)
+        gate.saw(90, 130)
     assert samples == [Sample(200, 120, together=False)]
     assert rises == [120, 120]
     gate.saw(5)

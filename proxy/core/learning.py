@@ -128,11 +128,17 @@ def _bounded(factor: float) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """How one request's prediction turned out. Bytes beside the weights."""
+    """How one request's prediction turned out. Bytes beside the weights.
+
+    Attributes:
+        together: others ran beside it.
+        exact: what was seen is the most there was; else a short peak between two looks may be missing.
+    """
 
     predicted: int
     seen: int
-    together: bool  # others ran beside it
+    together: bool
+    exact: bool = True
 
     @property
     def error(self) -> float:
@@ -148,10 +154,12 @@ class Corrections:
     together: Correction = Correction()
 
     def learned(self, sample: Sample, now: float) -> Corrections:
-        ratio = sample.seen / sample.predicted
-        if sample.together:
-            return replace(self, together=self.together.learned(ratio, now))
-        return replace(self, alone=self.alone.learned(ratio, now))
+        """After one more sample; one that is not exact cannot say that the law was too high."""
+        ratio, one = sample.seen / sample.predicted, self.together if sample.together else self.alone
+        if not sample.exact and ratio < one.belief:
+            return self
+        one = one.learned(ratio, now)
+        return replace(self, together=one) if sample.together else replace(self, alone=one)
 
     def factors(self, now: float) -> tuple[float, float]:
         """For one, for several."""
@@ -165,6 +173,7 @@ class _Watched:
     predicted: int = 0
     seen: int = 0
     together: bool = False
+    exact: bool = False
 
 
 class Peaks:
@@ -177,6 +186,7 @@ class Peaks:
     def __init__(self) -> None:
         self._watched: dict[str, _Watched] = {}
         self._held = 0
+        self._highest: int | None = None
 
     def granted(self, id: str, predicted: int, retained: int) -> None:
         """`id` runs too, and the fullest moment of all is foretold to be `predicted` bytes.
@@ -189,11 +199,17 @@ class Peaks:
             each.predicted = max(each.predicted, predicted)
             each.together |= together
 
-    def saw(self, held: int) -> dict[str, int]:
-        """The child holds so many bytes; how much more that is, at most, than before each of the running."""
-        self._held = held
+    def saw(self, held: int, highest: int | None = None) -> dict[str, int]:
+        """The child holds so many bytes; how much more that is, at most, than before each of the running.
+
+        `highest`: the most that it ever held. Where that has risen since the last look, it tells exactly what
+        happened in between.
+        """
+        risen = highest is not None and self._highest is not None and highest > self._highest
+        self._held, self._highest = held, highest
         for each in self._watched.values():
-            each.seen = max(each.seen, held)
+            each.seen = max(each.seen, highest if risen and highest is not None else held)
+            each.exact |= risen
         return {id: max(0, each.seen - each.before) for id, each in self._watched.items()}
 
     def ended(self, id: str) -> Sample | None:
@@ -201,4 +217,4 @@ class Peaks:
         watched = self._watched.pop(id, None)
         if watched is None or watched.seen <= 0 or 2 * watched.retained > watched.predicted:
             return None
-        return Sample(watched.predicted, watched.seen, watched.together)
+        return Sample(watched.predicted, watched.seen, watched.together, watched.exact)

@@ -67,11 +67,11 @@ def test_one_strange_peak_changes_no_admission(usual: list[float], strange: floa
     """The factor is all that admissions see of what was learned."""
     before = after(*usual)
     assert before.factor(60) in (1.0, pytest.approx(1.05))
-    if not 0.85 <= strange <= 1.15:
-        moved = abs(before.learned(strange, 60).belief - before.belief)
-        assert moved <= 0.02 or not 1 / 1.5 <= strange / before.belief <= 1.5
-    if not 1 / 1.5 <= strange / before.belief <= 1.5:
-        assert before.learned(strange, 60).factor(60) == before.factor(60)
+    learned = before.learned(strange, 60)
+    if 1 / 1.5 <= strange / before.belief <= 1.5:
+        assert abs(learned.belief - before.belief) <= 0.02 + 1e-9, "usual ones move it a little"
+    else:
+        assert learned.factor(60) == before.factor(60)
 
 
 @given(st.lists(RATIOS, max_size=80))
@@ -116,11 +116,34 @@ def test_predicted_and_seen_while_it_ran() -> None:
     peaks.granted("b", 180, 0)
     assert peaks.saw(90) == {"a": 85, "b": 30}
     peaks.saw(20)
-    assert peaks.ended("a") == Sample(180, 90, together=True)
+    assert peaks.ended("a") == Sample(180, 90, together=True, exact=False)
     peaks.granted("c", 50, 0)
-    assert peaks.ended("b") == Sample(180, 90, together=True)
+    assert peaks.ended("b") == Sample(180, 90, together=True, exact=False)
     assert peaks.ended("c") is None, "nothing was seen while it ran"
     assert peaks.ended("c") is None
+
+
+def test_a_peak_between_two_looks_is_known_when_it_was_the_highest_of_all() -> None:
+    peaks = Peaks()
+    peaks.saw(5, 50)
+    peaks.granted("a", 100, 0)
+    peaks.saw(20, 50)
+    peaks.saw(20, 70)
+    assert peaks.ended("a") == Sample(100, 70, together=False, exact=True)
+    peaks.granted("b", 100, 0)
+    peaks.saw(30, 70)
+    peaks.saw(10, 8)
+    assert peaks.ended("b") == Sample(100, 30, together=False, exact=False), "it may have been up to 70"
+
+
+def test_what_may_be_incomplete_says_at_least_that_the_law_was_too_low() -> None:
+    corrections = Corrections()
+    for at in range(40):
+        corrections = corrections.learned(Sample(100, 80, together=False, exact=False), at)
+    assert corrections == Corrections()
+    for at in range(40):
+        corrections = corrections.learned(Sample(100, 120, together=False, exact=False), at)
+    assert corrections.factors(40) == (pytest.approx(1.2), 1.0)
 
 
 def test_what_is_mostly_retained_says_nothing() -> None:
