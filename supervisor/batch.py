@@ -15,7 +15,8 @@ Read in mlx_lm/generate.py, models/cache.py and server.py (mlx-lm 0.32.2), and s
   held by a local variable of the server until the next request joins.
 
 For one sequence this is nearly exact. For several it is a bound: who ends first, and which prompts are read
-together, is not known when the gate asks.
+together, is not known when the gate asks. A buffer that was cut to what is left in it grows from there, so it
+can have up to 255 rows more than is reckoned with.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from supervisor.cost import Kind, Law, prefill
-from supervisor.peak import Model, Peak, logits, working
+from supervisor.peak import Model, Peak, Traced, logits, working
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,18 +67,17 @@ class _Buffers:
     """One sequence's caches by themselves, in bytes.
 
     Attributes:
-        reading: at the fullest while the prompt is read (windows are larger then).
+        reading, works_in: at the fullest while the prompt is read, and what the step works in beside them.
         prompt: when it has been read: what its snapshot pins.
         end: when all has been generated.
-        kept: what its snapshot still pins when it has ended.
-        cold: its system prompt may leave a snapshot too, which for one alone is not reckoned with.
+        kept: its snapshot stays when it has ended.
     """
 
     reading: int
+    works_in: int
     prompt: int
     end: int
-    kept: int
-    cold: bool
+    kept: bool
 
 
 def kv(serving: Serving, members: Sequence[Member]) -> int:
@@ -94,15 +94,11 @@ def peak(serving: Serving, members: Sequence[Member], retained: int = 0) -> Peak
     """
     if not members:
         return Peak(serving.model.weights, retained, 0)
-    all_of_them = [_of(serving, member) for member in members]
+    buffers = [_of(serving, member) for member in members]
+    together = min(len(members), serving.prompts)
     longest = max(member.prompt for member in members)
-    stages = [_writing(serving, all_of_them)]
-    if not serving.model.batched:
-        stages = [_writing_alone(serving, all_of_them)]
-    stages += [
-        _reading(serving, all_of_them, together, longest)
-        for together in range(1, min(len(members), serving.prompts) + 1)
-    ]
+    stages = [_writing(serving, buffers, together, ended) for ended in range(len(members))]
+    stages += [_reading(serving, buffers, number, longest) for number in range(1, together + 1)]
     caches, works_in = max(stages, key=sum)
     return Peak(serving.model.weights, retained + caches, works_in)
 
@@ -110,6 +106,15 @@ def peak(serving: Serving, members: Sequence[Member], retained: int = 0) -> Peak
 def left(serving: Serving, members: Sequence[Member]) -> int:
     """Bytes that whoever ends first of these leaves behind, until it is displaced: the buffer of all."""
     return kv(serving, members)
+
+
+def stale(serving: Serving, last: Member) -> int:
+    """Bytes that go as soon as the next request joins, when `last` was the last that was served.
+
+    The snapshot of its prompt, which by then only a local variable of the server holds.
+    """
+    buffers = _of(serving, last)
+    return 0 if buffers.kept or not serving.model.batched else buffers.prompt
 
 
 def largest_prompt(serving: Serving, ceiling: int, completion: int) -> int:
@@ -143,58 +148,65 @@ def _steps(number: int) -> int:
     return number * (number + 1) // 2
 
 
-def _writing(serving: Serving, members: Sequence[_Buffers]) -> tuple[int, int]:
-    """When all prompts are read: (caches, working memory). Padded, so all are as the longest."""
-    end = max(each.end for each in members)
-    snapshots = sum(each.kept * (1 + each.cold * (len(members) > 1)) for each in members)
-    if not snapshots:  # each took its own away; the last one's pins what it was read together with
-        snapshots = min(len(members), serving.prompts) * max(each.prompt for each in members)
-    return snapshots + _steps(len(members)) * end, _growth(serving, members) + _sampling(serving, members)
+def _writing(serving: Serving, buffers: Sequence[_Buffers], together: int, ended: int) -> tuple[int, int]:
+    """When all prompts are read, and `ended` have ended: (caches, working memory).
+
+    Padded, so all are as the longest.
+    """
+    number, layers = len(buffers), serving.model.traced.layers
+    end = max(each.end for each in buffers)
+    grows = end // layers if any(each.end > each.prompt for each in buffers) else 0
+    if not serving.model.batched:  # one by one (generate.py, `generate_step`): no snapshot, and one buffer
+        return sum(max(each.end, each.reading) for each in buffers), grows
+    keeping = number if any(each.kept for each in buffers) else number - ended
+    snapshots = _snapshots(number, together, keeping) * max(each.prompt for each in buffers)
+    caches = snapshots + (_steps(number) - _steps(number - ended - 1)) * end
+    return caches, (number - ended) * (grows + logits(serving.model.traced))
 
 
-def _writing_alone(serving: Serving, members: Sequence[_Buffers]) -> tuple[int, int]:
-    """One by one, outside any batch (generate.py `generate_step`): without snapshots, and into one buffer."""
-    caches = sum(max(each.end, each.reading) for each in members)
-    return caches, _growth(serving, members) + _sampling(serving, members)
+def _snapshots(number: int, together: int, keeping: int) -> int:
+    """Sequences in the buffers that the snapshots of `keeping` pin at most, of `number` that were read.
+
+    Of `together` that are read together, each whose prompt ends in a step of its own pins what is left then.
+    """
+    sizes = sorted((together - place % together for place in range(number)), reverse=True)
+    return sum(sizes[:keeping])
 
 
-def _reading(serving: Serving, members: Sequence[_Buffers], together: int, longest: int) -> tuple[int, int]:
-    """While the prompts of `together` are read and the others have ended, one after the other."""
-    reading, end = max(each.reading for each in members), max(each.end for each in members)
-    caches = together * reading + _steps(len(members) - together) * end
-    grows = together * reading // serving.model.traced.layers if longest > serving.step else 0
-    return caches, working(serving.model.traced, longest, together, serving.step) + grows
+def _reading(serving: Serving, buffers: Sequence[_Buffers], number: int, longest: int) -> tuple[int, int]:
+    """While the prompts of `number` are read and the others have ended, one after the other.
 
-
-def _growth(serving: Serving, members: Sequence[_Buffers]) -> int:
-    """A buffer that grows is copied, layer by layer."""
-    if all(each.end <= each.prompt for each in members):
-        return 0
-    return len(members) * max(each.end for each in members) // serving.model.traced.layers
-
-
-def _sampling(serving: Serving, members: Sequence[_Buffers]) -> int:
-    return len(members) * logits(serving.model.traced)
+    Where one prompt is further on than another, the next step is appended to both.
+    """
+    others = _steps(len(buffers) - number) * max(each.end for each in buffers)
+    if number == 1:
+        fullest = max(buffers, key=lambda each: each.reading + each.works_in)
+        return others + fullest.reading, fullest.works_in
+    step = min(serving.step, longest)
+    reading = max(each.reading for each in buffers) + step * serving.model.law.slope
+    return others + number * reading, working(serving.model.traced, longest + step, number, step)
 
 
 def _of(serving: Serving, member: Member) -> _Buffers:
-    return _buffers(serving.model.law, serving.step, member.prompt, member.completion, member.cached)
+    return _buffers(serving.model.traced, serving.model.law, serving.step, member)
 
 
 @lru_cache(maxsize=8192)
-def _buffers(law: Law, step: int, prompt: int, completion: int, cached: int) -> _Buffers:
-    given = min(cached, max(0, prompt - 1))
-    held, reading = law.restored(given), 0
-    for chunk in list(prefill(prompt - given, step))[:-1]:  # the last token by itself begins the answer
-        held = law.replay((chunk,), held)
-        reading = max(reading, law.bytes_of(held))
+def _buffers(traced: Traced, law: Law, step: int, member: Member) -> _Buffers:
+    given = min(member.cached, max(0, member.prompt - 1))
+    held, rows = law.restored(given), given
+    stages = [(law.bytes_of(held), 0)]
+    for chunk in list(prefill(member.prompt - given, step))[:-1]:  # the last token begins the answer
+        held, rows = law.replay((chunk,), held), rows + chunk
+        stages.append((law.bytes_of(held), working(traced, rows, 1, chunk)))
+    reading, works_in = max(stages, key=sum)
     read = law.bytes_of(held)
     return _Buffers(
-        reading=max(reading, read),
+        reading=reading,
+        works_in=works_in,
         prompt=read,
-        end=law.generated(held, 1 + completion),
-        kept=0 if _trimmable(law, prompt) else read,
-        cold=not cached,
+        end=law.generated(held, 1 + member.completion),
+        kept=not _trimmable(law, member.prompt),
     )
 
 
