@@ -1,0 +1,173 @@
+"""The law of batches against the real child's memory: `make bench WHAT=law [N=] [SEED=]`.
+
+Each scenario of scenarios.toml runs N times in one child, which is displaced in between. Predicted is the
+most that the gate would reckon with at any grant: from tokens, from what the idle child holds (less what goes
+when the next request joins), and from what those that have ended since then leave behind. Measured is
+MLX's own peak of active memory.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import random
+import statistics
+import sys
+import tempfile
+import time
+import tomllib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from supervisor.batch import Member, Serving, left, peak, stale
+from supervisor.model import describe
+from supervisor.peak import Model
+from supervisor.probing import probe
+from tests.bench.law_stand import Answer, Stand, next_turn, prompt_of, stand, tiny
+from tests.figures import ROOT, bar
+
+SCENARIOS = Path(__file__).with_name("scenarios.toml")
+RUNS = 5
+
+
+@dataclass(slots=True)
+class Run:
+    """One measurement: bytes of the fullest moment, weights included."""
+
+    predicted: int = 0
+    measured: int = 0
+
+    @property
+    def error(self) -> float:
+        """Above 0: predicted too much."""
+        return self.predicted / self.measured - 1
+
+
+@dataclass(slots=True)
+class Sent:
+    """A request of a run, and who had ended when it was sent."""
+
+    answer: Answer
+    ended: list[int] = field(default_factory=list)
+
+    @property
+    def member(self) -> Member:
+        return _member(self.answer)
+
+
+def _member(answer: Answer) -> Member:
+    return Member(answer.prompt, answer.completion, answer.cached)
+
+
+def run(scene: dict[str, Any], running: Stand, serving: Serving, draw: random.Random) -> Run:
+    """Everything in its order, on a displaced child."""
+    last = running.displace(draw, serving.kept_sequences)
+    plain = running.overhead[False]
+    before = [running.ask(prompt_of(draw, prompt - plain), end) for prompt, end in scene.get("before", ())]
+    last = before[-1] if before else last
+    retained = running.memory()["active"] - serving.model.weights - stale(serving, _member(last))
+    running.reset_peak()
+    sent: list[Sent] = []
+    for number, (prompt, completion) in enumerate(scene["members"]):
+        if scene.get("warm"):
+            first = before[number]
+            more = prompt - first.prompt - first.completion - plain
+            messages = next_turn(draw, first, more)
+        else:
+            system = scene.get("system", 0)
+            messages = prompt_of(draw, prompt - system - running.overhead[bool(system)], system)
+        _wait(scene.get("order", ""), sent)
+        ended = [index for index, each in enumerate(sent) if each.answer.ended.is_set()]
+        sent.append(Sent(running.send(messages, completion), ended))
+    for each in sent:
+        each.answer.ended.wait()
+    assert all(each.answer.completion for each in sent), "the child did not answer"
+    return Run(predicted(serving, sent, retained), running.memory()["peak"])
+
+
+def _wait(order: str, sent: Sequence[Sent]) -> None:
+    if order == "first token" and sent:
+        sent[-1].answer.started.wait()
+    while order == "one by one ends" and sum(not each.answer.ended.is_set() for each in sent) > 1:
+        time.sleep(0.005)
+
+
+def predicted(serving: Serving, sent: Sequence[Sent], retained: int) -> int:
+    """The most that any of the grants reckoned with."""
+    most = behind = 0
+    ended: list[int] = []
+    for number, each in enumerate(sent):
+        for index in [index for index in each.ended if index not in ended]:
+            beside = [other for other in range(number) if other not in ended]
+            behind += left(serving, [sent[other].member for other in beside])
+            ended.append(index)
+        members = [sent[other].member for other in range(number + 1) if other not in ended]
+        most = max(most, peak(serving, members, retained + behind).total)
+    return most
+
+
+def scenarios(names: Sequence[str]) -> Iterator[tuple[str, bool, dict[str, Any]]]:
+    """(name, whether it is one alone, what it is) of these, or of all."""
+    document = tomllib.loads(SCENARIOS.read_text())
+    for kind in ("alone", "together"):
+        for name, scene in document[kind].items():
+            if not names or name in names:
+                yield name, kind == "alone", scene | {"spec": document["models"][scene["model"]]}
+
+
+def measure(scene: dict[str, Any], folder: Path, number: int, draw: random.Random) -> list[Run]:
+    model = tiny(folder / scene["model"], scene["spec"])
+    traced = asyncio.run(probe(model, folder))
+    weights = describe(model).weights_bytes
+    step, decodes, prompts, kept = scene["flags"]
+    serving = Serving(Model(weights, traced.law, traced, traced.batched), step, decodes, prompts, kept)
+    with stand(model, scene["flags"], folder / "child.log") as running:
+        return [run(scene, running, serving, draw) for _ in range(number)]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """A line per scenario, and the bars. Exit code 1 when a bar is short."""
+    parser = argparse.ArgumentParser(prog="bench law", description=__doc__)
+    parser.add_argument("names", nargs="*", help="scenarios; default: all")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--number", type=int, default=RUNS, help="runs of each scenario")
+    options = parser.parse_args(argv)
+    draw = random.Random(options.seed)
+    alone: list[Run] = []
+    together: list[Run] = []
+    (ROOT / ".out").mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=ROOT / ".out") as folder:
+        for name, single, scene in scenarios(options.names):
+            runs = measure(scene, Path(folder), options.number, draw)
+            (alone if single else together).extend(runs)
+            _tell(name, runs)
+    return 0 if all([*_bars_alone(alone), *_bars_together(together)]) else 1
+
+
+def _tell(name: str, runs: Sequence[Run]) -> None:
+    predicted, measured = ([getattr(each, what) / 1e6 for each in runs] for what in ("predicted", "measured"))
+    errors = [each.error for each in runs]
+    print(
+        f"{name:<20} predicted {statistics.median(predicted):6.1f} MB, measured {min(measured):6.1f} to "
+        f"{max(measured):6.1f} MB: {min(errors):+.1%} to {max(errors):+.1%}",
+        flush=True,
+    )
+
+
+def _bars_alone(runs: Sequence[Run]) -> Iterator[bool]:
+    if runs:
+        yield bar("law_alone_median_error", statistics.median(abs(each.error) for each in runs), 0.10)
+
+
+def _bars_together(runs: Sequence[Run]) -> Iterator[bool]:
+    if runs:
+        short = [-each.error / (1 + each.error) for each in runs]  # by how much the bound was exceeded
+        yield bar("law_together_above_share", sum(each > 0 for each in short) / len(runs), 0.01)
+        yield bar("law_together_worst_above", max(0.0, *short), 0.05)
+        yield bar("law_together_median_over", statistics.median(each.error for each in runs), 0.40)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
