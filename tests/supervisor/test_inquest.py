@@ -22,4 +22,6 @@ def test_a_request_at_work_is_plain_values_without_text() -> None:
         "running_s": 2.5,
         "suspect": True,
         "refused_s": None,
+        "predicted_bytes": None,
+        "seen_bytes": None,
     }
