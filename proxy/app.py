@@ -20,6 +20,7 @@ from proxy.core.admittance import Admittance, canonical
 from proxy.core.budget import Budget
 from proxy.core.compaction import Refusals
 from proxy.core.holdings import Holdings
+from proxy.core.learning import Sample
 from proxy.core.names import ModelNames, served_name
 from proxy.costs import budget
 from proxy.door import Door
@@ -85,16 +86,16 @@ class Guard:
             Budget(max_running=_concurrency(settings)),
             max_waiting=settings.queue.max_waiting,
             fairness=settings.queue.fairness,
-            on_sample=lambda _: self._limits.corrected(self._gate.corrections),
+            on_sample=self._learn,
         )
         self._upstream = Upstream()
         self._batched = True
-        self._leavings = Leavings(batched=lambda: self._batched)
         self._pictures = PictureFetch(picture_policy(settings.request), settings.request.image_timeout_s)
         self._keys = KeyRing(settings.server)
         parts = (self.supervisor, self._gate, self.registry, self._preparation)
         self._status = Status(*parts, inquest=self._inquest, limits=self._limits, started_at=int(time.time()))
         self._metrics = Metrics(self._status.gauges)
+        self._leavings = Leavings(batched=lambda: self._batched, on_gone=self._metrics.gone)
         self._synthetics = Synthetics(
             self.supervisor, self._gate, self._upstream, on_sent=self._metrics.own_request
         )
@@ -142,6 +143,11 @@ class Guard:
         self._gate.set_budget(budget(plan))
         self._stalls.planned(plan)
         self._batched = plan.model.batched
+
+    def _learn(self, sample: Sample) -> None:
+        """Count how a prediction turned out; what follows from it is kept over restarts."""
+        self._metrics.predicted(sample)
+        self._limits.corrected(self._gate.corrections)
 
     def recycle(self, reason: str) -> None:
         """Restart the child as planned, or try again after giving up."""

@@ -15,6 +15,8 @@ from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4 as CONTENT_TYP
 from prometheus_client.exposition import generate_latest
 from prometheus_client.registry import Collector
 
+from proxy.core.learning import Sample
+from proxy.core.leaving import Gone
 from proxy.job import Job
 
 __all__ = ["CONTENT_TYPE", "Gauges", "Metrics"]
@@ -24,6 +26,8 @@ disable_created_metrics()  # type: ignore[no-untyped-call]  # the package types 
 
 #: Seconds. From a warm side request to a 128k-token prefill on a laptop.
 _LATENCY_BUCKETS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 50, 100, 250, 500)
+#: Shares of what was seen.
+_ERROR_BUCKETS = (-0.5, -0.2, -0.1, -0.05, 0, 0.05, 0.1, 0.2, 0.4, 0.6, 1, 2, 4)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +40,9 @@ class Gauges:
     deaths_by_cause: dict[str, int]
     running: int
     waiting: int
+    leaving: int
+    gate_bytes: dict[str, int]
+    corrections: dict[str, float]
     memory_bytes: dict[str, int]
     suspects: int
     quarantined: int
@@ -63,11 +70,27 @@ class _Snapshot(Collector):
         yield deaths
         yield GaugeMetricFamily("mlxguard_requests_running", "Requests that the child works on.", now.running)
         yield GaugeMetricFamily("mlxguard_requests_waiting", "Requests in the queue.", now.waiting)
+        yield from _of_the_gate(now)
         memory = GaugeMetricFamily("mlxguard_child_memory_bytes", "Memory of the child.", labels=["kind"])
         for kind, size in now.memory_bytes.items():
             memory.add_metric([kind], size)
         yield memory
         yield from _of_crashes(now)
+
+
+def _of_the_gate(now: Gauges) -> Iterable[Metric]:
+    """What is shared out, and how far the law was found to be off."""
+    leaving = "Running requests whose clients have left."
+    yield GaugeMetricFamily("mlxguard_requests_leaving", leaving, now.leaving)
+    shared = GaugeMetricFamily("mlxguard_gate_bytes", "Memory as the gate shares it out.", labels=["kind"])
+    for kind, size in now.gate_bytes.items():
+        shared.add_metric([kind], size)
+    yield shared
+    about = "What predicted bytes beside the weights are multiplied by."
+    corrections = GaugeMetricFamily("mlxguard_law_correction", about, labels=["kind"])
+    for kind, factor in now.corrections.items():
+        corrections.add_metric([kind], factor)
+    yield corrections
 
 
 def _of_crashes(now: Gauges) -> Iterable[Metric]:
@@ -124,6 +147,19 @@ class Metrics:
             ["kind"],
             registry=self.registry,
         )
+        self.prediction_error = Histogram(
+            "mlxguard_prediction_error",
+            "Predicted peak over the seen one, less 1: below 0, too little was predicted.",
+            ["kind"],
+            buckets=_ERROR_BUCKETS,
+            registry=self.registry,
+        )
+        self.left = Counter(
+            "mlxguard_left",
+            "Requests whose clients left, by how the child was known to be done with them.",
+            ["how"],
+            registry=self.registry,
+        )
         self.queue_seconds = Histogram(
             "mlxguard_queue_seconds", "Wait for a place.", buckets=_LATENCY_BUCKETS, registry=self.registry
         )
@@ -158,6 +194,15 @@ class Metrics:
         """Count one stall of a request that had the child for itself."""
         self.search_seconds.labels("foreseen").inc(foreseen_s)
         self.search_seconds.labels("seen").inc(seen_s)
+
+    def predicted(self, sample: Sample) -> None:
+        """Count one prediction of memory that was held against what was seen."""
+        self.prediction_error.labels("together" if sample.together else "alone").observe(sample.error)
+
+    def gone(self, how: Gone, seconds: float) -> None:
+        """Count one request that was seen out."""
+        del seconds
+        self.left.labels(how.value).inc()
 
     def http_answer(self, request: web.Request, status: int, seconds: float) -> None:
         """Count one HTTP answer; the path is left out, since strangers choose it."""

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from proxy.gate import Gate
+from proxy.gate import Gate, GateSnapshot
 from proxy.inquest import Inquest
 from proxy.job import Job
 from proxy.learned_limits import LearnedLimits
@@ -115,11 +115,7 @@ class Status:
             "learned_limits": self._limits.document(),
             "suspects": self._inquest.suspects(),
             "child": _describe_child(child),
-            "queue": {
-                "running": gate.running,
-                "waiting": gate.waiting,
-                "max_running": gate.budget.max_running,
-            },
+            "queue": _queue(gate),
             "requests": self._registry.running(),
             "recent": self._registry.recent(),
         }
@@ -135,6 +131,9 @@ class Status:
             deaths_by_cause=_by_name(child),
             running=gate.running,
             waiting=gate.waiting,
+            leaving=gate.leaving,
+            gate_bytes={kind: size for kind, size in _shared(gate).items() if size is not None},
+            corrections=dict(zip(("alone", "together"), gate.corrections, strict=True)),
             memory_bytes={kind: size for kind, size in _memory(child).items() if size is not None},
             suspects=len(suspects),
             quarantined=sum(each["until"] is not None for each in suspects),
@@ -153,6 +152,29 @@ class Status:
             "overflow_policy": prepared.limits.policy,
             "vocab_size": prepared.tokenizer.vocab_size,
         }
+
+
+def _queue(gate: GateSnapshot) -> dict[str, Any]:
+    """Who runs and waits, and the bytes that are shared out. `leaving`: running for nobody any more."""
+    return {
+        "running": gate.running,
+        "leaving": gate.leaving,
+        "waiting": gate.waiting,
+        "max_running": gate.budget.max_running,
+        "held": gate.held,
+        "bytes": _shared(gate),
+        "law_corrections": gate.corrections,
+    }
+
+
+def _shared(gate: GateSnapshot) -> dict[str, int | None]:
+    """Bytes: what all may come to hold, as foretold, and the most that they may; what finished ones hold."""
+    return {
+        "reserved": gate.reserved,
+        "ceiling": gate.budget.ceiling,
+        "retained": gate.retained,
+        "lacking": gate.lacking,
+    }
 
 
 def _memory(child: Snapshot) -> dict[str, int | None]:

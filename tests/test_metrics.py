@@ -5,6 +5,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from proxy.core.answer import Answer
 from proxy.core.chat import Bounds, parse_text
 from proxy.core.child_stream import Seen, Usage
+from proxy.core.learning import Sample
+from proxy.core.leaving import Gone
 from proxy.fitting import Fitted
 from proxy.job import Job, Outcome
 from proxy.metrics import Gauges, Metrics
@@ -16,6 +18,9 @@ NOW = Gauges(
     deaths_by_cause={"metal_oom": 2},
     running=1,
     waiting=4,
+    leaving=1,
+    gate_bytes={"reserved": 700, "ceiling": 900},
+    corrections={"alone": 1.0, "together": 1.25},
     memory_bytes={"active": 1000},
     suspects=2,
     quarantined=1,
@@ -49,12 +54,25 @@ def test_gauges_are_read_when_scraped() -> None:
     assert got["mlxguard_child_ended_total", (("cause", "metal_oom"),)] == 2
     assert got["mlxguard_requests_running", ()] == 1
     assert got["mlxguard_requests_waiting", ()] == 4
+    assert got["mlxguard_requests_leaving", ()] == 1
+    assert got["mlxguard_gate_bytes", (("kind", "reserved"),)] == 700
+    assert got["mlxguard_law_correction", (("kind", "together"),)] == 1.25
     assert got["mlxguard_child_memory_bytes", (("kind", "active"),)] == 1000
     assert got["mlxguard_suspects", ()] == 2
     assert got["mlxguard_quarantined", ()] == 1
     assert got["mlxguard_learned_share", ()] == 0.9
     assert got["mlxguard_ceiling_bytes", ()] == 24_000
     assert ("mlxguard_plan_max_prompt_tokens", ()) not in got, "there is no such limit"
+
+
+def test_predictions_and_leavings_are_counted() -> None:
+    metrics = Metrics(lambda: NOW)
+    metrics.predicted(Sample(110, 100, together=False))
+    metrics.gone(Gone.IDLE, 3.0)
+    got = samples(metrics)
+    assert got["mlxguard_prediction_error_bucket", (("kind", "alone"), ("le", "0.2"))] == 1
+    assert got["mlxguard_prediction_error_bucket", (("kind", "alone"), ("le", "0.05"))] == 0
+    assert got["mlxguard_left_total", (("how", "idle"),)] == 1
 
 
 def test_an_answer_is_counted_once_with_its_tokens() -> None:

@@ -125,7 +125,15 @@ async def test_the_document_says_what_the_child_does_and_why() -> None:
     assert document["child"]["ended_by_cause"] == {"metal_oom": 2}
     assert document["child"]["last_death"]["cause"] == "metal_oom"
     assert document["child"]["memory"] == {"footprint": 100, "active": 10, "peak": 20, "cache": 5}
-    assert document["queue"] == {"running": 0, "waiting": 0, "max_running": 4}
+    assert document["queue"] == {
+        "running": 0,
+        "leaving": 0,
+        "waiting": 0,
+        "max_running": 4,
+        "held": False,
+        "bytes": {"reserved": 0, "ceiling": None, "retained": 0, "lacking": 0},
+        "law_corrections": [1.0, 1.0],
+    }
     assert document["model"] is None
     assert document["plan"] is None
     assert document["suspects"] == []
