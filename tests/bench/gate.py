@@ -80,7 +80,7 @@ class Crowd:
 
     def place(self) -> float:
         """The seconds until somebody's place in the queue is told, after a change."""
-        self.decide(SetRetained(self.random.randrange(10**9)))
+        self.decide(self.arrival())
         began = time.perf_counter()
         self.gate.position(str(self.number))
         return time.perf_counter() - began
