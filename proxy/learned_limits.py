@@ -68,7 +68,7 @@ class LearnedLimits:
         return self.learned
 
     def planned(self, ceiling: int) -> None:
-        """The next child runs under a ceiling of so many bytes."""
+        """The child runs under a ceiling of so many bytes, or the next one will."""
         self._ceiling = ceiling
 
     def died(self, death: Death) -> None:

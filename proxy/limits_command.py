@@ -37,7 +37,7 @@ def run(settings: Settings, *, reset: bool, as_json: bool) -> int:
 def _reset(file: Path) -> int:
     there = file.exists()
     file.unlink(missing_ok=True)
-    told = "forgotten; a proxy that runs goes by it from the next start of its server on"
+    told = "forgotten; a proxy that runs tells agents of it from the next start of its server on"
     sys.stdout.write(f"{told if there else 'nothing was learned'}\n")
     return ExitCode.OK
 

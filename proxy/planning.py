@@ -78,9 +78,11 @@ class Planner:
             return None
         lessons = self._limits.take(known.key)
         same = _as_started(wishes(self._settings), started)
-        return await asyncio.to_thread(
+        plans = await asyncio.to_thread(
             lambda: (self._decide(known, lessons, child, same), self._decide(known, lessons, child))
         )
+        self._limits.planned(plans[0].ceiling.bytes)
+        return plans
 
     def _decide(self, known: _Known, lessons: Learned, child: int = 0, wished: Wishes | None = None) -> Plan:
         top = _ceiling(self._settings, known.model.traced, lessons, child)
