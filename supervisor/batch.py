@@ -21,9 +21,9 @@ can have up to 255 rows more than is reckoned with.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache, partial
 
 from supervisor.cost import Kind, Law, prefill
 from supervisor.peak import Model, Peak, Traced, logits, working
@@ -71,6 +71,7 @@ class _Buffers:
         prompt: when it has been read: what its snapshot pins.
         end: when all has been generated.
         kept: its snapshot stays when it has ended.
+        grows: the buffer that the snapshot pins is not large enough for what is generated.
     """
 
     reading: int
@@ -78,11 +79,12 @@ class _Buffers:
     prompt: int
     end: int
     kept: bool
+    grows: bool
 
 
 def kv(serving: Serving, members: Sequence[Member]) -> int:
     """Bytes of KV when all have grown: a batch is padded, so each costs as much as the longest."""
-    return len(members) * max((_of(serving, member).end for member in members), default=0)
+    return len(members) * max((each.end for each in map(_table(serving), members)), default=0)
 
 
 def peak(serving: Serving, members: Sequence[Member], retained: int = 0) -> Peak:
@@ -94,11 +96,13 @@ def peak(serving: Serving, members: Sequence[Member], retained: int = 0) -> Peak
     """
     if not members:
         return Peak(serving.model.weights, retained, 0)
-    buffers = [_of(serving, member) for member in members]
-    together = min(len(members), serving.prompts)
+    buffers = [*map(_table(serving), members)]
+    number, together = len(members), min(len(members), serving.prompts)
+    padded = _padded(buffers)
     longest = max(member.prompt for member in members)
-    stages = [_writing(serving, buffers, together, ended) for ended in range(len(members))]
-    stages += [_reading(serving, buffers, number, longest) for number in range(1, together + 1)]
+    stages = [_writing(serving, padded, number, together, ended) for ended in range(number)]
+    stages.append(_reading_alone(padded, buffers))
+    stages += [_reading(serving, padded, number, some, longest) for some in range(2, together + 1)]
     caches, works_in = max(stages, key=sum)
     return Peak(serving.model.weights, retained + caches, works_in)
 
@@ -113,7 +117,7 @@ def stale(serving: Serving, last: Member) -> int:
 
     The snapshot of its prompt, which by then only a local variable of the server holds.
     """
-    buffers = _of(serving, last)
+    buffers = _table(serving)(last)
     return 0 if buffers.kept or not serving.model.batched else buffers.prompt
 
 
@@ -148,22 +152,32 @@ def _steps(number: int) -> int:
     return number * (number + 1) // 2
 
 
-def _writing(serving: Serving, buffers: Sequence[_Buffers], together: int, ended: int) -> tuple[int, int]:
-    """When all prompts are read, and `ended` have ended: (caches, working memory).
+def _padded(buffers: Sequence[_Buffers]) -> _Buffers:
+    """The most of each: in a batch all are as long as the longest."""
+    if len(buffers) == 1:
+        return buffers[0]
+    return _Buffers(
+        reading=max(each.reading for each in buffers),
+        works_in=max(each.works_in for each in buffers),
+        prompt=max(each.prompt for each in buffers),
+        end=max(each.end for each in buffers),
+        kept=any(each.kept for each in buffers),
+        grows=any(each.grows for each in buffers),
+    )
 
-    Padded, so all are as the longest.
-    """
-    number, layers = len(buffers), serving.model.traced.layers
-    end = max(each.end for each in buffers)
-    grows = end // layers if any(each.end > each.prompt for each in buffers) else 0
+
+def _writing(serving: Serving, padded: _Buffers, number: int, together: int, ended: int) -> tuple[int, int]:
+    """When all prompts are read, and `ended` have ended: (caches, working memory)."""
+    traced = serving.model.traced
+    grows = padded.end // traced.layers if padded.grows else 0
     if not serving.model.batched:  # one by one (generate.py, `generate_step`): no snapshot, and one buffer
-        return sum(max(each.end, each.reading) for each in buffers), grows
-    keeping = number if any(each.kept for each in buffers) else number - ended
-    snapshots = _snapshots(number, together, keeping) * max(each.prompt for each in buffers)
-    caches = snapshots + (_steps(number) - _steps(number - ended - 1)) * end
-    return caches, (number - ended) * (grows + logits(serving.model.traced))
+        return number * max(padded.end, padded.reading), grows
+    snapshots = _snapshots(number, together, number if padded.kept else number - ended) * padded.prompt
+    caches = snapshots + (_steps(number) - _steps(number - ended - 1)) * padded.end
+    return caches, (number - ended) * (grows + logits(traced))
 
 
+@cache
 def _snapshots(number: int, together: int, keeping: int) -> int:
     """Sequences in the buffers that the snapshots of `keeping` pin at most, of `number` that were read.
 
@@ -173,25 +187,29 @@ def _snapshots(number: int, together: int, keeping: int) -> int:
     return sum(sizes[:keeping])
 
 
-def _reading(serving: Serving, buffers: Sequence[_Buffers], number: int, longest: int) -> tuple[int, int]:
-    """While the prompts of `number` are read and the others have ended, one after the other.
+def _reading_alone(padded: _Buffers, buffers: Sequence[_Buffers]) -> tuple[int, int]:
+    """While one prompt is read and the others have ended, one after the other."""
+    fullest = max(buffers, key=lambda each: each.reading + each.works_in)
+    return _steps(len(buffers) - 1) * padded.end + fullest.reading, fullest.works_in
 
-    Where one prompt is further on than another, the next step is appended to both.
+
+def _reading(serving: Serving, padded: _Buffers, number: int, some: int, longest: int) -> tuple[int, int]:
+    """The same while `some` prompts are read. Where one is further on than another, the next step is
+    appended to both.
     """
-    others = _steps(len(buffers) - number) * max(each.end for each in buffers)
-    if number == 1:
-        fullest = max(buffers, key=lambda each: each.reading + each.works_in)
-        return others + fullest.reading, fullest.works_in
     step = min(serving.step, longest)
-    reading = max(each.reading for each in buffers) + step * serving.model.law.slope
-    return others + number * reading, working(serving.model.traced, longest + step, number, step)
+    reading = some * (padded.reading + step * serving.model.law.slope)
+    works_in = working(serving.model.traced, longest + step, some, step)
+    return _steps(number - some) * padded.end + reading, works_in
 
 
-def _of(serving: Serving, member: Member) -> _Buffers:
-    return _buffers(serving.model.traced, serving.model.law, serving.step, member)
+@lru_cache(maxsize=8)
+def _table(serving: Serving) -> Callable[[Member], _Buffers]:
+    """The buffers of any member. What serves is hashed once a question and not once a member."""
+    model = serving.model
+    return lru_cache(maxsize=8192)(partial(_buffers, model.traced, model.law, serving.step))
 
 
-@lru_cache(maxsize=8192)
 def _buffers(traced: Traced, law: Law, step: int, member: Member) -> _Buffers:
     given = min(member.cached, max(0, member.prompt - 1))
     held, rows = law.restored(given), given
@@ -200,13 +218,14 @@ def _buffers(traced: Traced, law: Law, step: int, member: Member) -> _Buffers:
         held, rows = law.replay((chunk,), held), rows + chunk
         stages.append((law.bytes_of(held), working(traced, rows, 1, chunk)))
     reading, works_in = max(stages, key=sum)
-    read = law.bytes_of(held)
+    read, end = law.bytes_of(held), law.generated(held, 1 + member.completion)
     return _Buffers(
         reading=reading,
         works_in=works_in,
         prompt=read,
-        end=law.generated(held, 1 + member.completion),
+        end=end,
         kept=not _trimmable(law, member.prompt),
+        grows=end > read,
     )
 
 
