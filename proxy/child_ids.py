@@ -13,7 +13,7 @@ from typing import Any
 
 from proxy.child_tokenizer import ChildTokenizer
 from proxy.core.mirror import Ids, Kind
-from proxy.segments import common, split
+from proxy.segments import Encode, common, split
 
 #: Token ids of segments that are kept: twice this, 16 MB. A session of 100,000 tokens takes 0.4 MB.
 _REMEMBERED = 2_000_000
@@ -39,6 +39,9 @@ class ChildIds:
         self._young: dict[int, Ids] = {}
         self._old: dict[int, Ids] = {}
         self._held = 0
+        if tokenizer.segments is not None:
+            # A prompt is counted first, so what it has of new segments is encoded once for both.
+            tokenizer.segments.encode = self._remembering(tokenizer.segments.encode)
 
     def of(self, prompt: dict[str, Any]) -> Ids:
         """Raises what the template or the tokenizer raises."""
@@ -46,11 +49,12 @@ class ChildIds:
         if segments is None or "messages" not in prompt:
             return array("i", self._tokenizer.encode(prompt))
         texts = split(self._tokenizer.render(prompt), segments.separators)
-        self._encode([text for text in texts if not self._known(hash(text))])
+        new = [text for text in texts if not self._known(hash(text))]
+        if new:
+            segments.encode(new)
         ids = array("i")
         for text in texts:
-            ids += self._young[hash(text)]
-        self._forget()
+            ids += self._young[hash(text)] if hash(text) in self._young else self._old[hash(text)]
         return ids
 
     def cuts(self, prompt: dict[str, Any], ids: Ids) -> list[Cut]:
@@ -81,13 +85,19 @@ class ChildIds:
         start = wrapper.rfind_think_start(list(ids), start=max(0, len(ids) - _THINKING_TAIL))
         return start if start >= 0 else len(ids)
 
-    def _encode(self, texts: Sequence[str]) -> None:
-        segments = self._tokenizer.segments
-        if segments is None or not texts:
-            return
-        for text, found in zip(texts, segments.encode(texts), strict=True):
-            self._young[hash(text)] = array("i", found)
-            self._held += len(found)
+    def _remembering(self, encode: Encode) -> Encode:
+        """The same, and what it encodes is remembered."""
+
+        def encode_and_remember(texts: Sequence[str]) -> list[Sequence[int]]:
+            if self._held > self._remembered:
+                self._young, self._old, self._held = {}, self._young, 0
+            encoded = encode(texts)
+            for text, found in zip(texts, encoded, strict=True):
+                self._young[hash(text)] = array("i", found)
+                self._held += len(found)
+            return encoded
+
+        return encode_and_remember
 
     def _known(self, key: int) -> bool:
         """Whether the ids are there, and if so, among the young."""
@@ -99,10 +109,6 @@ class ChildIds:
         self._young[key] = ids
         self._held += len(ids)
         return True
-
-    def _forget(self) -> None:
-        if self._held > self._remembered:
-            self._young, self._old, self._held = {}, self._young, 0
 
 
 def system_messages(messages: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

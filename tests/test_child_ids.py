@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, cast
+
 import pytest
 
-from proxy.child_ids import Cut, kept, system_messages
+from proxy.child_ids import ChildIds, Cut, kept, system_messages
+from proxy.segments import Segments
+
+if TYPE_CHECKING:
+    from proxy.child_tokenizer import ChildTokenizer
 
 
 @pytest.mark.parametrize(
@@ -29,6 +36,43 @@ from proxy.child_ids import Cut, kept, system_messages
 )
 def test_what_the_server_keeps_while_it_reads(cuts: list[Cut], cached: int, expected: list[Cut]) -> None:
     assert kept(cuts, cached) == expected
+
+
+class Spelled:
+    """A tokenizer of one token per word, as far as its segments go; says what it has encoded."""
+
+    def __init__(self) -> None:
+        self.encoded: list[str] = []
+        self.segments = Segments(("<a>",), self.encode)
+
+    def encode(self, texts: Sequence[str]) -> list[Sequence[int]]:
+        self.encoded += texts
+        return [[len(word) for word in text.split()] for text in texts]
+
+    def render(self, prompt: dict[str, Any]) -> str:
+        return "".join(f"<a> {message}" for message in prompt["messages"])
+
+
+def test_what_was_counted_is_not_encoded_again() -> None:
+    tokenizer = Spelled()
+    ids = ChildIds(cast("ChildTokenizer", tokenizer))
+    prompt = {"messages": ["one word ", "four", "one word "]}
+    assert tokenizer.segments.count(tokenizer.render(prompt)) == 8
+    assert list(ids.of(prompt)) == [3, 3, 4, 3, 4, 3, 3, 4]
+    assert tokenizer.encoded == ["<a> one word ", "<a> four"]
+    prompt["messages"].append("seven")
+    assert list(ids.of(prompt))[-2:] == [3, 5]
+    assert tokenizer.segments.count(tokenizer.render(prompt)) == 10
+
+
+def test_what_is_remembered_is_bounded_and_what_is_used_stays() -> None:
+    tokenizer = Spelled()
+    ids = ChildIds(cast("ChildTokenizer", tokenizer), remembered=10)
+    for number in range(200):
+        prompt = {"messages": ["always ", f"{number} " * 3]}
+        assert list(ids.of(prompt)) == [3, 6, 3] + [len(str(number))] * 3
+        assert sum(map(len, ids._young.values())) + sum(map(len, ids._old.values())) <= 32
+    assert tokenizer.encoded.count("<a> always ") == 1
 
 
 def test_system_messages_at_the_start() -> None:
