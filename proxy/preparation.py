@@ -29,6 +29,9 @@ from supervisor.runner import CannotStart, Launch
 
 log = logging.getLogger("mlxguard.preparation")
 
+#: What clients are told; the log and /readyz have the rest, paths too.
+_NOT_LOADED = "The model or its tokenizer cannot be loaded."
+
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
@@ -161,7 +164,7 @@ class Preparation:
     def _fail(self, explanation: str) -> None:
         log.error("model_not_prepared", extra={"reason": explanation})
         if not self._outcome.done():
-            self._outcome.set_exception(RestartingFailed(explanation))
+            self._outcome.set_exception(RestartingFailed(explanation, _NOT_LOADED))
             self._outcome.exception()  # retrieved here: it is no error if no request waits for it
 
     def _limits(self, tokenizer: TokenizerInfo) -> Limits:

@@ -54,6 +54,7 @@ class Facts:
     grown_elsewhere: int | None = None
     plan: Plan | None = None
     versions: tuple[str, ...] = ()
+    open_files: int = 0  # as many as this process may have
 
     @property
     def running(self) -> int:
@@ -206,8 +207,9 @@ def _another_port(_: Facts) -> str:
     return "Nothing: another port is tried."
 
 
-def _more_processes(_: Facts) -> str:
-    return "Raise the limits on processes and open files (ulimit -u, ulimit -n), or free memory."
+def _more_processes(facts: Facts) -> str:
+    wanted = 2 * facts.open_files
+    return f"Free memory, or raise the limits: ulimit -n {wanted} for open files, ulimit -u for processes."
 
 
 def _read_log(facts: Facts) -> str:

@@ -6,6 +6,7 @@ import asyncio
 import functools
 import itertools
 import logging
+import resource
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
@@ -169,6 +170,7 @@ class Attempt:
             self.curve.grown_elsewhere(self.free_before),
             launch.plan if launch else None,
             versions(),
+            resource.getrlimit(resource.RLIMIT_NOFILE)[0],
         )
 
     def description(self) -> dict[str, Any]:

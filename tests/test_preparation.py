@@ -121,8 +121,9 @@ async def test_a_tokenizer_that_cannot_be_loaded_fails_requests_at_once(
     made = make(tokens)
     await made.prepare()
     assert made.failure is None
-    with pytest.raises(RestartingFailed):
+    with pytest.raises(RestartingFailed) as caught:
         await made.ready(5)
+    assert "cannot be loaded" in caught.value.message
     assert made.failure == "tokenizer.json is damaged"
 
 
