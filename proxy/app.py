@@ -93,7 +93,13 @@ class Guard:
         self._pictures = PictureFetch(picture_policy(settings.request), settings.request.image_timeout_s)
         self._keys = KeyRing(settings.server)
         parts = (self.supervisor, self._gate, self.registry, self._preparation)
-        self._status = Status(*parts, inquest=self._inquest, limits=self._limits, started_at=int(time.time()))
+        self._status = Status(
+            *parts,
+            inquest=self._inquest,
+            limits=self._limits,
+            memory=lambda: self._memory.snapshot(),
+            started_at=int(time.time()),
+        )
         self._metrics = Metrics(self._status.gauges)
         self._leavings = Leavings(batched=lambda: self._batched, on_gone=self._metrics.gone)
         self._synthetics = Synthetics(

@@ -77,6 +77,11 @@ class MemorySnapshot:
     reclaims: int
     recycles: int
 
+    @property
+    def actions(self) -> dict[str, int]:
+        """How often each was done."""
+        return {"ended": self.ended, "reclaims": self.reclaims, "recycles": self.recycles}
+
 
 class MemoryGuard:
     """One per proxy.

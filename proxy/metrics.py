@@ -15,6 +15,7 @@ from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4 as CONTENT_TYP
 from prometheus_client.exposition import generate_latest
 from prometheus_client.registry import Collector
 
+from proxy.core.chat import MEANINGLESS
 from proxy.core.learning import Sample
 from proxy.core.leaving import Gone
 from proxy.job import Job
@@ -44,6 +45,8 @@ class Gauges:
     gate_bytes: dict[str, int]
     corrections: dict[str, float]
     memory_bytes: dict[str, int]
+    memory_mark: int
+    memory_actions: dict[str, int]
     suspects: int
     quarantined: int
     ceiling_bytes: int | None
@@ -75,6 +78,7 @@ class _Snapshot(Collector):
         for kind, size in now.memory_bytes.items():
             memory.add_metric([kind], size)
         yield memory
+        yield from _of_pressure(now)
         yield from _of_crashes(now)
 
 
@@ -91,6 +95,16 @@ def _of_the_gate(now: Gauges) -> Iterable[Metric]:
     for kind, factor in now.corrections.items():
         corrections.add_metric([kind], factor)
     yield corrections
+
+
+def _of_pressure(now: Gauges) -> Iterable[Metric]:
+    """How short of memory the child is, and what was done about it."""
+    about = "0: enough; 1: nobody new is let in; 2: requests end."
+    yield GaugeMetricFamily("mlxguard_memory_mark", about, now.memory_mark)
+    actions = CounterMetricFamily("mlxguard_memory_actions", "What was done for memory.", labels=["action"])
+    for action, count in now.memory_actions.items():
+        actions.add_metric([action], count)
+    yield actions
 
 
 def _of_crashes(now: Gauges) -> Iterable[Metric]:
@@ -133,7 +147,10 @@ class Metrics:
             "mlxguard_replays", "Requests run again after a death of the child.", registry=self.registry
         )
         self.dropped_fields = Counter(
-            "mlxguard_dropped_fields", "Request fields that are not forwarded.", registry=self.registry
+            "mlxguard_dropped_fields",
+            "Request fields that are not forwarded; those that no client is known to send are `other`.",
+            ["field"],
+            registry=self.registry,
         )
         self.own_requests = Counter(
             "mlxguard_own_requests",
@@ -203,6 +220,11 @@ class Metrics:
         """Count one request that was seen out."""
         del seconds
         self.left.labels(how.value).inc()
+
+    def dropped(self, names: Iterable[str]) -> None:
+        """Count fields that were left out of a request. Strangers choose names: only known ones are told."""
+        for name in names:
+            self.dropped_fields.labels(name if name in MEANINGLESS else "other").inc()
 
     def http_answer(self, request: web.Request, status: int, seconds: float) -> None:
         """Count one HTTP answer; the path is left out, since strangers choose it."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -13,6 +13,7 @@ from proxy.gate import Gate, GateSnapshot
 from proxy.inquest import Inquest
 from proxy.job import Job
 from proxy.learned_limits import LearnedLimits
+from proxy.memory_guard import MemorySnapshot
 from proxy.metrics import Gauges
 from proxy.preparation import Preparation
 from supervisor.lifecycle import State
@@ -91,6 +92,7 @@ class Status:
         *,
         inquest: Inquest,
         limits: LearnedLimits,
+        memory: Callable[[], MemorySnapshot],
         started_at: int,
     ) -> None:
         self._supervisor = supervisor
@@ -99,6 +101,7 @@ class Status:
         self._preparation = preparation
         self._inquest = inquest
         self._limits = limits
+        self._memory_now = memory
         self.started_at = started_at
 
     def child(self) -> Snapshot:
@@ -116,6 +119,7 @@ class Status:
             "suspects": self._inquest.suspects(),
             "child": _describe_child(child),
             "queue": _queue(gate),
+            "memory": {"mark": (memory := self._memory_now()).mark.name.lower(), **memory.actions},
             "requests": self._registry.running(),
             "recent": self._registry.recent(),
         }
@@ -135,6 +139,8 @@ class Status:
             gate_bytes={kind: size for kind, size in _shared(gate).items() if size is not None},
             corrections=dict(zip(("alone", "together"), gate.corrections, strict=True)),
             memory_bytes={kind: size for kind, size in _memory(child).items() if size is not None},
+            memory_mark=(memory := self._memory_now()).mark,
+            memory_actions=memory.actions,
             suspects=len(suspects),
             quarantined=sum(each["until"] is not None for each in suspects),
             ceiling_bytes=plan.ceiling.bytes if plan else None,

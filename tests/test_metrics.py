@@ -22,6 +22,8 @@ NOW = Gauges(
     gate_bytes={"reserved": 700, "ceiling": 900},
     corrections={"alone": 1.0, "together": 1.25},
     memory_bytes={"active": 1000},
+    memory_mark=1,
+    memory_actions={"ended": 2},
     suspects=2,
     quarantined=1,
     ceiling_bytes=24_000,
@@ -58,6 +60,8 @@ def test_gauges_are_read_when_scraped() -> None:
     assert got["mlxguard_gate_bytes", (("kind", "reserved"),)] == 700
     assert got["mlxguard_law_correction", (("kind", "together"),)] == 1.25
     assert got["mlxguard_child_memory_bytes", (("kind", "active"),)] == 1000
+    assert got["mlxguard_memory_mark", ()] == 1
+    assert got["mlxguard_memory_actions_total", (("action", "ended"),)] == 2
     assert got["mlxguard_suspects", ()] == 2
     assert got["mlxguard_quarantined", ()] == 1
     assert got["mlxguard_learned_share", ()] == 0.9
@@ -110,3 +114,11 @@ def test_two_applications_do_not_share_counters() -> None:
     one, other = Metrics(lambda: NOW), Metrics(lambda: NOW)
     one.settle(ended(counted=7))
     assert ("mlxguard_answers_total", (("outcome", "ok"), ("reason", ""))) not in samples(other)
+
+
+def test_fields_that_are_left_out_are_counted_by_names_that_are_known() -> None:
+    metrics = Metrics(lambda: NOW)
+    metrics.dropped(("store", "user", "frobnicate", 'x"} 1'))
+    got = samples(metrics)
+    assert got["mlxguard_dropped_fields_total", (("field", "store"),)] == 1
+    assert got["mlxguard_dropped_fields_total", (("field", "other"),)] == 2

@@ -7,10 +7,12 @@ from typing import Any, cast
 import orjson
 
 from proxy.core.budget import Budget
+from proxy.core.pressure import Mark
 from proxy.gate import Gate
 from proxy.inquest import Inquest
 from proxy.job import Job, Outcome, Stage
 from proxy.learned_limits import LearnedLimits
+from proxy.memory_guard import MemorySnapshot
 from proxy.preparation import Preparation
 from proxy.status import Registry, Status
 from supervisor.causes import Cause
@@ -69,8 +71,15 @@ def status(registry: Registry, inquest: Inquest | None = None, plan: Plan | None
         cast("Preparation", fixed),
         inquest=inquest or Inquest(registry.jobs, None),
         limits=LearnedLimits(),
+        memory=lambda: MemorySnapshot(Mark.SOFT, ended=1, reclaims=2, recycles=3),
         started_at=500,
     )
+
+
+async def test_what_is_done_for_memory_is_shown() -> None:
+    shown = status(Registry())
+    assert shown.document()["memory"] == {"mark": "soft", "ended": 1, "reclaims": 2, "recycles": 3}
+    assert (shown.gauges().memory_mark, shown.gauges().memory_actions["recycles"]) == (1, 3)
 
 
 async def test_what_runs_is_shown_until_it_has_ended_and_then_among_the_recent() -> None:
