@@ -35,7 +35,7 @@ from proxy.key_ring import KeyRing, follow
 from proxy.learned_limits import LearnedLimits
 from proxy.leaving import Leavings
 from proxy.limits_file import FILE as LIMITS
-from proxy.memory_guard import MemoryGuard
+from proxy.memory_guard import MemoryGuard, MemorySnapshot
 from proxy.metrics import Metrics
 from proxy.picture_fetch import PictureFetch
 from proxy.preparation import Preparation
@@ -97,7 +97,7 @@ class Guard:
             *parts,
             inquest=self._inquest,
             limits=self._limits,
-            memory=lambda: self._memory.snapshot(),
+            memory=self._memory_now,
             started_at=int(time.time()),
         )
         self._metrics = Metrics(self._status.gauges)
@@ -154,6 +154,9 @@ class Guard:
         """Count how a prediction turned out; what follows from it is kept over restarts."""
         self._metrics.predicted(sample)
         self._limits.corrected(self._gate.corrections)
+
+    def _memory_now(self) -> MemorySnapshot:
+        return self._memory.snapshot()
 
     def recycle(self, reason: str) -> None:
         """Restart the child as planned, or try again after giving up."""
