@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-from collections.abc import Sequence
+import math
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
@@ -23,6 +25,10 @@ from supervisor.plan import Plan, Wishes, plan
 from supervisor.probing import offered_flags, probe, versions
 
 _T = TypeVar("_T")
+
+#: A probe or a server that did not answer may have been short of time or memory just then, and a server of
+#: the user's own changes without our noticing. Asking takes up to a minute: not at each restart of a storm.
+_DOUBTFUL_S = 600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,14 +49,24 @@ class Planner:
     """Makes plans for one set of settings.
 
     Restarts wait for a plan while everything else waits for the restart, so only memory is read anew each
-    time; probe, server and files are asked again when files or libraries have changed.
+    time; probe, server and files are asked again when files or libraries have changed, or some minutes
+    after an answer that may not last.
     """
 
-    def __init__(self, settings: Settings, cache_dir: Path, limits: LearnedLimits | None = None) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        cache_dir: Path,
+        limits: LearnedLimits | None = None,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._settings = settings
         self._cache_dir = cache_dir
         self._limits = limits or LearnedLimits()
+        self._clock = clock
         self._known: _Known | None = None
+        self._known_until = math.inf
 
     async def plan(self, folder: Path) -> Plan:
         """The plan for the model in `folder`, as the machine is now.
@@ -91,7 +107,7 @@ class Planner:
     async def _look(self, folder: Path) -> _Known:
         options = server_options(self._settings.upstream.args)
         signs = _signs(folder, options)
-        if self._known is not None and self._known.signs == signs:
+        if self._known is not None and self._known.signs == signs and self._clock() < self._known_until:
             return self._known
         facts = await asyncio.to_thread(describe, folder)
         traced, draft, offered = await asyncio.gather(
@@ -101,10 +117,10 @@ class Planner:
         )
         weights = facts.weights_bytes + _adapter_bytes(options.adapter_path)
         model, key = _model(weights, traced, draft, options), key_of(self._settings, folder)
-        known = _Known(signs, model, offered, facts.context_length, key)
-        if traced.reason is None and offered:  # else it may have been a matter of the moment
-            self._known = known
-        return known
+        self._known = _Known(signs, model, offered, facts.context_length, key)
+        lasting = traced.reason is None and offered and not self._settings.upstream.command
+        self._known_until = math.inf if lasting else self._clock() + _DOUBTFUL_S
+        return self._known
 
 
 def _signs(folder: Path, options: argparse.Namespace) -> object:

@@ -15,10 +15,11 @@ from proxy.learned_limits import LearnedLimits
 from proxy.planning import Planner, local_folder, server_options, wishes
 from supervisor.causes import Cause
 from supervisor.ceiling import Readings
-from supervisor.cost import Quantization
+from supervisor.cost import Kind, Law, Part, Quantization
 from supervisor.generation import Death
 from supervisor.lifecycle import State
 from supervisor.model import ModelUnavailable
+from supervisor.peak import Traced
 from tests import checkpoints
 
 
@@ -117,6 +118,26 @@ async def test_a_restart_asks_nobody_anew_but_for_memory(
         assert (await planner.plan(llama)).model is first.model
     os.utime(llama / "config.json", ns=(1, 1))
     assert (await planner.plan(llama)).model is not first.model
+
+
+async def test_who_did_not_answer_is_asked_again_but_not_at_each_restart(
+    llama: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, now = list[float](), [0.0]
+
+    async def no_answer(*_: object, **__: object) -> frozenset[str]:
+        asked.append(now[0])
+        return frozenset()
+
+    async def untraced(*_: object, **__: object) -> Traced:
+        return Traced(Law((Part(Kind.GROWING, 10**6),)), reason="it took too long")
+
+    monkeypatch.setattr(planning, "offered_flags", no_answer)
+    monkeypatch.setattr(planning, "probe", untraced)
+    planner = Planner(settings(), cache, clock=lambda: now[0])
+    for now[0] in (0.0, 10.0, 599.0, 601.0):
+        await planner.plan(llama)
+    assert asked == [0.0, 601.0]
 
 
 @pytest.mark.real
