@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from proxy.core.budget import Budget, Need
 from supervisor import batch
 from supervisor.batch import Member, Serving
-from supervisor.plan import COMPLETION, LEAST_PROMPT, Plan
+from supervisor.plan import COMPLETION, LEAST_PROMPT, Plan, with_answer
 
 #: Answers of the law that are remembered.
 _MOST_PEAKS = 256
@@ -67,7 +67,7 @@ def longest_alone(plan: Plan) -> int | None:
     Where hardly any prompt would fit, the law says more about itself than about the machine.
     """
     rows = plan.fits[1]
-    return rows - COMPLETION if rows >= LEAST_PROMPT + COMPLETION else None
+    return with_answer(rows) if rows >= LEAST_PROMPT + COMPLETION else None
 
 
 def budget(plan: Plan) -> Budget:

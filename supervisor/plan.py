@@ -15,8 +15,10 @@ from supervisor.peak import Model, working
 
 #: A long session of a coding agent, in tokens: several of these are to fit before more run together.
 SESSION = 32_768
-#: Tokens of completion that a prompt must leave room for.
+#: Tokens of completion that a prompt leaves room for.
 COMPLETION = 1024
+#: Where few rows fit, an answer's room is only this part of them.
+_ANSWER_SHARE = 32
 #: Assumed where a model does not name its context.
 _CONTEXT = 131_072
 _STEPS = (2048, 1024, 512, 256)
@@ -287,12 +289,17 @@ def _kv_room(room: _Room, running: int, step: int) -> int | None:
     return shared if shared > 0 else None
 
 
+def with_answer(rows: int) -> int:
+    """The prompt that of `rows` leaves room for an answer; a small machine's prompts go short of little."""
+    return rows - min(COMPLETION, rows // _ANSWER_SHARE)
+
+
 def _max_prompt(wishes: Wishes, rows: int, context: int | None) -> int | None:
     if wishes.max_prompt_tokens is not None:
         return wishes.max_prompt_tokens
     if rows - COMPLETION < LEAST_PROMPT or rows == context:
         return context
-    return rows - COMPLETION
+    return with_answer(rows)
 
 
 def _warnings(room: _Room, alone: int, offered: frozenset[str]) -> Iterator[str]:

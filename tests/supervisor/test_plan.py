@@ -10,7 +10,7 @@ from supervisor.batch import Member, peak
 from supervisor.ceiling import Bound, Ceiling
 from supervisor.cost import Kind, Law, Part, Quantization
 from supervisor.peak import Model, Traced
-from supervisor.plan import COMPLETION, Plan, Wishes, plan
+from supervisor.plan import COMPLETION, Plan, Wishes, plan, with_answer
 
 FLAGS = frozenset(
     {
@@ -76,7 +76,12 @@ def test_a_tight_machine_runs_one_at_a_time_by_both_flags() -> None:
     assert found.value("decode_concurrency") == found.value("prompt_concurrency") == 1
     assert found.value("prompt_cache_size") == 4
     assert found.max_prompt is not None
-    assert found.max_prompt == found.fits[1] - COMPLETION
+    assert found.max_prompt == with_answer(found.fits[1])
+
+
+def test_room_for_an_answer_is_a_small_part_of_a_small_machine() -> None:
+    assert with_answer(100_000) == 100_000 - COMPLETION
+    assert with_answer(1600) == 1550
 
 
 def test_a_prompt_limit_that_is_set_stands() -> None:
