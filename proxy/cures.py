@@ -17,10 +17,12 @@ from proxy.child_ids import system_messages
 from proxy.core.mirror import Found, Ids, Mirror
 from proxy.segments import common
 
-#: Label of the entries that cures leave.
-LABEL = "cure"
-#: Characters of the message behind which others leave: they may begin alike, and then are covered too.
-_ALIKE = 400
+#: The labels of the entries that cures leave begin so.
+LABEL = "cure-"
+#: Characters of the message in which others leave: they may begin alike, and then are covered too. What all
+#: sessions of an agent share may stand in the first message of the user too; a long cut is too much beside a
+#: path that is not much longer.
+_ALIKE, _LITTLE_ALIKE = 16_000, 400
 #: A cure is at most this part of the path that it stands beside: it takes memory itself.
 _SHARE = 4
 #: Entries of the cache for one cure, whose own segments are kept too where caches cannot be trimmed.
@@ -67,7 +69,7 @@ class Cures:
         The deepest of them first: its cure ends the searches from all places above it too.
         """
         places = _PLACES_PER_CURE if self._mirror.rules.trims(1) else _PLACES_PER_CURE_UNTRIMMED
-        held = len({id(entry) for entry in self._mirror.entries() if entry.label == LABEL})
+        held = len({entry.label for entry in self._mirror.entries() if entry.label.startswith(LABEL)})
         if held >= self._mirror.rules.sequences // places:
             return None
         bad = [point for point in self._points if self._stalls(point, most_copied)]
@@ -106,7 +108,10 @@ class Cures:
         if not messages:
             return None
         last = messages[high - 1]
-        cut = {**prompt, "messages": [*messages[: high - 1], {**last, "content": _start(last)}]}
+        cut = {
+            **prompt,
+            "messages": [*messages[: high - 1], {**last, "content": _start(last, _LITTLE_ALIKE)}],
+        }
         return cut if self._reach(cut, ids) >= shared else {**prompt, "messages": messages[:high]}
 
     def _reach(self, prompt: Prompt, ids: Ids) -> int:
@@ -119,17 +124,18 @@ class Cures:
 def _beginnings(prompt: Prompt) -> list[Prompt]:
     """What new sessions may share of this prompt: all that its agent sends each time, or the first words."""
     if "prompt" in prompt:
-        return [{"prompt": prompt["prompt"][:_ALIKE]}]
+        return [{"prompt": prompt["prompt"][:length]} for length in (_ALIKE, _LITTLE_ALIKE)]
     messages = prompt["messages"]
     system = system_messages(messages)
     first = messages[len(system)] if len(messages) > len(system) else {"role": "user", "content": ""}
-    opened = [*system, {"role": "user", "content": _start(first) or "."}]
-    if not system:
-        return [{**prompt, "messages": opened}]
-    head = [{**system[0], "content": _start(system[0])}, {"role": "user", "content": "."}]
-    return [{**prompt, "messages": opened}, {**prompt, "messages": head, "tools": None}]
+    starts = [_start(first, length) for length in (_ALIKE, _LITTLE_ALIKE)]
+    cuts = [{**prompt, "messages": [*system, {"role": "user", "content": start or "."}]} for start in starts]
+    if system:
+        head = {**system[0], "content": _start(system[0], _LITTLE_ALIKE)}
+        cuts.append({**prompt, "messages": [head, {"role": "user", "content": "."}], "tools": None})
+    return cuts
 
 
-def _start(message: dict[str, Any]) -> str:
+def _start(message: dict[str, Any], length: int) -> str:
     content = message.get("content")
-    return content[:_ALIKE] if isinstance(content, str) else ""
+    return content[:length] if isinstance(content, str) else ""

@@ -114,7 +114,7 @@ class Foresight:
             return
         if complete:
             self._mirror.insert(followed.ids, "assistant", unknown=generated, label=followed.label)
-        if followed.read and len(followed.ids) ** 2 // 2 > self._most_copied and followed.label != LABEL:
+        if followed.read and len(followed.ids) ** 2 // 2 > self._most_copied and not followed.label:
             self._cures.long_path(followed.prompt, followed.ids)
 
     def cure(self) -> dict[str, Any] | None:
@@ -122,8 +122,8 @@ class Foresight:
         cure = self._cures.wanted(self._most_copied) if self._cures is not None else None
         if cure is None:
             return None
-        id = f"{LABEL}-{next(self._numbers)}"
-        self._follow(id, cure, batched=True).label = LABEL
+        id = f"{LABEL}{next(self._numbers)}"
+        self._follow(id, cure, batched=True).label = id
         told = self.asked(id)
         return {"id": id, "prompt": _sendable(cure), **(told or {})}
 
