@@ -68,6 +68,27 @@ async def test_a_killed_worker_is_replaced_and_what_was_pending_is_asked_again(t
     assert tokens.pid != first
 
 
+async def test_a_growing_conversation_is_counted_as_if_it_were_new(
+    tokens: Tokens, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its worker has the messages already, but for the last, and dies once; the server would be sent all."""
+
+    async def in_full(prompt: ChatPrompt) -> int:
+        with monkeypatch.context() as patch:
+            patch.setattr(tokens, "_incremental", False)
+            return await tokens.count(prompt)
+
+    contents = [f"{number} {TEXT[:900]}" for number in range(14)]
+    for turn in range(1, 6):
+        contents += [f"answer {turn}", "<|im_end|>" * turn]
+        for prompt in (said(*contents), said(*contents[:-1], "other"), said(*contents[: 14 + turn])):
+            assert await tokens.count(prompt) == await in_full(prompt)
+        if turn == 3:
+            assert tokens.pid is not None
+            os.kill(tokens.pid, signal.SIGKILL)
+            assert await tokens.count(said(*contents)) == await in_full(said(*contents))
+
+
 async def test_only_the_request_that_a_worker_sits_on_is_refused(tiny_model: Path) -> None:
     tokens = Tokens(stall_s=1.0)
     await tokens.start(tiny_model, ["--chat-template", ENDLESS])
