@@ -10,6 +10,7 @@ outlives the gateway, however that ended.
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import os
 import queue
@@ -89,6 +90,13 @@ def _load(request: dict[str, Any]) -> tuple[ChildTokenizer | None, dict[str, Any
         return None, _failure(request["id"], error)
 
 
+def _return_memory() -> None:
+    """Give back what reading the tokenizer's file took and freed; with 50,000 entries that is 30 MB."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's; others keep less
+    if trim is not None:
+        trim(0)
+
+
 def main() -> NoReturn:
     """First frame in: `{"id", "model_path", "server_argv", "most_pixels"}`; out: the tokenizer's info."""
     os.nice(_NICENESS)
@@ -99,6 +107,7 @@ def main() -> NoReturn:
     tokenizer, answer = _load(requests.get())
     foresight = Foresight(ChildIds(tokenizer)) if tokenizer else None
     gc.freeze()  # the libraries' objects stay; a collection that walks them takes longer than most counts
+    _return_memory()
     while True:
         sink.write(frames.encode(answer))
         sink.flush()

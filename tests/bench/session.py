@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import json
 import random
 import statistics
 import sys
@@ -22,7 +23,6 @@ from proxy.core.messages import Message
 from proxy.tokens import Tokens
 from tests.bench import sides
 from tests.bench.document import Table, publish
-from tests.bench.fitting import code
 from tests.bench.fitting import session as drawn
 from tests.bench.load import Order, body, end_pings, model, quantile, read_streams, spread, start_pings
 from tests.figures import bar
@@ -35,9 +35,17 @@ PING_EVERY_US = 2_000
 TURNS_PER_S = 4
 
 
+def prose(draw: random.Random) -> str:
+    """Words of the model's vocabulary, with a space five characters long on average: a token each, nearly."""
+    vocabulary = json.loads((model() / "tokenizer.json").read_text())["model"]["vocab"]
+    words = [entry[1:] for entry in vocabulary if entry[0] == "Ġ" and entry[1:].isalpha() and len(entry) <= 6]
+    return " ".join(draw.choices(words, k=400_000))
+
+
 async def session_bodies(seed: int, further: int) -> tuple[list[bytes], int]:
     """The session's body, then one for each further turn; and the first one's tokens."""
-    draw, text, tokens = random.Random(seed), code(), Tokens()
+    draw, tokens = random.Random(seed), Tokens()
+    text = prose(draw)
     await tokens.start(model(), [])
     per_token = 200_000 / await tokens.count(ChatPrompt(tuple(drawn(draw, text, 100, 2000))))
     size = round(per_token * TOKENS / TURNS)
