@@ -1,9 +1,9 @@
 """How long the gate takes to decide with 1,000 waiting, by the planned law: `make bench WHAT=gate`.
 
-The model has the shape of a 70B one with windows in half of its layers, the memory is full, so that every
+The model has the shape of a 70B one with windows in half of its layers, and the memory is full, so that every
 decision looks at as many of the waiting as it ever does. Each kind of event is timed by itself, in processor
-time of the thread, which is the loop's; the slowest one in a hundred must hold. Places in the queue are worked
-out when somebody asks after a change, for all at once; that is no decision, and printed beside.
+time of its thread, which is the loop's; the slowest one in a hundred must hold. Places in the queue are
+worked out when somebody asks after a change, for all at once; that is no decision, and printed beside.
 """
 
 from __future__ import annotations
