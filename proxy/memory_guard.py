@@ -34,6 +34,7 @@ _IDLE_S = 30.0
 _TOGETHER = 2
 #: Without a new look within this, something else is wrong.
 _LOOK_S = 5.0
+_AFTER_BUG_S = 5.0
 #: What a tiny request holds beside others, in tokens.
 _TINY = Need(prompt=8, completion=1)
 
@@ -112,6 +113,7 @@ class MemoryGuard:
         self._recycles = Recycles()
         self._generation = 0
         self._looked_at = 0.0  # when the newest telemetry came
+        self._fresh: int | None = None  # bytes that the child held beside the weights when it was fresh
         self._idle_since: float | None = None
         self._settled_at = 0.0
         self._tiny = 0
@@ -125,7 +127,11 @@ class MemoryGuard:
         """Look until cancelled."""
         try:
             while True:
-                self.look()
+                try:
+                    self.look()
+                except Exception:  # a bug here must not leave the child unwatched from then on
+                    log.exception("look_failed")
+                    await asyncio.sleep(_AFTER_BUG_S)
                 await asyncio.sleep(INTERVAL_S)
         finally:
             if self._reclaiming is not None:
@@ -158,7 +164,7 @@ class MemoryGuard:
         """Another life of the child: nothing is known of it yet, and nothing is retained."""
         if child.generation != self._generation or self._pressure.mark is not Mark.NONE:
             self._generation, self._pressure = child.generation, Pressure()
-            self._idle_since, self._vain_at = None, None
+            self._idle_since, self._vain_at, self._fresh = None, None, None
             self._gate.set_retained(0)
             self._gate.hold(False)
 
@@ -173,6 +179,8 @@ class MemoryGuard:
         # Exact when nobody runs; beside those who run no more than all that there is.
         beside_weights = max(0, reading.fresh - gate.budget.costs.weights)
         idle = self._idle_since is not None and self._looked_at > self._idle_since
+        if idle and self._fresh is None:
+            self._fresh = beside_weights
         self._gate.set_retained(beside_weights if idle else min(gate.retained, beside_weights))
         self._looked.set()
 
@@ -265,7 +273,9 @@ class MemoryGuard:
     async def _recycle(self) -> None:
         """The last means: drained, announced, seldom, and never while the child is at work."""
         gate, now = self._gate.snapshot(), self._clock()
-        if gate.running or not self._recycles.due(now):
+        # What a fresh child holds, too, is the plan's error: another would hold the same.
+        helps = gate.retained - (self._fresh or 0) >= max(gate.lacking, 1)
+        if gate.running or not helps or not self._recycles.due(now):
             log.warning("memory_stays", extra={"retained": gate.retained, "lacking": gate.lacking})
             return
         self._recycles = self._recycles.after(now)

@@ -50,7 +50,7 @@ class Stand:
             self, self.gate, lambda: self.jobs, self.send, entries=lambda: 4, clock=lambda: self.now
         )
         self.places = ExitStack()
-        self.look()
+        self.look(3)
 
     def snapshot(self) -> Snapshot:
         if not self.silent:
@@ -201,6 +201,35 @@ async def test_what_stays_is_a_reason_to_recycle_once_and_seldom() -> None:
     assert len(stand.recycled) == 1
     assert len(stand.sent) == sent + 8, "what did not help is not done again for the same"
     stand.places.close()
+
+
+async def test_what_a_fresh_child_holds_is_no_reason_to_recycle() -> None:
+    stand = Stand(displaceable=False)
+    stand.active, stand.generation = WEIGHTS + 800, 2
+    stand.look(3)
+    stand.wait_for_place("a", 500)
+    await stand.look_until(lambda: len(stand.sent) >= 8)
+    for _ in range(50):
+        stand.look()
+        await asyncio.sleep(0)
+    assert stand.recycled == []
+    stand.places.close()
+
+
+async def test_a_bug_does_not_end_the_watch(stand: Stand, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("proxy.memory_guard._AFTER_BUG_S", 0)
+    monkeypatch.setattr("proxy.memory_guard.INTERVAL_S", 0)
+    looks: list[int] = []
+
+    def look() -> None:
+        looks.append(1)
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(stand.guard, "look", look)
+    looking = asyncio.create_task(stand.guard.run())
+    await eventually(lambda: len(looks) > 2)
+    looking.cancel()
+    await asyncio.wait([looking])
 
 
 async def test_idle_memory_above_plan_is_taken_back_after_a_while(stand: Stand) -> None:
