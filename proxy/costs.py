@@ -53,6 +53,12 @@ class PlannedCosts:
         factor = self.alone if len(needs) == 1 else self.together
         return self.weights + retained + round(factor * beside)
 
+    def left(self, needs: Sequence[Need], /) -> int:
+        return batch.left(self.serving, _members(needs))
+
+    def stale(self, last: Need, /) -> int:
+        return batch.stale(self.serving, _member(last))
+
     def largest_prompt(self, ceiling: int, completion: int, /) -> int:
         beside = (ceiling - self.weights) / self.alone
         return batch.largest_prompt(self.serving, self.weights + round(beside), completion)
@@ -81,4 +87,8 @@ def budget(plan: Plan) -> Budget:
 
 
 def _members(needs: Sequence[Need]) -> list[Member]:
-    return [Member(need.prompt, need.completion, need.cached) for need in needs]
+    return [_member(need) for need in needs]
+
+
+def _member(need: Need) -> Member:
+    return Member(need.prompt, need.completion, need.cached)

@@ -51,7 +51,8 @@ class GateSnapshot:
         held: nobody is let in, memory being short.
         reserved: what all may come to hold at the fullest moment, as foretold.
         retained: what finished sequences hold now.
-        lacking: what they hold too much of for the first that waits.
+        holding: KV that those who generate have at least now.
+        lacking: what finished sequences hold too much of for the first that waits.
         corrections: by what the law's bytes are multiplied, for one alone and for several.
     """
 
@@ -62,6 +63,7 @@ class GateSnapshot:
     held: bool
     reserved: int
     retained: int
+    holding: int
     lacking: int
     corrections: tuple[float, float]
 
@@ -141,6 +143,7 @@ class Gate:
         self._rises: dict[str, Callable[[int], None]] = {}
         self._kept: Counter[str] = Counter()
         self._leaving: set[str] = set()
+        self._measured = False
         self._lengths = Lengths()
         self._peaks = Peaks()
         self._corrections = Corrections()
@@ -259,6 +262,7 @@ class Gate:
 
     def saw(self, held: int, highest: int | None = None) -> None:
         """The child has `held` bytes active, and never had more than `highest`."""
+        self._measured = True
         weights = self._budget.costs.weights
         rises = self._peaks.saw(held - weights, None if highest is None else highest - weights)
         for id, rise in rises.items():
@@ -303,6 +307,7 @@ class Gate:
             held=admission.held,
             reserved=admission.reserved,
             retained=admission.retained,
+            holding=admission.holding,
             lacking=admission.lacking(),
             corrections=self._corrections.factors(self._clock()),
         )
@@ -322,7 +327,7 @@ class Gate:
         sample = self._peaks.ended(id)
         if sample is not None:
             self._learn(sample)
-        self._feed(Leave(id))
+        self._feed(Leave(id, self._measured))
 
     def _learn(self, sample: Sample) -> None:
         now = self._clock()

@@ -176,12 +176,14 @@ class MemoryGuard:
             return
         self._looked_at = child.telemetry.at
         self._gate.saw(reading.fresh, child.telemetry.peak_bytes)
-        # Exact when nobody runs; beside those who run no more than all that there is.
+        # Exact when nobody runs; beside those who run no more than all that there is but what they hold.
         beside_weights = max(0, reading.fresh - gate.budget.costs.weights)
         idle = self._idle_since is not None and self._looked_at > self._idle_since
         if idle and self._fresh is None:
             self._fresh = beside_weights
-        self._gate.set_retained(beside_weights if idle else min(gate.retained, beside_weights))
+        self._gate.set_retained(
+            beside_weights if idle else min(gate.retained, max(0, beside_weights - gate.holding))
+        )
         self._looked.set()
 
     def _mark(self, pressure: Pressure, reading: Reading) -> None:

@@ -37,6 +37,12 @@ def test_a_correction_multiplies_what_is_beside_the_weights_and_not_retained() -
     assert corrected.corrected(1.0, 1.0) == COSTS
 
 
+def test_what_is_left_behind_and_what_goes_with_the_next() -> None:
+    needs, members = [Need(1000, 24), Need(10, 10)], [Member(1000, 24), Member(10, 10)]
+    assert COSTS.left(needs) == batch.left(COSTS.serving, members) > 0
+    assert COSTS.stale(needs[0]) == batch.stale(COSTS.serving, members[0])
+
+
 def test_the_largest_prompt_is_the_largest_that_fits_alone() -> None:
     for costs in (COSTS, COSTS.corrected(1.3, 1.0), COSTS.corrected(0.8, 1.0)):
         largest = costs.largest_prompt(30_000_000, 100)

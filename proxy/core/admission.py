@@ -85,6 +85,11 @@ class Admission:
         return self._room.reserved
 
     @property
+    def holding(self) -> int:
+        """Bytes of KV that those who generate have at least now."""
+        return self._room.holding
+
+    @property
     def retained(self) -> int:
         """Bytes that finished sequences hold, as was last told."""
         return self._room.retained
@@ -149,7 +154,9 @@ class Admission:
                 if (ticket_again := room.release(id)) is None:
                     raise ValueError(f"{id} is not running")
                 self._queue.enter(replace(ticket_again, alone=alone), again=True)
-            case Leave(id):
+            case Leave(id, measured):
+                if measured:
+                    room.leave_behind(id)
                 room.release(id)
                 self._forget(id)
             case Grew(id, tokens):

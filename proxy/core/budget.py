@@ -39,6 +39,12 @@ class Costs(Protocol):
     def peak(self, needs: Sequence[Need], retained: int, /) -> int:
         """Bytes of the fullest moment until all have ended. `retained`: held now by those who have."""
 
+    def left(self, needs: Sequence[Need], /) -> int:
+        """Bytes that whoever ends first of these leaves behind."""
+
+    def stale(self, last: Need, /) -> int:
+        """Bytes of what is retained that go when the next one joins, `last` being the last that ran."""
+
     def largest_prompt(self, ceiling: int, completion: int, /) -> int:
         """Tokens that fit alone under `ceiling` bytes, with nothing retained."""
 
@@ -57,6 +63,14 @@ class _Free:
 
     def peak(self, needs: Sequence[Need], retained: int, /) -> int:
         del needs, retained
+        return 0
+
+    def left(self, needs: Sequence[Need], /) -> int:
+        del needs
+        return 0
+
+    def stale(self, last: Need, /) -> int:
+        del last
         return 0
 
     def largest_prompt(self, ceiling: int, completion: int, /) -> int:

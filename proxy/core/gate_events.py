@@ -16,9 +16,13 @@ class Arrive:
 
 @dataclass(frozen=True, slots=True)
 class Leave:
-    """It does not wait, and the child is not at work on it, any more."""
+    """It does not wait, and the child is not at work on it, any more.
+
+    `measured`: somebody tells what finished sequences hold; what this one leaves is reckoned with until then.
+    """
 
     id: str
+    measured: bool = False
 
 
 @dataclass(frozen=True, slots=True)

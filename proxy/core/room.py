@@ -15,12 +15,15 @@ _MORE = 256
 class Running:
     """A request that was granted, what it needs as far as is known now, and what its grant reserved.
 
-    `reserved`: bytes by which the fullest moment of all who run rose with it.
+    Attributes:
+        reserved: bytes by which the fullest moment of all who run rose with it.
+        generated: tokens so far; 0 while its prompt is read.
     """
 
     ticket: Ticket
     need: Need
     reserved: int
+    generated: int = 0
 
 
 class Room:
@@ -38,6 +41,7 @@ class Room:
         self.held = False
         self.errands = 0
         self._running: dict[str, Running] = {}
+        self._last: Need | None = None  # of the last that ran, when nothing runs
 
     def __len__(self) -> int:
         return len(self._running)
@@ -60,6 +64,12 @@ class Room:
         """Bytes of the fullest moment that is to come, everything counted, as far as can be foretold."""
         return self.budget.costs.peak(self._needs(), self.retained)
 
+    @property
+    def holding(self) -> int:
+        """Bytes of KV that those who generate have at least now."""
+        grown = [replace(each.need, completion=each.generated) for each in self.running if each.generated]
+        return self.budget.costs.kv(grown)
+
     def has_place(self, ticket: Ticket) -> bool:
         """Whether it may run by all but its cost."""
         if self.held or self.solitary or (ticket.alone and (self._running or self.errands)):
@@ -70,24 +80,22 @@ class Room:
         """Whether it may run by its cost. Alone, the least that it may need has to fit: what it generates
         beyond that is seen to when it does.
         """
-        need = ticket.need if self._running else ticket.least
-        return self.budget.has_room(self._needs(), need, self.retained)
+        return self.budget.has_room(self._needs(), self._wanted(ticket), self._staying())
 
     def would_fit(self, ticket: Ticket) -> bool:
         """Whether it would, if nothing were retained."""
-        need = ticket.need if self._running else ticket.least
-        return self.budget.has_room(self._needs(), need, 0)
+        return self.budget.has_room(self._needs(), self._wanted(ticket), 0)
 
     def lacking(self, ticket: Ticket) -> int:
         """Bytes that finished sequences hold too many of for it; 0 if that is not what is in its way."""
         if self.budget.ceiling is None or not self.has_place(ticket) or not self.would_fit(ticket):
             return 0
-        need = ticket.need if self._running else ticket.least
-        peak = self.budget.costs.peak((*self._needs(), need), self.retained)
+        peak = self.budget.costs.peak((*self._needs(), self._wanted(ticket)), self._staying())
         return max(0, peak - self.budget.ceiling)
 
     def take(self, ticket: Ticket) -> int:
         """It runs from now on; the bytes that are reserved for it."""
+        self.retained, self._last = self._staying(), None
         alone = not self._running and not self.budget.has_room((), ticket.need, self.retained)
         need, before = ticket.least if alone else ticket.need, self.reserved
         self._running[ticket.id] = Running(ticket, need, 0)
@@ -98,10 +106,13 @@ class Room:
     def grow(self, id: str, tokens: int) -> None:
         """It has generated `tokens` so far: no less than what was foretold is still reckoned with."""
         running = self._running.get(id)
-        if running is None or tokens <= running.need.completion:
+        if running is None:
             return
-        more = min(running.ticket.max_tokens, tokens + _MORE + tokens // 4)
-        self._running[id] = replace(running, need=replace(running.need, completion=max(tokens, more)))
+        need = running.need
+        if tokens > need.completion:
+            more = min(running.ticket.max_tokens, tokens + _MORE + tokens // 4)
+            need = replace(need, completion=max(tokens, more))
+        self._running[id] = replace(running, need=need, generated=tokens)
 
     def join(self, id: str) -> None:
         """If it runs, it is a suspect no longer."""
@@ -112,7 +123,24 @@ class Room:
     def release(self, id: str) -> Ticket | None:
         """It runs no more; None if it did not."""
         running = self._running.pop(id, None)
-        return running.ticket if running is not None else None
+        if running is None:
+            return None
+        if not self._running:
+            self._last = replace(running.need, completion=running.generated)
+        return running.ticket
+
+    def leave_behind(self, id: str) -> None:
+        """If it runs, reckon with what is kept of it, until somebody has measured what is."""
+        if id in self._running:
+            self.retained += self.budget.costs.left(self._needs())
+
+    def _wanted(self, ticket: Ticket) -> Need:
+        return ticket.need if self._running else ticket.least
+
+    def _staying(self) -> int:
+        """Of what is retained, what will still be when the next one has joined."""
+        stale = 0 if self._last is None else self.budget.costs.stale(self._last)
+        return max(0, self.retained - stale)
 
     def _needs(self) -> tuple[Need, ...]:
         return tuple(each.need for each in self._running.values())

@@ -10,10 +10,15 @@ from proxy.core.budget import Need
 
 @dataclass(frozen=True, slots=True)
 class Padded:
-    """A batch costs members times the longest."""
+    """A batch costs members times the longest.
+
+    Attributes:
+        snapshots: the prompt of the last that ran is held until the next joins.
+    """
 
     factor: float = 1.0
     together: float = 1.0
+    snapshots: bool = False
 
     @property
     def weights(self) -> int:
@@ -25,6 +30,12 @@ class Padded:
     def peak(self, needs: Sequence[Need], retained: int, /) -> int:
         factor = self.factor if len(needs) == 1 else self.together
         return self.weights + round(factor * self.kv(needs)) + retained
+
+    def left(self, needs: Sequence[Need], /) -> int:
+        return self.kv(needs)
+
+    def stale(self, last: Need, /) -> int:
+        return last.prompt if self.snapshots else 0
 
     def largest_prompt(self, ceiling: int, completion: int, /) -> int:
         return ceiling - self.weights - completion

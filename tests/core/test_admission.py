@@ -270,6 +270,16 @@ def test_what_finished_sequences_hold_counts() -> None:
     assert gate.lacking() == 0
 
 
+def test_what_one_leaves_behind_counts_until_it_is_measured() -> None:
+    gate = a_tight_gate(ceiling=1010)
+    arrive(gate, ticket("a", prompt=100, completion=100), ticket("b", prompt=100, completion=100))
+    gate.handle(Grew("a", 100), 1)
+    assert gate.handle(Leave("a", measured=True), 2) == []
+    assert (gate.retained, gate.reserved) == (400, 10 + 200 + 400)
+    assert arrive(gate, ticket("c", prompt=300, completion=50)) == [], "700 beside 400 are too many"
+    assert gate.handle(SetRetained(200), 3) == [Grant("c", 500)]
+
+
 def test_one_alone_waits_for_what_is_retained_to_be_given_back_but_not_for_long() -> None:
     gate = a_tight_gate(ceiling=1010)
     gate.handle(SetRetained(500), 0)
@@ -377,13 +387,12 @@ class Promises(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.now = 0.0
-        self.budget = Budget(max_running=2, ceiling=1010, most=1010, costs=Padded())
+        self.budget = Budget(max_running=2, ceiling=1010, most=1010, costs=Padded(snapshots=True))
         self.gate = Admission(self.budget, max_waiting=4, fairness="key")
         self.tickets: dict[str, Ticket] = {}
         self.running: dict[str, Need] = {}
         self.ended: set[str] = set()
         self.alone: set[str] = set()
-        self.retained = 0
         self.held = False
 
     def take(self, effects: list[Effect], newcomer: str = "") -> None:
@@ -406,7 +415,7 @@ class Promises(RuleBasedStateMachine):
         assert not self.held, "let in while memory is short"
         assert ceiling is not None
         # Alone, it may have waited long enough for what finished sequences hold.
-        retained = self.retained if len(needs) > 1 else 0
+        retained = self.gate.retained if len(needs) > 1 else 0
         assert self.budget.costs.peak(needs, retained) <= ceiling, "above the ceiling"
 
     @rule(
@@ -431,9 +440,9 @@ class Promises(RuleBasedStateMachine):
         self.take(self.gate.handle(Arrive(self.tickets[id]), self.now), newcomer=id)
         return id
 
-    @rule(id=ids)
-    def leaves(self, id: str) -> None:
-        effects = self.gate.handle(Leave(id), self.now)
+    @rule(id=ids, measured=st.booleans())
+    def leaves(self, id: str, measured: bool) -> None:
+        effects = self.gate.handle(Leave(id, measured), self.now)
         self.running.pop(id, None)
         assert id not in {effect.id for effect in effects}
         self.ended.add(id)
@@ -465,7 +474,6 @@ class Promises(RuleBasedStateMachine):
 
     @rule(retained=st.integers(0, 500))
     def sequences_are_kept(self, retained: int) -> None:
-        self.retained = retained
         self.take(self.gate.handle(SetRetained(retained), self.now))
 
     @rule(on=st.booleans())
@@ -495,7 +503,7 @@ class Promises(RuleBasedStateMachine):
 
     @invariant()
     def what_runs_has_reserved(self) -> None:
-        peak = self.budget.costs.peak([*self.running.values()], self.retained)
+        peak = self.budget.costs.peak([*self.running.values()], self.gate.retained)
         assert self.gate.reserved == peak
 
     @invariant()
@@ -507,7 +515,7 @@ class Promises(RuleBasedStateMachine):
             return
         ticket = self.tickets[first]
         need = ticket.need if self.running else ticket.least
-        assert not self.budget.has_room([*self.running.values()], need, self.retained)
+        assert not self.budget.has_room([*self.running.values()], need, self.gate.retained)
 
     @invariant()
     def nobody_runs_beside_a_suspect(self) -> None:
@@ -525,7 +533,7 @@ class Promises(RuleBasedStateMachine):
         self.budget_changes(1, 1010)
         for _ in range(len(self.tickets)):
             for id in list(self.running):
-                self.leaves(id)
+                self.leaves(id, measured=False)
         assert (len(self.gate.running), self.gate.waiting) == (0, 0)
         assert self.gate.reserved == Padded().weights
         assert self.ended == set(self.tickets)

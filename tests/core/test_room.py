@@ -64,6 +64,29 @@ def test_a_suspect_has_the_child_for_itself_until_it_is_cleared() -> None:
     assert room.has_place(ticket("b", 1))
 
 
+def test_the_snapshot_of_the_last_goes_when_the_next_joins() -> None:
+    room = Room(Budget(max_running=2, ceiling=1010, costs=Padded(snapshots=True)))
+    room.take(ticket("a", 400))
+    room.release("a")
+    room.retained = 700
+    assert room.lacking(ticket("b", 750)) == 50, "300 of 700 will stay"
+    assert room.fits(ticket("b", 700))
+    room.take(ticket("b", 700))
+    assert room.retained == 300
+    room.release("b")
+    room.retained = 100
+    assert room.fits(ticket("c", 1000)), "never less than nothing stays"
+
+
+def test_what_those_who_generate_hold_at_least() -> None:
+    room = a_room()
+    room.take(ticket("a", 400, 100))
+    assert room.holding == 0, "how much of its prompt was read is not known here"
+    room.grow("a", 30)
+    assert room.holding == 430
+    assert room.running[0].need.completion == 100, "as was foretold"
+
+
 def test_what_is_lacking_is_what_finished_sequences_hold_too_much_of() -> None:
     room = a_room()
     room.retained = 300
