@@ -79,7 +79,7 @@ class Completions:
             raise Unavailable("stopping")
         request, prepared = await self._understood(http_request, parse)
         self.names.check(request.model)
-        self.metrics.dropped_fields.inc(len(request.dropped))
+        self.metrics.dropped(request.dropped)
         fitted = await fit(request, self.tokens, prepared.limits, refusals=self.refusals, now=arrived)
         job = Job(
             request_id=request_id_var.get(),

@@ -26,8 +26,8 @@ from proxy.errors import InvalidRequest
 _LONGEST_MODEL_NAME = 512
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
-#: Fields that clients send and that mean nothing here; left out without a word.
-_MEANINGLESS = frozenset(
+#: Fields that clients are known to send and that mean nothing here: left out without a word, and counted.
+MEANINGLESS = frozenset(
     {
         "audio", "cache_prompt", "enable_thinking", "include_reasoning", "metadata", "modalities",
         "parallel_tool_calls", "prediction", "prompt_cache_key", "prompt_cache_retention", "reasoning",
@@ -92,7 +92,7 @@ class Bounds:
 
 @dataclass(frozen=True, slots=True)
 class CompletionRequest:
-    """One request as it was understood. `sampling` is forwarded as it is; `dropped` names unknown fields.
+    """One request as it was understood. `sampling` is forwarded as it is; `dropped` names fields left out.
 
     `variant`: adapter and draft model. `remote`: images that must be fetched before it goes to the child.
     """
@@ -224,7 +224,7 @@ def _request(fields: dict[str, Any], prompt: Prompt, bounds: Bounds) -> Completi
         logprobs=logprobs,
         max_tokens=_max_tokens(fields),
         sampling=chosen,
-        dropped=tuple(sorted(fields.keys() - _READ - sampling.NAMES - _MEANINGLESS)),
+        dropped=tuple(sorted(fields.keys() - _READ - sampling.NAMES)),
         variant=bounds.allowance.variant(fields),
     )
     return request if bounds.vocab_size is None else request.bounded(bounds.vocab_size)

@@ -58,7 +58,7 @@ def test_the_child_is_sent_its_own_model_and_nothing_unknown() -> None:
         "max_tokens": 7,
         "stream": False,
     }
-    assert request.dropped == ("chat_template", "frobnicate", "num_draft_tokens")
+    assert request.dropped == ("chat_template", "frobnicate", "num_draft_tokens", "store")
 
 
 def test_streams_always_ask_the_child_for_usage() -> None:

@@ -1,7 +1,7 @@
 """A request that kills the real server: tried alone, refused, remembered; and nobody else is harmed.
 
 What kills is a word, by tests/real/faults/sitecustomize.py: on Linux no prompt that passes the proxy's
-checks is known to crash the server.
+checks is known to crash the server. Or the checks are told to let through what does.
 """
 
 from __future__ import annotations
@@ -85,6 +85,37 @@ async def test_poison_is_refused_and_the_innocents_beside_it_are_served(
     with guard(tiny_model, tmp_path, *OPTIONS) as later:
         assert (await ask(later, "poison"))[0] == 400
         assert not deaths(later), "the next proxy knows it"
+
+
+@pytest.mark.parametrize(
+    ("poison", "cause"),
+    [
+        ({"stop": 5}, "generation_thread_died"),
+        ({"logit_bias": {"999999": 1.0}}, None),
+    ],
+    ids=["stop", "logit_bias"],
+)
+async def test_what_the_checks_would_have_refused_is_refused_after_two_deaths(
+    tiny_model: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    poison: dict[str, Any],
+    cause: str | None,
+) -> None:
+    """Against the server as it is: the checks let through what is known to kill it."""
+    for name, value in (environ() | {"FAULTS_UNCHECKED": "1"}).items():
+        monkeypatch.setenv(name, value)
+    with guard(tiny_model, tmp_path, *OPTIONS) as proxy:
+        deadly, (status, answer) = body_of("hello") | poison, await ask(proxy, "bread")
+        assert status == 200, answer
+        async with aiohttp.ClientSession() as http:
+            for _ in range(2):
+                async with http.post(f"{proxy.url}/v1/chat/completions", json=deadly) as refused:
+                    assert refused.status == 400
+                    assert (await refused.json())["error"]["code"] == "quarantined"
+        assert len(deaths(proxy)) == 2, "the second time it is not tried again"
+        assert cause is None or {death["cause"] for death in deaths(proxy)} == {cause}
+        assert (await ask(proxy, "bread"))[0] == 200
 
 
 @pytest.mark.usefixtures("deadly")

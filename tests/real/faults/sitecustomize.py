@@ -6,6 +6,9 @@ what an out-of-memory on Metal writes, and aborts as libc++ does (mlx 0.31.2 and
 FAULTS_BY_WORD stands in for a prompt that native code cannot bear: a request body with "poison" in it ends
 the process by SIGSEGV a moment after it was read, one with "glutton" as on SIGUSR1.
 
+FAULTS_UNCHECKED tells the proxy's own checks to let sampling fields through, so that what kills the server
+gets to it.
+
 FAULTS_AT_START names a folder of orders, files `hang-*`, `fail-*` or `port-*`; each child takes one.
 """
 
@@ -65,6 +68,12 @@ if "FAULTS_BY_SIGNAL" in os.environ:
 
 if "FAULTS_BY_WORD" in os.environ and _CHILD:
     json.loads = _read
+
+if "FAULTS_UNCHECKED" in os.environ and any(word.endswith("mlxguard-proxy") for word in sys.orig_argv):
+    from proxy.core import sampling
+
+    vars(sampling)["parse"] = lambda body: {name: body[name] for name in sampling.NAMES if name in body}
+    vars(sampling)["bounded"] = lambda fields, vocab_size: fields
 
 if "FAULTS_AT_START" in os.environ and _CHILD:
     match _order():
