@@ -24,7 +24,7 @@ LABEL = "cure-"
 #: path that is not much longer.
 _ALIKE, _LITTLE_ALIKE = 16_000, 400
 #: A cure is at most this part of the path that it stands beside: it takes memory itself.
-_SHARE = 4
+_SHARE = 3
 #: Entries of the cache for one cure, whose own segments are kept too where caches cannot be trimmed.
 _PLACES_PER_CURE, _PLACES_PER_CURE_UNTRIMMED = 3, 4
 _MOST_POINTS = 24

@@ -1,0 +1,95 @@
+"""What the mirror foresees beside what the real server does, in sessions with tools and side requests."""
+
+from __future__ import annotations
+
+import json
+import random
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from proxy.core.chat import Bounds, CompletionRequest, Prompt, TextPrompt, parse_chat
+from proxy.tokens import Tokens
+from tests.conftest import MakeTiny
+from tests.real.processes import Running, bare_server
+
+pytestmark = pytest.mark.real
+
+AGENT = {"role": "system", "content": "You are an agent that looks at files. " * 8}
+TOOL = {
+    "type": "function",
+    "function": {"name": "look", "description": "looks", "parameters": {"type": "object", "properties": {}}},
+}
+
+
+def served(server: Running, request: CompletionRequest) -> dict[str, Any]:
+    body = request.upstream_body(prompt=request.prompt, max_tokens=5, stream=False)
+    return complete(server, "chat/completions", body)
+
+
+def complete(server: Running, path: str, body: bytes) -> dict[str, Any]:
+    with urllib.request.urlopen(f"{server.base_url}/{path}", body, timeout=60) as answer:
+        document: dict[str, Any] = json.load(answer)
+    return document
+
+
+async def follow(tokens: Tokens, id: str, prompt: Prompt, *, generated: int) -> None:
+    await tokens.foresight("foresee", prompt, of=id, batched=True)
+    await tokens.foresight("asked", of=id)
+    await tokens.foresight("ended", of=id, generated=generated, cached=None, complete=True)
+
+
+def turn(draw: random.Random, said: str) -> list[dict[str, Any]]:
+    """What comes after an answer: the next question, or a call and its result."""
+    text = " ".join(draw.choices(["this", "file", "is", "not", "there"], k=draw.randint(1, 30)))
+    if draw.random() < 0.5:
+        return [{"role": "assistant", "content": said}, {"role": "user", "content": text}]
+    call = {"id": "c", "type": "function", "function": {"name": "look", "arguments": '{"at": "x"}'}}
+    return [
+        {"role": "assistant", "content": "", "tool_calls": [call]},
+        {"role": "tool", "content": text, "tool_call_id": "c"},
+    ]
+
+
+@pytest.mark.parametrize("architecture", ["qwen3", "qwen3_next"])
+async def test_the_cached_tokens_of_every_request_are_foreseen(
+    architecture: str, make_tiny: MakeTiny, tmp_path: Path
+) -> None:
+    draw = random.Random(5)
+    model = make_tiny() if architecture == "qwen3" else make_tiny(architecture=architecture)
+    rules = {"sequences": 6, "trimmable_below": None if architecture == "qwen3" else 0}
+    tokens = Tokens()
+    await tokens.start(model, [])
+    foreseen, seen = [], []
+    with bare_server(model, tmp_path, "--prompt-cache-size", "6") as server:
+        await tokens.foresight("reset", rules=rules, most_copied=10**8)
+        # The mirror has the supervisor's canary, the server the first words of bare_server: both need both.
+        await follow(tokens, "first words", TextPrompt("hello"), generated=1)
+        complete(server, "completions", b'{"prompt": "a", "max_tokens": 1}')
+        sessions = [[AGENT, {"role": "user", "content": name}] for name in ("first", "second")]
+        for number in range(24):
+            messages = draw.choice(sessions)
+            side = draw.random() < 0.2
+            asked = [{"role": "user", "content": f"a title for {number}"}] if side else messages
+            body = {"messages": asked, **({} if side else {"tools": [TOOL]}), "temperature": 0}
+            request = parse_chat(json.dumps(body).encode(), Bounds(vocab_size=1024))
+            id = str(number)
+            await tokens.foresight("foresee", request.prompt, of=id, batched=True)
+            told = await tokens.foresight("asked", of=id)
+            answer = served(server, request)
+            usage = answer["usage"]
+            cached = usage["prompt_tokens_details"]["cached_tokens"]
+            foreseen.append(told["cached"] if told else None)
+            seen.append(cached)
+            fields = {"generated": usage["completion_tokens"], "cached": cached}
+            await tokens.foresight("ended", of=id, complete=True, **fields)
+            if not side:
+                messages += turn(draw, answer["choices"][0]["message"].get("content") or "")
+    await tokens.stop()
+    assert sum(seen) > 1000, "nothing came from the cache, so nothing is proven"
+    # An answer's tokens are known only once a later prompt has shown them: until then too little is foreseen.
+    pairs = list(zip(foreseen, seen, strict=True))
+    assert [pair for pair in pairs if not pair[0] <= pair[1]] == []
+    assert sum(told == cached or told == cached - 6 for told, cached in pairs) >= 20
