@@ -92,4 +92,4 @@ async def test_the_cached_tokens_of_every_request_are_foreseen(
     # An answer's tokens are known only once a later prompt has shown them: until then too little is foreseen.
     pairs = list(zip(foreseen, seen, strict=True))
     assert [pair for pair in pairs if not pair[0] <= pair[1]] == []
-    assert sum(told == cached or told == cached - 6 for told, cached in pairs) >= 20
+    assert sum(cached - told <= 6 for told, cached in pairs) >= 20
