@@ -19,26 +19,42 @@ from typing import Any
 import orjson
 
 from proxy.core.aggregate import Aggregator, WholeBody
+from proxy.core.allowance import Allowance, template_arguments
 from proxy.core.answer import Answer
 from proxy.core.chat import Bounds, parse_chat, parse_text
+from proxy.core.pictures import Policy, image_urls
 from proxy.core.rewrite import Rewriter
 from proxy.core.sse import Malformed
 from proxy.errors import InvalidRequest
 from tests.figures import bar
 from tests.real.hostile_corpus import FIELDS
 
-BOUNDS = Bounds(vocab_size=100)
+_PICTURE = "data:image/png;base64,iVBORw0KGgo="
+_PLACE = "http://pics.invalid/a"
+
+#: With everything allowed that can be.
+BOUNDS = Bounds(
+    vocab_size=100,
+    allowance=Allowance(
+        adapters=frozenset({"a"}),
+        draft_models=frozenset({"a"}),
+        role_mapping=True,
+        arguments=template_arguments(("name", "index=0|5|true")),
+        model="/m",
+    ),
+    pictures=Policy(most=3, most_bytes=50, hosts=frozenset({"pics.invalid"}), obstacle=None),
+)
 
 _ATOMS: tuple[Any, ...] = (
     None, True, False, 0, 1, -1, 5, 2**31, 2**63, 2**64, -(2**63), 0.0, 0.5, -0.0, 1.0, 1e300, "", "a",
     "user", "assistant", "tool", "text", "function", "length", "stop", "{}", '{"a": 1}', "\u202e",
-    "\U0001f600", "0", "99", "100",
+    "\U0001f600", "0", "99", "100", "image_url", "data:", _PICTURE, _PLACE,
 )  # fmt: skip
 _KEYS = (
     *FIELDS, "role", "content", "name", "tool_calls", "function", "arguments", "parameters", "type", "text",
     "id", "description", "include_usage", "delta", "index", "finish_reason", "reasoning", "choices", "usage",
     "object", "created", "prompt_tokens", "completion_tokens", "prompt_tokens_details", "cached_tokens",
-    "message",
+    "message", "image_url", "image", "url", "stop", "system", "user", "enable_thinking",
 )  # fmt: skip
 _NOISE = (
     b"\n\n",
@@ -84,7 +100,24 @@ def request(chance: random.Random) -> bytes:
         body[chance.choice(FIELDS)] = value(chance)
     if chance.random() < 0.5:
         message[chance.choice(_KEYS)] = value(chance)
+    if chance.random() < 0.3:
+        message["content"] = [part(chance) for _ in range(chance.randint(0, 4))]
     return json.dumps(body).encode()
+
+
+def part(chance: random.Random) -> Any:
+    """A part of a message's content: text, an image in some spelling, or anything."""
+    kind, url = (
+        chance.choice(("image_url", "image", "input_image", "text")),
+        chance.choice((_PICTURE, _PLACE)),
+    )
+    if chance.random() < 0.2:
+        return value(chance)
+    return {
+        "type": kind,
+        "text": "x",
+        chance.choice(("image_url", "image")): chance.choice((url, {"url": url})),
+    }
 
 
 def event(chance: random.Random) -> bytes:
@@ -134,10 +167,14 @@ def try_parser(data: bytes, chance: random.Random) -> None:
         understood = parse(data, BOUNDS)
     except InvalidRequest:
         return
+    if understood.remote:
+        understood = understood.with_pictures([_PICTURE] * len(understood.remote))
     sent = understood.upstream_body(prompt=understood.prompt, max_tokens=1, stream=understood.stream)
     body = orjson.loads(sent)
-    assert body["model"] == "default_model"
+    assert body["model"] == ("/m" if "adapters" in body else "default_model")
     assert body.keys() <= {*FIELDS}, body.keys()
+    urls = image_urls(body.get("messages", ()))
+    assert all(url == _PICTURE for url in urls) and len(urls) <= 3, urls
 
 
 def try_rewriter(data: bytes, chance: random.Random) -> None:
