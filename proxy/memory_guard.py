@@ -219,9 +219,10 @@ class MemoryGuard:
         if self._vain_at is not None and gate.retained <= self._vain_at:
             return False  # nothing was kept since it last did not help
         if gate.running == 0:
-            over = reading.fresh > marks.soft
-            idle = self._idle_since is not None and now - self._idle_since >= _IDLE_S
-            return gate.lacking > 0 or (over and idle)
+            since = self._idle_since
+            if since is None or self._looked_at <= since:
+                return False  # what it keeps is only reckoned with, and a look comes at once
+            return gate.lacking > 0 or (reading.fresh > marks.soft and now - since >= _IDLE_S)
         return gate.lacking > 0 and self._is_worth_it(gate)
 
     def _is_worth_it(self, gate: GateSnapshot) -> bool:
