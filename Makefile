@@ -21,7 +21,8 @@ test-all: $(VENV)/agents.stamp
 agents: $(VENV)/agents.stamp
 	$(BIN)/pytest -rs --require-all -m node
 
-# Figures: WHAT=part [part ...], SEED=, SECONDS=, N=. Limits are in tests/bench/bars.toml.
+# Figures: WHAT=part [part ...], SEED=, SECONDS=, N=, DOCUMENT=1 (into docs/benchmarks.md). Limits are in
+# tests/bench/bars.toml.
 FIGURES = $(BIN)/python -m tests.figures $@ $(WHAT) $(SEED:%=--seed=%) $(SECONDS:%=--option=--seconds=%) $(N:%=--option=--number=%)
 
 bench campaign: $(VENV)/dev.stamp

@@ -176,6 +176,7 @@ def run(seed: int, number: int) -> bool:
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.bench.curves")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seconds", help="nothing is timed by the clock here")
     parser.add_argument("--number", type=int, default=200, help="events at the gate for each size")
     arguments = parser.parse_args()
     return 0 if run(arguments.seed, arguments.number) else 1

@@ -1,0 +1,59 @@
+"""What the benchmarks work out and write down, without running them."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.bench import curves, document, load, soak
+from tests.bench.overhead import Rounds
+
+
+@pytest.mark.parametrize("power", [0.0, 0.5, 1.0, 2.0])
+def test_the_exponent_is_that_of_the_larger_sizes(power: float) -> None:
+    sizes = [10.0, 100.0, 1_000.0, 10_000.0]
+    assert curves.exponent(sizes, [7.0, 1.0, *(3 * size**power for size in sizes[2:])]) == pytest.approx(
+        power
+    )
+
+
+def test_a_slope_and_its_noise() -> None:
+    exact, none = soak.slope([0, 1, 2, 3], [5, 7, 9, 11])
+    assert (exact, none) == (pytest.approx(2), pytest.approx(0))
+    flat, noise = soak.slope([0, 1, 2, 3], [5, 7, 5, 7])
+    assert abs(flat) < 2 * noise
+
+
+def test_what_is_added_is_compared_within_a_round() -> None:
+    rounds = Rounds()
+    for direct, guarded in ((1.0, 3.0), (10.0, 12.5)):
+        rounds.add("direct", {"p50": direct})
+        rounds.add("guard", {"p50": guarded})
+    assert rounds.added("guard", "p50") == [2.0, 2.5]
+    assert rounds.ratio("p50", "guard", "direct") == pytest.approx((3.0 + 1.25) / 2)
+
+
+def test_times_are_read_by_their_names() -> None:
+    assert load._read_times(b"first 1000000\nchunk 5\nchunk 7\n") == {"first": [1.0], "chunk": [5e-6, 7e-6]}
+
+
+def test_quantiles_and_spread() -> None:
+    assert load.quantile([4, 1, 3, 2], 0.5) == 3
+    assert load.quantile(range(1000), 0.999) == 999
+    assert load.spread([1.0]) == 0.0
+    assert load.spread([1, 2, 3, 4, 5, 6, 7]) == pytest.approx(2.0)
+
+
+def test_a_table_goes_to_its_place_and_again() -> None:
+    page = "before\n<!-- a -->\nold\n<!-- /a -->\nafter\n"
+    table = document.Table(("", "x"), [("y", "1")]).markdown()
+    placed = document.placed(page, "a", table)
+    assert placed == "before\n<!-- a -->\n\n|  | x |\n| --- | --- |\n| y | 1 |\n\n<!-- /a -->\nafter\n"
+    assert document.placed(placed, "a", table) == placed
+    with pytest.raises(ValueError, match="no place"):
+        document.placed(page, "b", table)
+
+
+@pytest.mark.parametrize("part", ["overhead", "startup", "session", "curves", "soak"])
+def test_every_table_has_its_place_in_the_page(part: str) -> None:
+    page = document.PAGE.read_text()
+    assert document.placed(page, part, "x") != page
