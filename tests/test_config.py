@@ -69,6 +69,16 @@ def test_what_is_no_size(written: object) -> None:
         ("queue", "max_wait_s", float("inf")),
         ("queue", "max_wait_s", float("nan")),
         ("upstream", "command", "mlx_lm.server"),
+        ("request", "image_hosts", ["https://pics.example"]),
+        ("request", "image_hosts", ["pics.example/a"]),
+        ("request", "image_hosts", ["*.example"]),
+        ("request", "image_hosts", ["Pics.example"]),
+        ("request", "image_hosts", ["::1"]),
+        ("request", "template_arguments", ["a b"]),
+        ("request", "template_arguments", ["a="]),
+        ("request", "template_arguments", ["a=x||y"]),
+        ("request", "max_image_pixels", 0),
+        ("request", "adapters", [""]),
     ],
 )
 def test_what_a_key_refuses(section: str, key: str, value: object) -> None:
@@ -86,6 +96,16 @@ def test_what_may_be_written_for_not_set() -> None:
         }
     )
     assert settings == Settings()
+
+
+def test_what_requests_may_be_allowed() -> None:
+    allowed = {
+        "image_hosts": ["pics.example", "10.0.0.5:8080", "[::1]:80"],
+        "template_arguments": ["persona", "reasoning_effort=low|high"],
+        "adapters": ["/adapters/sql"],
+    }
+    settings = Settings.model_validate({"request": allowed}).request
+    assert {name: list(getattr(settings, name)) for name in allowed} == allowed
 
 
 def test_home_folder_is_filled_in() -> None:

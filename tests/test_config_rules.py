@@ -135,6 +135,13 @@ def test_flags_that_are_the_servers_own(word: str) -> None:
     assert not broken(upstream={"args": [word]})
 
 
+@pytest.mark.parametrize("name", ["tokenize", "chat_template", "messages", "return_dict"])
+def test_arguments_that_kill_the_server_cannot_be_listed(name: str) -> None:
+    setting, message = only(request={"template_arguments": [f"{name}=true", "persona"]})
+    assert setting == "request.template_arguments"
+    assert message.startswith(name)
+
+
 def test_command_must_exist() -> None:
     assert only(upstream={"command": ["no-such-program", "x"]})[1] == (
         "there is no program 'no-such-program' to run"

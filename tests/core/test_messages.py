@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from proxy.core.messages import parse_messages, parse_tools
+from proxy.core.pictures import Pictures, Policy
 from proxy.errors import InvalidRequest
 
 USER = {"role": "user", "content": "hi"}
@@ -189,3 +190,27 @@ def test_refused_tools(tools: Any, choice: Any, param: str) -> None:
     with pytest.raises(InvalidRequest) as refusal:
         parse_tools(tools, choice)
     assert refusal.value.param == param
+
+
+PICTURE = {"type": "image_url", "image_url": {"url": "data:image/gif;base64,R0lGODlh"}}
+
+
+def test_content_with_images_stays_a_list_of_parts_and_other_content_is_one_text() -> None:
+    pictures = Pictures(Policy(most=2, obstacle=None))
+    seen = {"role": "user", "content": ["a", {"type": "input_text", "text": "b"}, PICTURE, "c"]}
+    text = [{"type": "text", "text": text} for text in "abc"]
+    assert parse_messages([USER, seen, USER], pictures) == (
+        USER,
+        {"role": "user", "content": [*text[:2], PICTURE, text[2]]},
+        USER,
+    )
+    assert pictures.count == 1
+
+
+def test_images_are_counted_over_all_messages_and_named_by_their_place() -> None:
+    with pytest.raises(InvalidRequest) as refusal:
+        parse_messages([{"role": "user", "content": [PICTURE]}] * 3, Pictures(Policy(most=2, obstacle=None)))
+    assert refusal.value.param == "messages[2].content[0]"
+    with pytest.raises(InvalidRequest) as refusal:
+        parse_messages([USER, {"role": "user", "content": ["a", PICTURE]}])
+    assert refusal.value.param == "messages[1].content[1].type"

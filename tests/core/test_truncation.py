@@ -198,3 +198,12 @@ def test_cuts_stay_where_they_are_as_a_conversation_grows() -> None:
     for turns in range(2, 60):
         before, after = cuts(dialogue(turns), 0, 700), cuts(dialogue(turns + 1), 0, 700)
         assert before[:-2] == after[: len(before) - 2]
+
+
+def test_messages_with_images_keep_their_parts() -> None:
+    picture = {"type": "image_url", "image_url": {"url": "data:,"}}
+    messages = [*said("u:1", "a:2"), {"role": "user", "content": [picture]}, *said("a:3")]
+    messages += [{"role": "tool", "content": [picture]}, *said("a:4")]
+    left = split(messages).shortened(0, Cut(1, longest=1))
+    assert left[0]["content"] == [{"type": "text", "text": NOTE}, picture]
+    assert left[2]["content"] == [picture]
