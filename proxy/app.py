@@ -105,21 +105,21 @@ class Guard:
         self._synthetics = Synthetics(
             self.supervisor, self._gate, self._upstream, on_sent=self._metrics.own_request
         )
-        self._memory = MemoryGuard(
-            self.supervisor,
-            self._gate,
-            self.registry.jobs,
-            self._synthetics.send,
-            entries=lambda: plan.serving.kept_sequences if (plan := self._preparation.plan) else 0,
-        )
         self._stalls = Stalls(
             tokens,
             self.supervisor,
             self._synthetics,
-            idle=lambda: self._gate.idle and not self._synthetics.out,
+            idle=lambda: self._gate.idle and not self._gate.snapshot().held and not self._synthetics.out,
             on_stall=self._metrics.search_stall,
         )
         self.supervisor.subscribe(self._stalls.changed)
+        self._memory = MemoryGuard(
+            self.supervisor,
+            self._gate,
+            self.registry.jobs,
+            self._stalls.send,
+            entries=lambda: plan.serving.kept_sequences if (plan := self._preparation.plan) else 0,
+        )
         preparation = self._preparation
         self._ceiling = CeilingWatch(
             self.supervisor, self._gate, lambda: preparation.plan, preparation.plan_again

@@ -8,6 +8,7 @@ be asked, and nothing depends on it: where it knows nothing, requests go as they
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
@@ -15,7 +16,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict
 from typing import Any, Literal, Protocol
 
-from proxy.core.chat import Prompt
+from proxy.core.chat import ChatPrompt, Prompt, TextPrompt
 from proxy.core.mirror import Rules
 from proxy.core.stalls import Rate
 from proxy.job import Job
@@ -53,7 +54,9 @@ class SupervisorLike(Protocol):
 class SyntheticsLike(Protocol):
     """What is used of proxy.synthetic.Synthetics."""
 
-    def send(self, kind: Literal["cure"], body: Mapping[str, Any], /) -> Awaitable[bool]: ...
+    def send(
+        self, kind: Literal["displace", "cure"], body: Mapping[str, Any], /, *, abandon: bool = False
+    ) -> Awaitable[bool]: ...
 
 
 class Blind:
@@ -104,6 +107,7 @@ class Stalls(Blind):
         self._generation: int | None = None  # of the child that serves
         self._mirrored: int | None = None  # of the child that the worker follows
         self._silent_until = 0.0
+        self._numbers = itertools.count(1)
         self._asked: dict[str, int] = {}  # jobs that the child has, and what their searches copy
         self._tasks: set[asyncio.Task[Any]] = set()
         self._curing: asyncio.Task[None] | None = None
@@ -172,7 +176,21 @@ class Stalls(Blind):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    # Cures
+    # Requests of our own
+
+    async def send(
+        self, kind: Literal["displace"], body: Mapping[str, Any], *, abandon: bool = False
+    ) -> bool:
+        """`Synthetics.send`, for one that pushes kept sequences out: the mirror has to follow it too."""
+        await self._follow_child()
+        id = f"{kind}-{next(self._numbers)}"
+        await self._patiently(self._tokens.foresight("foresee", _prompt(body), of=id, batched=True))
+        await self._patiently(self._tokens.foresight("asked", of=id))
+        answered = await self._synthetics.send(kind, body, abandon=abandon)
+        if answered:
+            self._tell("read", of=id, cached=None)
+        self._tell("ended", of=id, generated=1, cached=None, complete=answered and not abandon)
+        return answered
 
     async def _cure(self) -> None:
         """In an idle moment, one request after the other, as long as any is wanted."""
@@ -202,9 +220,8 @@ class Stalls(Blind):
         if self._generation == self._mirrored:
             return
         self._mirrored, self._silent_until = self._generation, 0.0
-        await self._tokens.foresight(
-            "reset", rules=asdict(self._rules), most_copied=self._rate.items(WORTH_S)
-        )
+        fields = {"rules": asdict(self._rules), "most_copied": self._rate.items(WORTH_S)}
+        await self._patiently(self._tokens.foresight("reset", **fields))
 
     async def _patiently(self, asking: Awaitable[Any | None]) -> Any | None:
         try:
@@ -220,6 +237,10 @@ class Stalls(Blind):
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
+
+
+def _prompt(body: Mapping[str, Any]) -> Prompt:
+    return ChatPrompt(tuple(body["messages"])) if "messages" in body else TextPrompt(body["prompt"])
 
 
 def rules(plan: Plan) -> Rules:

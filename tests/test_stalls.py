@@ -49,7 +49,7 @@ class World:
         self.now = 1000.0
         self.silent_until = 0.0
         self.sent: list[Mapping[str, Any]] = []
-        self.idle = True
+        self.idle = self.answers = True
         self.seen: list[tuple[float, float]] = []
         self.worker = Worker()
         self.stalls = Stalls(
@@ -65,10 +65,11 @@ class World:
     def expect_silence(self, until: float) -> None:
         self.silent_until = until
 
-    async def send(self, kind: str, body: Mapping[str, Any], /) -> bool:
-        assert kind == "cure"
+    async def send(self, kind: str, body: Mapping[str, Any], /, *, abandon: bool = False) -> bool:
+        del abandon
+        assert kind in ("cure", "displace")
         self.sent.append(body)
-        return True
+        return self.answers
 
     async def settle(self) -> None:
         assert self.stalls._curing is not None
@@ -162,6 +163,20 @@ async def test_a_busy_child_is_not_cured(world: World) -> None:
     world.stalls.ended(job(), complete=True)
     await world.settle()
     assert world.worker.asked == ["ended"]
+
+
+@pytest.mark.parametrize("abandon", [True, False])
+async def test_what_displaces_is_followed_too(world: World, abandon: bool) -> None:
+    assert await world.stalls.send("displace", {"prompt": "1"}, abandon=abandon)
+    await asyncio.sleep(0)
+    assert world.worker.asked == ["reset", "foresee", "asked", "read", "ended"]
+    assert world.worker.fields[-1]["complete"] is not abandon
+    world.answers = False
+    assert not await world.stalls.send(
+        "displace", {"messages": [{"role": "user", "content": "1"}]}, abandon=abandon
+    )
+    await asyncio.sleep(0)
+    assert world.worker.asked[5:] == ["foresee", "asked", "ended"]
 
 
 async def test_stopping_ends_what_is_under_way(world: World) -> None:
