@@ -161,17 +161,20 @@ class Gate:
         deadline: float,
         prompt: int,
         max_tokens: int,
+        cached: int = 0,
         alone: bool = False,
     ) -> Ticket:
-        """A ticket for `prompt` tokens; what will be generated is foretold from the client's past."""
+        """A ticket for `prompt` tokens, `cached` of which the child has; what will be generated is foretold
+        from the client's past.
+        """
         expected = min(max_tokens, self._lengths.expected(client))
         return Ticket(
             id,
             client,
             arrived,
             deadline,
-            need=Need(prompt, expected),
-            least=Need(prompt, min(expected, PRIOR_TOKENS)),
+            need=Need(prompt, expected, cached),
+            least=Need(prompt, min(expected, PRIOR_TOKENS), cached),
             max_tokens=max_tokens,
             alone=alone,
         )

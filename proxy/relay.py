@@ -147,7 +147,7 @@ class Relay:
 
     async def _complete(self, job: Job, client: Client) -> None:
         """Attempts until one is complete. Raises GuardError when there will be none, ClientGone."""
-        await self._foresight.foresee(job)
+        cached = await self._foresight.foresee(job)
         ticket = self._gate.ticket(
             job.answer.id,
             job.client,
@@ -155,6 +155,7 @@ class Relay:
             deadline=job.deadline,
             prompt=job.fitted.prompt_tokens,
             max_tokens=job.fitted.max_tokens,
+            cached=cached,
             alone=self._alone(job),
         )
         with self._gate.enter(ticket, on_rise=job.saw) as place:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Literal
 
 import pytest
-from hypothesis import settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule
 
@@ -354,6 +354,37 @@ def test_a_large_one_is_passed_only_for_so_long() -> None:
     assert arrive(gate, ticket("small", prompt=10)) == [Grant("small", 100)]
     assert arrive(gate, ticket("soon", prompt=10, at=PASSED_S - 1)) == [Grant("soon", 100)]
     assert arrive(gate, ticket("late", prompt=10, at=PASSED_S)) == []
+
+
+@given(
+    st.lists(st.tuples(st.integers(1, 300), st.integers(1, 6), st.sampled_from("abc")), max_size=60),
+    st.integers(501, 1000),
+)
+@settings(max_examples=100, deadline=None)
+def test_nobody_starves(others: list[tuple[int, int, str]], large: int) -> None:
+    """However many small ones come, one each second, a large one is let in within a bounded time."""
+    budget = Budget(max_running=8, ceiling=1010, costs=Padded())
+    gate = Admission(budget, max_waiting=1000, fairness="key")
+    arrive(gate, ticket("run", prompt=100, client="a"), ticket("large", prompt=large, client="a"))
+    ends = {"run": 3}
+    passed = 0
+    for second in range(1, len(others) + 8 * PASSES):
+        effects: list[Effect] = []
+        for id in [id for id, end in ends.items() if end <= second]:
+            del ends[id]
+            effects += gate.handle(Leave(id), second)
+        if second <= len(others):
+            prompt, _, client = others[second - 1]
+            newcomer = ticket(str(second), prompt=prompt, client=client, at=second, until=1e9)
+            effects += gate.handle(Arrive(newcomer), second)
+        for effect in effects:
+            if effect.id == "large":
+                return
+            passed += 1
+            ends[effect.id] = second + others[int(effect.id) - 1][1]
+        # Each pass may be of a younger one of its own client, which gives the other two a turn before it.
+        assert passed <= 3 * (PASSES + 1)
+    pytest.fail("it was never let in")
 
 
 def test_what_would_become_of_a_request_is_told_without_changing_anything() -> None:
