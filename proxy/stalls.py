@@ -220,8 +220,9 @@ class Stalls(Blind):
         if self._generation == self._mirrored:
             return
         self._mirrored, self._silent_until = self._generation, 0.0
-        fields = {"rules": asdict(self._rules), "most_copied": self._rate.items(WORTH_S)}
-        await self._patiently(self._tokens.foresight("reset", **fields))
+        most_copied = self._rate.items(WORTH_S)
+        telling = self._tokens.foresight("reset", rules=asdict(self._rules), most_copied=most_copied)
+        await self._patiently(telling)
 
     async def _patiently(self, asking: Awaitable[Any | None]) -> Any | None:
         try:

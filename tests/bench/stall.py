@@ -56,7 +56,7 @@ class Scene:
 SCENES = (
     Scene("linear", "qwen3_next", in_system=False),
     Scene("full", "qwen3", in_system=True),
-    Scene("resumed", "qwen3_next", in_system=True, turns=1),
+    Scene("resumed", "qwen3_next", in_system=False, turns=1),
 )
 
 
@@ -149,10 +149,10 @@ def served(side: str, model: Path, folder: Path) -> Iterator[Running]:
 
 def made(scene: Scene, folder: Path) -> Path:
     """A model whose prompts of 64,000 tokens take little work: the least KV that there is."""
-    options = ["--layers=2", "--hidden=32", "--context=131072"]
-    unit = 128 if scene.architecture == "qwen3_next" else 256
+    layers = 2 if scene.architecture == "qwen3_next" else 1
+    options = [f"--layers={layers}", "--hidden=32", "--context=131072"]
     command = [sys.executable, "-P", "-m", "supervisor.tiny", f"--out={folder / scene.architecture}"]
-    command += [f"--architecture={scene.architecture}", f"--kv-bytes-per-token={unit}", *options]
+    command += [f"--architecture={scene.architecture}", "--kv-bytes-per-token=128", *options]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     return folder / scene.architecture
 
