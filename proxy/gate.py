@@ -13,6 +13,7 @@ from typing import Literal
 
 from proxy.core.admission import Admission, Outlook
 from proxy.core.budget import Budget, Need
+from proxy.core.experience import Experience
 from proxy.core.gate_events import (
     Arrive,
     Errand,
@@ -29,17 +30,10 @@ from proxy.core.gate_events import (
     SetRetained,
     Wake,
 )
-from proxy.core.learning import PRIOR_TOKENS, Corrections, Lengths, Peaks, Sample
+from proxy.core.learning import PRIOR_TOKENS, Corrections, Sample
 from proxy.core.waiting import Ticket
 from proxy.errors import Unavailable
-
-
-class NoRoomEver(Exception):
-    """There is no memory for it even alone; `limit` is the longest prompt that could, in tokens."""
-
-    def __init__(self, limit: int) -> None:
-        super().__init__(limit)
-        self.limit = limit
+from proxy.place import NoRoomEver, Place
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,57 +62,6 @@ class GateSnapshot:
     corrections: tuple[float, float]
 
 
-class Place:
-    """A request's place at the gate, from `Gate.enter` on.
-
-    Attributes:
-        reserved: bytes, from the last grant on.
-    """
-
-    __slots__ = ("_gate", "alone", "id", "reserved")
-
-    def __init__(self, gate: Gate, id: str, *, alone: bool) -> None:
-        self._gate = gate
-        self.id = id
-        self.alone = alone
-        self.reserved: int | None = None
-
-    async def granted(self) -> None:
-        """Wait for the grant.
-
-        Raises:
-            Unavailable: the queue is full or the deadline has passed.
-            NoRoomEver: it could not run even alone.
-        """
-        self.reserved = await self._gate.wait(self.id)
-
-    def again(self, *, alone: bool = False) -> None:
-        """Give the grant back and wait by the old arrival, before all who came later.
-
-        `alone`: until nothing else runs, and nothing else will run beside it.
-        """
-        self.alone = alone
-        self._gate.requeue(self.id, alone=alone)
-
-    def join(self) -> None:
-        """Let others run beside one that was granted alone."""
-        self.alone = False
-        self._gate.join(self.id)
-
-    def grew(self, tokens: int) -> None:
-        """It has generated `tokens` so far."""
-        self._gate.grew(self.id, tokens)
-
-    def keep(self) -> Callable[[], None]:
-        """Keep the reservation, beyond the end of the block, until the returned function is called, once."""
-        return self._gate.keep(self.id)
-
-    @property
-    def position(self) -> int | None:
-        """Place in the queue, from 1; None once granted."""
-        return self._gate.position(self.id)
-
-
 class Gate:
     """Lets requests through to the child, as core.admission decides.
 
@@ -144,9 +87,7 @@ class Gate:
         self._kept: Counter[str] = Counter()
         self._leaving: set[str] = set()
         self._measured = False
-        self._lengths = Lengths()
-        self._peaks = Peaks()
-        self._corrections = Corrections()
+        self._experience = Experience()
         self._timer: asyncio.TimerHandle | None = None
         self._armed_for: float | None = None
 
@@ -167,7 +108,7 @@ class Gate:
         """A ticket for `prompt` tokens, `cached` of which the child has; what will be generated is foretold
         from the client's past.
         """
-        expected = min(max_tokens, self._lengths.expected(client))
+        expected = min(max_tokens, self._experience.lengths.expected(client))
         return Ticket(
             id,
             client,
@@ -206,7 +147,7 @@ class Gate:
 
     def requeue(self, id: str, *, alone: bool = False) -> None:
         self._answers[id] = asyncio.get_running_loop().create_future()
-        self._peaks.ended(id)  # broken off: it says nothing
+        self._experience.broken_off(id)
         self._feed(Requeue(id, alone))
 
     def join(self, id: str) -> None:
@@ -221,7 +162,7 @@ class Gate:
 
     def answered(self, client: str, tokens: int) -> None:
         """An answer came to its end after `tokens`."""
-        self._lengths.learn(client, tokens)
+        self._experience.lengths.learn(client, tokens)
 
     def position(self, id: str) -> int | None:
         return self._admission.position(id)
@@ -235,23 +176,19 @@ class Gate:
     # What is known of the child and the machine
 
     def set_budget(self, budget: Budget) -> None:
-        alone, together = self._corrections.factors(self._clock())
+        alone, together = self._experience.corrections.factors(self._clock())
         self._budget = replace(budget, costs=budget.costs.corrected(alone, together))
         self._feed(SetBudget(self._budget))
 
     @property
     def corrections(self) -> Corrections:
         """What was learned of the law so far."""
-        return self._corrections
+        return self._experience.corrections
 
     def correct(self, corrections: Corrections) -> None:
         """Go on from what was learned before."""
-        self._corrections = corrections
+        self._experience.corrections = corrections
         self.set_budget(self._budget)
-
-    def set_ceiling(self, ceiling: int, most: int) -> None:
-        """Bytes that the child may take now, and at the best of the last minutes."""
-        self.set_budget(replace(self._budget, ceiling=ceiling, most=most))
 
     def set_retained(self, retained: int) -> None:
         """Bytes that finished sequences hold: what the child has when it is idle, less the weights."""
@@ -266,9 +203,7 @@ class Gate:
     def saw(self, held: int, highest: int | None = None) -> None:
         """The child has `held` bytes active, and never had more than `highest`."""
         self._measured = True
-        weights = self._budget.costs.weights
-        rises = self._peaks.saw(held - weights, None if highest is None else highest - weights)
-        for id, rise in rises.items():
+        for id, rise in self._experience.saw(held, highest, self._budget.costs.weights).items():
             if id in self._rises:
                 self._rises[id](rise)
 
@@ -312,7 +247,7 @@ class Gate:
             retained=admission.retained,
             holding=admission.holding,
             lacking=admission.lacking(),
-            corrections=self._corrections.factors(self._clock()),
+            corrections=self._experience.corrections.factors(self._clock()),
         )
 
     # The machinery
@@ -327,24 +262,21 @@ class Gate:
             self._ended(id)
 
     def _ended(self, id: str) -> None:
-        sample = self._peaks.ended(id)
-        if sample is not None:
-            self._learn(sample)
-        self._feed(Leave(id, self._measured))
-
-    def _learn(self, sample: Sample) -> None:
         now = self._clock()
-        before = self._corrections.factors(now)
-        self._corrections = self._corrections.learned(sample, now)
-        self._on_sample(sample)
-        if self._corrections.factors(now) != before:
+        before = self._experience.corrections.factors(now)
+        sample = self._experience.ended(id, now)
+        if sample is not None:
+            self._on_sample(sample)
+        if self._experience.corrections.factors(now) != before:
             self.set_budget(self._budget)
+        self._feed(Leave(id, self._measured))
 
     def _feed(self, event: Event) -> None:
         for effect in self._admission.handle(event, self._clock()):
             answer = self._answers[effect.id]
             if isinstance(effect, Grant):
-                self._note_prediction(effect.id)
+                needs = [each.need for each in self._admission.running]
+                self._experience.granted(effect.id, self._budget.costs, needs, self._admission.retained)
             if answer.done():
                 continue  # cancelled a moment ago; its Leave is on the way
             match effect:
@@ -355,12 +287,6 @@ class Gate:
                 case Refuse(reason=reason):
                     answer.set_exception(Unavailable(reason.value))
         self._arm()
-
-    def _note_prediction(self, id: str) -> None:
-        """As the law has it without corrections: those are what is learned."""
-        costs, retained = self._budget.costs.corrected(1.0, 1.0), self._admission.retained
-        needs = [each.need for each in self._admission.running]
-        self._peaks.granted(id, costs.peak(needs, retained) - costs.weights, retained)
 
     def _arm(self) -> None:
         deadline = self._admission.next_deadline()

@@ -12,8 +12,8 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from proxy.core.leaving import Gone, Left
-from proxy.gate import Place
 from proxy.job import Job
+from proxy.place import Place
 from proxy.upstream import Cut, Generation, OnEnd
 from supervisor.tasks import Tasks
 

@@ -37,9 +37,10 @@ from proxy.errors import (
     Unavailable,
     UpstreamFailed,
 )
-from proxy.gate import Gate, NoRoomEver, Place
+from proxy.gate import Gate
 from proxy.job import Job, Outcome, Stage
 from proxy.leaving import Leavings
+from proxy.place import NoRoomEver, Place
 from proxy.stalls import BLIND, Blind
 from proxy.upstream import Exchange, Generation, Upstream, UpstreamBroken
 from supervisor import silence

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,7 +13,8 @@ from proxy.core.budget import Budget
 from proxy.core.learning import Correction, Corrections, Sample
 from proxy.core.waiting import Ticket
 from proxy.errors import Unavailable
-from proxy.gate import Gate, NoRoomEver
+from proxy.gate import Gate
+from proxy.place import NoRoomEver
 from tests.core.law import Padded
 
 
@@ -196,7 +198,7 @@ async def test_memory_that_runs_short_and_what_is_retained() -> None:
         gate.set_retained(600)
         gate.hold(on=False)
         assert (gate.lacking(), gate.snapshot().retained) == (116, 600)
-        gate.set_ceiling(1200, 1200)
+        gate.set_budget(replace(gate.snapshot().budget, ceiling=1200))
         await place.granted()
         assert gate.snapshot().reserved == 10 + 516 + 600
 

@@ -13,9 +13,10 @@ import pytest
 from proxy.core.answer import Phase
 from proxy.core.budget import Budget
 from proxy.core.pressure import LOOKS, STALE_S, Mark
-from proxy.gate import Gate, Place
+from proxy.gate import Gate
 from proxy.job import Job, Stage
 from proxy.memory_guard import MemoryGuard
+from proxy.place import Place
 from supervisor.lifecycle import State
 from supervisor.process import Telemetry
 from supervisor.runner import Snapshot

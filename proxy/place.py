@@ -1,0 +1,81 @@
+"""A request's place at the gate: what the relay does with it, from its arrival to its end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+
+class Holder(Protocol):
+    """What is used of proxy.gate.Gate."""
+
+    async def wait(self, id: str) -> int: ...
+
+    def requeue(self, id: str, *, alone: bool) -> None: ...
+
+    def join(self, id: str) -> None: ...
+
+    def grew(self, id: str, tokens: int) -> None: ...
+
+    def keep(self, id: str) -> Callable[[], None]: ...
+
+    def position(self, id: str) -> int | None: ...
+
+
+class NoRoomEver(Exception):
+    """There is no memory for it even alone; `limit` is the longest prompt that could, in tokens."""
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(limit)
+        self.limit = limit
+
+
+class Place:
+    """A request's place at the gate, from `Gate.enter` on.
+
+    Attributes:
+        reserved: bytes, from the last grant on.
+    """
+
+    __slots__ = ("_gate", "alone", "id", "reserved")
+
+    def __init__(self, gate: Holder, id: str, *, alone: bool) -> None:
+        self._gate = gate
+        self.id = id
+        self.alone = alone
+        self.reserved: int | None = None
+
+    async def granted(self) -> None:
+        """Wait for the grant.
+
+        Raises:
+            Unavailable: the queue is full or the deadline has passed.
+            NoRoomEver: it could not run even alone.
+        """
+        self.reserved = await self._gate.wait(self.id)
+
+    def again(self, *, alone: bool = False) -> None:
+        """Give the grant back and wait by the old arrival, before all who came later.
+
+        `alone`: until nothing else runs, and nothing else will run beside it.
+        """
+        self.alone = alone
+        self._gate.requeue(self.id, alone=alone)
+
+    def join(self) -> None:
+        """Let others run beside one that was granted alone."""
+        self.alone = False
+        self._gate.join(self.id)
+
+    def grew(self, tokens: int) -> None:
+        """It has generated `tokens` so far."""
+        self._gate.grew(self.id, tokens)
+
+    def keep(self) -> Callable[[], None]:
+        """Keep the reservation, beyond the end of the block, until the returned function is called, once."""
+        return self._gate.keep(self.id)
+
+    @property
+    def position(self) -> int | None:
+        """Place in the queue, from 1; None once granted."""
+        return self._gate.position(self.id)
