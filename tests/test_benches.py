@@ -53,7 +53,10 @@ def test_a_table_goes_to_its_place_and_again() -> None:
         document.placed(page, "b", table)
 
 
-@pytest.mark.parametrize("part", ["overhead", "startup", "session", "curves", "soak", "survival", "endurance"])
+PARTS = ("overhead", "startup", "session", "curves", "soak", "survival", "endurance")
+
+
+@pytest.mark.parametrize("part", PARTS)
 def test_every_table_has_its_place_in_the_page(part: str) -> None:
     page = document.PAGE.read_text()
     assert document.placed(page, part, "x") != page

@@ -25,11 +25,12 @@ def draw(document: dict[str, Any], target: Path) -> None:
         end = "then it died" if runs[side]["died"] else "alive"
         axes.plot(times, sizes, color=colour, lw=1.2, label=f"{side}: {runs[side]['turns']} turns, {end}")
         if runs[side]["died"]:
-            axes.plot(times[-1:], sizes[-1:], "x", color=colour, ms=10, mew=2)
+            last = max(place for place, size in enumerate(sizes) if size)
+            axes.plot(times[last], sizes[last], "x", color=colour, ms=10, mew=2)
     axes.axhline(limit, color="black", ls="--", lw=1, label="all that there is")
     axes.axhline(limit * document["told"], color="black", ls=":", lw=1, label="what the guard was told of it")
     axes.set(xlabel="seconds", ylabel="MiB beside the loaded model", xlim=(0, None), ylim=(0, limit * 1.1))
-    axes.legend(loc="lower right", fontsize="small")
+    axes.legend(loc="best", fontsize="small")
     figure.savefig(target, dpi=120)
 
 

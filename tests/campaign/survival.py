@@ -210,7 +210,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     head = ("side", "turns survived", "lost (reset, empty, cut, silent)", "told", "no service, s", "tokens/s")
     publish("survival", Table(head, [theirs.row(), ours.row()]), f"{AGENTS} agents; {', '.join(BEFALLS)}.")
     if (table := endurance()) is not None:
-        publish("endurance", table, "The newest run of the memory campaign.")
+        picture = "![Memory of both servers over time](memory.png)"
+        publish("endurance", table, f"{picture}\n\nThe newest run of the memory campaign.")
     good = [
         bar("survival_guarded_lost", ours.lost, 0),
         bar("survival_turns_gained", ours.survived / max(1, theirs.survived), 1.0, at_least=True),
