@@ -239,13 +239,13 @@ class MemoryGuard:
     async def _displace(self, marks: Marks) -> None:
         before = await self._active()
         going = Displacing.begin(before, self._entries())
-        while not going.exhausted and not self._enough(marks):
+        while not going.exhausted and self._still_wanted(marks):
             if not await self._push():
                 break
             going = going.after(await self._active(), _TOGETHER)
         extra = {"sent": going.sent, "before": before, "after": going.best}
         log.info("reclaimed", extra=extra)
-        if going.exhausted and not self._enough(marks):
+        if going.exhausted and self._still_wanted(marks):
             self._vain_at = self._gate.snapshot().retained
             await self._recycle()
 
@@ -268,10 +268,12 @@ class MemoryGuard:
         telemetry = self._supervisor.snapshot().telemetry
         return telemetry.active_bytes if telemetry else 0
 
-    def _enough(self, marks: Marks) -> bool:
-        """Nobody is kept waiting by what is retained, and it is no more than planned."""
+    def _still_wanted(self, marks: Marks) -> bool:
+        """Whether somebody is kept waiting by what is retained, or an idle child holds more than planned."""
         gate = self._gate.snapshot()
-        return gate.lacking == 0 and gate.budget.costs.weights + gate.retained <= marks.soft
+        if gate.running:
+            return gate.lacking > 0 and self._is_worth_it(gate)
+        return gate.lacking > 0 or gate.budget.costs.weights + gate.retained > marks.soft
 
     async def _recycle(self) -> None:
         """The last means: drained, announced, seldom, and never while the child is at work."""

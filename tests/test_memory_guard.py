@@ -151,6 +151,22 @@ async def test_what_is_retained_makes_room_for_one_that_waits(stand: Stand) -> N
     assert stand.guard.snapshot().reclaims == 1
 
 
+async def test_it_ends_when_somebody_was_let_in_meanwhile() -> None:
+    stand = Stand(displaceable=False)
+    stand.active = WEIGHTS + 950
+    stand.look(2)
+    place = stand.wait_for_place("a", 500)
+    await stand.look_until(lambda: len(stand.sent) == 2)
+    stand.gate.set_retained(0)
+    assert place.position is None
+    stand.gate.set_retained(950)  # as when the gate has lost patience, and let it in all the same
+    for _ in range(50):
+        stand.look()
+        await asyncio.sleep(0)
+    assert len(stand.sent) <= 4
+    stand.places.close()
+
+
 async def test_nothing_is_taken_from_sessions_while_nobody_wants_it(stand: Stand) -> None:
     stand.active = WEIGHTS + 900
     stand.look(2)
