@@ -107,11 +107,16 @@ def _held(facts: Facts) -> str:
         return ""
     others = facts.elsewhere or 0
     beside = f", other programs {gb(others)}" if others > _MUCH * facts.total else ""
-    allowed = ""
-    if facts.plan is not None and facts.held and facts.held <= facts.plan.ceiling.bytes:
-        size = gb(_UNDER * facts.held).replace(" ", "")
-        allowed = f' It may take {gb(facts.plan.ceiling.bytes)}: [memory] max_active_memory_bytes = "{size}".'
-    return f" MLX held up to {gb(facts.peak)} of {gb(facts.total)}{beside}.{allowed}"
+    return f" MLX held up to {gb(facts.peak)} of {gb(facts.total)}{beside}.{_allow_less(facts)}"
+
+
+def _allow_less(facts: Facts) -> str:
+    """A lower ceiling, where what was held is near the one that was allowed; far below, that is no cause."""
+    allowed, held = facts.plan.ceiling.bytes if facts.plan is not None else 0, facts.held or 0
+    if not allowed / 2 < held <= allowed:
+        return ""
+    size = gb(_UNDER * held).replace(" ", "")
+    return f' It may take {gb(allowed)}: [memory] max_active_memory_bytes = "{size}".'
 
 
 def _together(facts: Facts) -> int:

@@ -132,6 +132,9 @@ async def test_a_memory_killer_is_told_a_smaller_size(tiny_model: Path, tmp_path
         assert (status["learned_limits"]["deaths"], status["learned_limits"]["share"]) == (2, 0.81)
         until("it is planned by that", lambda: "81% of" in proxy.status()["plan"]["ceiling_from"])
         assert [suspect["why"] for suspect in status["suspects"]] == [["memory", "memory"]]
+    report = told(tmp_path, "crashes", "last", "--json")
+    assert report["in_flight"][0]["predicted_bytes"] > 0
+    assert report["child"]["plan"]["ceiling_from"].startswith("90% of")
     kept = told(tmp_path, "limits", "--json")
     assert (kept["learned"]["deaths"], kept["learned"]["last"]["cause"]) == (2, "metal_oom")
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from supervisor.advice import Facts, advise
@@ -92,6 +94,7 @@ def test_the_plan_of_the_crash_gives_the_values() -> None:
     advice = advise(Cause.METAL_OOM, facts)
     assert "decode_concurrency = 2 " in advice, "three is half of what ran, but only two fit"
     assert 'may take 24.0 GB: [memory] max_active_memory_bytes = "20.9GB"' in advice
+    assert "max_active_memory_bytes" not in advise(Cause.METAL_OOM, replace(facts, held=10**9))
 
 
 def test_a_full_memory_explains_a_bad_access() -> None:
