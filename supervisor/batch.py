@@ -15,8 +15,7 @@ Read in mlx_lm/generate.py, models/cache.py and server.py (mlx-lm 0.32.2), and s
   held by a local variable of the server until the next request joins.
 
 For one sequence this is nearly exact. For several it is a bound: who ends first, and which prompts are read
-together, is not known when the gate asks. A buffer that was cut to what is left in it grows from there, so it
-can have up to 255 rows more than is reckoned with.
+together, is not known when the gate asks.
 """
 
 from __future__ import annotations
@@ -70,6 +69,7 @@ class _Buffers:
         reading, works_in: at the fullest while the prompt is read, and what the step works in beside them.
         prompt: when it has been read: what its snapshot pins.
         end: when all has been generated.
+        slack: what `end` can be larger by where it was cut out of a padded buffer: it grows from there.
         kept: its snapshot stays when it has ended.
         grows: the buffer that the snapshot pins is not large enough for what is generated.
     """
@@ -78,6 +78,7 @@ class _Buffers:
     works_in: int
     prompt: int
     end: int
+    slack: int
     kept: bool
     grows: bool
 
@@ -161,6 +162,7 @@ def _padded(buffers: Sequence[_Buffers]) -> _Buffers:
         works_in=max(each.works_in for each in buffers),
         prompt=max(each.prompt for each in buffers),
         end=max(each.end for each in buffers),
+        slack=max(each.slack for each in buffers),
         kept=any(each.kept for each in buffers),
         grows=any(each.grows for each in buffers),
     )
@@ -174,7 +176,9 @@ def _writing(serving: Serving, padded: _Buffers, number: int, together: int, end
         return number * max(padded.end, padded.reading), grows
     snapshots = _snapshots(number, together, number if padded.kept else number - ended) * padded.prompt
     caches = snapshots + (_steps(number) - _steps(number - ended - 1)) * padded.end
-    return caches, (number - ended) * (grows + logits(traced))
+    writing = number - ended
+    slack = writing * padded.slack if together > 1 else 0
+    return caches + slack, writing * (grows + logits(traced))
 
 
 @cache
@@ -224,6 +228,7 @@ def _buffers(traced: Traced, law: Law, step: int, member: Member) -> _Buffers:
         works_in=works_in,
         prompt=read,
         end=end,
+        slack=max(0, law.generated(law.restored(rows), 1 + member.completion) - end),
         kept=not _trimmable(law, member.prompt),
         grows=end > read,
     )

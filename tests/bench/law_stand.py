@@ -110,8 +110,11 @@ class Stand:
             answer.ended.set()
 
     def displace(self, draw: random.Random, kept: int) -> Answer:
-        """Push everything out of the prompt cache, which keeps so many sequences; the last request."""
-        return [self.ask(prompt_of(draw, 1), 1) for _ in range(kept + 2)][-1]
+        """Push everything out of the prompt cache, which keeps so many sequences; the last request.
+
+        No two are the same, or one would take the other's place and nothing else's.
+        """
+        return [self.ask(prompt_of(draw, 8), 1) for _ in range(kept + 2)][-1]
 
 
 def _take(answer: Answer, event: dict[str, Any]) -> None:
