@@ -237,14 +237,13 @@ class MemoryGuard:
         self._reclaiming.add_done_callback(_log_failure)
 
     async def _displace(self, marks: Marks) -> None:
-        before = await self._active()
-        going = Displacing.begin(before, self._entries())
+        going, before = Displacing(self._entries()), await self._active()
+        after = before
         while not going.exhausted and self._still_wanted(marks):
             if not await self._push():
                 break
-            going = going.after(await self._active(), _TOGETHER)
-        extra = {"sent": going.sent, "before": before, "after": going.best}
-        log.info("reclaimed", extra=extra)
+            going, after = going.after(_TOGETHER), await self._active()
+        log.info("reclaimed", extra={"sent": going.sent, "before": before, "after": after})
         if going.exhausted and self._still_wanted(marks):
             self._vain_at = self._gate.snapshot().retained
             await self._recycle()

@@ -211,7 +211,7 @@ async def test_what_stays_is_a_reason_to_recycle_once_and_seldom() -> None:
     stand.look(2)
     stand.wait_for_place("b", 500)
     sent = len(stand.sent)
-    await stand.look_until(lambda: len(stand.sent) >= sent + 8)
+    await stand.look_until(lambda: len(stand.sent) == sent + 8)
     for _ in range(100):
         stand.look()
         await asyncio.sleep(0)

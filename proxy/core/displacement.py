@@ -15,12 +15,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-#: Enough for a cache of ten, the server's own size, and of any if it is twice its size.
-_LEAST = 20
-#: So many in a row that free nothing of note end it: by then both kinds had their turns.
-_IN_VAIN = 8
-#: Of what was held at first; less than this was chance.
-_NOTABLE = 0.01
+#: So many for each entry: both kinds have to be pushed out, by turns, however many there are of each. That
+#: nothing comes free at first means nothing: the oldest may be tiny ones of the last time.
+_PER_ENTRY = 2
+#: Of a server whose cache is not known: its own default.
+_ENTRIES = 10
 
 #: Seconds between two recycles for memory, at first; twice as long after each, up to a day.
 RECYCLE_S = 600.0
@@ -45,34 +44,19 @@ def tiny(number: int) -> Tiny:
 
 @dataclass(frozen=True, slots=True)
 class Displacing:
-    """One go at it, after `sent` tiny requests.
-
-    Attributes:
-        entries: that the cache has at most.
-        best: fewest bytes seen so far; `first` those at the beginning.
-        in_vain: requests since that fell.
-    """
+    """One go at it, after `sent` tiny requests. `entries`: that the cache has at most; 0 is not known."""
 
     entries: int
-    first: int
-    best: int
     sent: int = 0
-    in_vain: int = 0
 
-    @classmethod
-    def begin(cls, active: int, entries: int) -> Displacing:
-        return cls(entries, active, active)
-
-    def after(self, active: int, more: int) -> Displacing:
-        """So many `more` were sent, and `active` bytes are held now."""
-        fell = self.best - active >= _NOTABLE * self.first
-        in_vain = 0 if fell else self.in_vain + more
-        return Displacing(self.entries, self.first, min(self.best, active), self.sent + more, in_vain)
+    def after(self, more: int) -> Displacing:
+        """So many more were sent."""
+        return Displacing(self.entries, self.sent + more)
 
     @property
     def exhausted(self) -> bool:
-        """More of them will not help."""
-        return self.sent >= max(_LEAST, 2 * self.entries) or self.in_vain >= _IN_VAIN
+        """Nothing old can be left."""
+        return self.sent >= _PER_ENTRY * (self.entries or _ENTRIES)
 
 
 @dataclass(frozen=True, slots=True)

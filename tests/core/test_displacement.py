@@ -19,11 +19,11 @@ def test_no_tiny_request_begins_as_another_does() -> None:
     assert len({len(text) for text in texts}) == 1
 
 
-def _pushed_out(entries: dict[str, int], size: int, sent: int) -> int:
+def _pushed_out(entries: dict[str, int], size: int, sent: int, *, by_turns: bool = True) -> int:
     """How many of the old entries LRUPromptCache has dropped (its `pop`, of answers and prompts)."""
     old, new = dict(entries), {"answer": 0, "prompt": 0}
     for number in range(sent):
-        new["prompt" if tiny(number).abandon else "answer"] += 1
+        new["prompt" if by_turns and tiny(number).abandon else "answer"] += 1
         if sum(old.values()) + sum(new.values()) > size:
             count = {kind: old[kind] + new[kind] for kind in old}
             kind = "answer" if count["answer"] and count["answer"] >= count["prompt"] else "prompt"
@@ -32,32 +32,23 @@ def _pushed_out(entries: dict[str, int], size: int, sent: int) -> int:
     return sum(entries.values()) - sum(old.values())
 
 
-@given(st.integers(0, 10))
-def test_both_kinds_by_turns_empty_a_cache_however_it_is_filled(answers: int) -> None:
-    entries = {"answer": answers, "prompt": 10 - answers}
-    assert _pushed_out(entries, 10, 20) == 10
+@given(st.integers(1, 12), st.data())
+def test_both_kinds_by_turns_empty_a_cache_however_it_is_filled(size: int, data: st.DataObject) -> None:
+    answers = data.draw(st.integers(0, size))
+    going, number = Displacing(size), 0
+    while not going.exhausted:
+        going, number = going.after(1), number + 1
+    assert _pushed_out({"answer": answers, "prompt": size - answers}, size, number) == size
 
 
-def test_it_ends_when_it_helps_no_more_or_has_gone_on_for_long() -> None:
-    going = Displacing.begin(1000, entries=10)
-    for _ in range(8):
-        assert not going.exhausted
-        going = going.after(999, 1)
-    assert going.exhausted
-
-    going = Displacing.begin(100_000, entries=10)
-    for active in range(99_000, 79_000, -1000):
-        assert not going.exhausted
-        going = going.after(active, 1)
-    assert going.exhausted
-    assert going.best == 80_000
+def test_one_kind_alone_would_leave_half_of_it() -> None:
+    entries = {"answer": 5, "prompt": 5}
+    assert _pushed_out(entries, 10, 20, by_turns=False) == 5
 
 
-def test_a_large_cache_takes_more() -> None:
-    going = Displacing.begin(100_000, entries=50)
-    for active in range(99_000, 79_000, -1000):
-        going = going.after(active, 1)
-    assert not going.exhausted
+def test_of_a_cache_that_is_not_known_the_servers_default_is_supposed() -> None:
+    assert Displacing(0, 20).exhausted
+    assert not Displacing(0, 19).exhausted
 
 
 @given(st.lists(st.floats(0, 5000), max_size=100))
