@@ -70,9 +70,9 @@ LEAST_FACTOR, MOST_FACTOR = 0.75, 1.5
 _STRANGE = 1.5
 _AGREE = 4
 _LEAST_RATIO = 1e-3
-#: One sample moves the factor so far up or down at most: what was too low is raised soon, what was too high
-#: is lowered late, since the law is meant as a bound.
-_UP, _DOWN = 0.02, 0.002
+#: One sample moves the factor so far up or down at most. The law is meant as a bound, so most samples are
+#: below it: a factor that these move down is where one in forty is above.
+_UP, _DOWN = 0.02, 0.0005
 #: The factor in force moves in steps of this size, so that small news changes nothing.
 _STEP = 0.05
 #: Within this many seconds without a sample, half of what was learned is forgotten.
@@ -104,13 +104,18 @@ class Correction:
         """After one more sample: what was seen, as a multiple of what was predicted without a correction."""
         ratio = max(ratio, _LEAST_RATIO)
         if _alike(ratio, self.belief):
-            return replace(self, belief=_moved(self.belief, ratio), strange=(), at=now)
-        strange = (*self.strange, ratio) if self._agrees(ratio) else (ratio,)
+            return Correction(_moved(self.belief, ratio), (), now)
+        strange = (*self.strange, ratio)[-_AGREE:] if self._agrees(ratio) else (ratio,)
         if len(strange) < _AGREE:
             return replace(self, strange=strange)
-        return Correction(_bounded(sorted(strange)[len(strange) // 2]), (), now)
+        if ratio < self.belief:  # as any that is too high: a bound may be far above what is usual
+            return Correction(_moved(self.belief, ratio), strange, now)
+        return Correction(_bounded(min(strange)), (), now)
 
     def _agrees(self, ratio: float) -> bool:
+        """Whether it says the same as those that were set aside: as far above, or below like them."""
+        if ratio < self.belief:
+            return all(other < self.belief for other in self.strange)
         return all(_alike(ratio, other) for other in self.strange)
 
 
@@ -172,6 +177,7 @@ class _Watched:
     before: int
     predicted: int = 0
     seen: int = 0
+    seen_at: int = 0  # which look
     together: bool = False
     exact: bool = False
 
@@ -180,11 +186,14 @@ class Peaks:
     """What was predicted, and what was seen, while each of the running ran. Bytes beside the weights.
 
     What is seen is everything that the child holds, so a prediction is for all who run, too: the highest
-    that was made while a request ran stands against the highest that was seen.
+    that was made while a request ran stands against the highest that was seen. Those who ran together at
+    that moment are one sample and no more.
     """
 
     def __init__(self) -> None:
         self._watched: dict[str, _Watched] = {}
+        self._looks = 0
+        self._told_at = 0  # the look of the last sample
         self._held = 0
         self._highest: int | None = None
 
@@ -207,14 +216,17 @@ class Peaks:
         """
         risen = highest is not None and self._highest is not None and highest > self._highest
         self._held, self._highest = held, highest
+        self._looks += 1
+        most = highest if risen and highest is not None else held
         for each in self._watched.values():
-            each.seen = max(each.seen, highest if risen and highest is not None else held)
-            each.exact |= risen
+            if most > each.seen:
+                each.seen, each.seen_at, each.exact = most, self._looks, risen
         return {id: max(0, each.seen - each.before) for id, each in self._watched.items()}
 
     def ended(self, id: str) -> Sample | None:
         """What became of one that runs no more; None if it says nothing."""
         watched = self._watched.pop(id, None)
-        if watched is None or watched.seen <= 0 or 2 * watched.retained > watched.predicted:
+        if watched is None or watched.seen_at <= self._told_at or 2 * watched.retained > watched.predicted:
             return None
+        self._told_at = watched.seen_at
         return Sample(watched.predicted, watched.seen, watched.together, watched.exact)
