@@ -47,8 +47,9 @@ The plan, from question to answer (docs/plan.md):
     bound.py       pure: the law of models that cannot be traced
     ceiling.py     pure: what the child may take, and what says so
     learned.py     pure: what deaths for want of memory teach about that
-    peak.py        pure: the fullest moment of some sequences; an estimate
-    batch.py       pure: what requests that run together hold
+    peak.py        pure: what a step of a prompt works in; an estimate
+    batch.py       pure: what requests that run together hold, and their fullest moment
+    gain.py        pure: what running together gains in tokens/s
     plan.py        pure: what fits, and the flags that follow
 
 Imports: nothing here imports `proxy`. The pure modules import only each other. `keeper.py` and `child.py`

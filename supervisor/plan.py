@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from supervisor.batch import Member, Serving, copies, largest, peak
 from supervisor.ceiling import Ceiling, gb
 from supervisor.cost import Quantization
+from supervisor.gain import gain
 from supervisor.peak import Model, working
 
 #: A long session of a coding agent, in tokens: several of these are to fit before more run together.
@@ -31,6 +32,8 @@ _LEAST_CACHE, _MOST_CACHE = 64 * 2**20, 2 * 2**30
 #: The server's own default (its argparse), and the entries that one session with side requests needs.
 _SEQUENCES, _LEAST_SEQUENCES = 10, 4
 _SERVER_DECODES, _SERVER_PROMPTS = 32, 8
+#: Running several must be worth the memory, which could keep prompts instead.
+_LEAST_GAIN = 1.2
 #: Prompts that are read together where several sequences run.
 _READ_TOGETHER = 2
 #: A limit on prompts below this says more about the estimate than about the machine.
@@ -238,7 +241,13 @@ def _running(room: _Room, wishes: Wishes, step: int) -> Choice:
     for members in _CONCURRENCIES:
         serving = Serving(room.model, step, members, _READ_TOGETHER, _SEQUENCES)
         if peak(serving, [Member(room.typical, 0)] * members).total <= room.available:
-            return Choice(name, members, f"{members} sessions of {room.typical:,} tokens fit together")
+            speed = gain(room.model, room.typical, members)
+            if speed >= _LEAST_GAIN:
+                reason = (
+                    f"{members} sessions of {room.typical:,} tokens fit, at up to {speed:.1f}x the tokens/s"
+                )
+                return Choice(name, members, reason)
+            return Choice(name, 1, f"{members} sessions together would be no faster than one by one")
     return Choice(name, 1, f"two sessions of {room.typical:,} tokens do not fit together")
 
 
@@ -292,6 +301,11 @@ def _kv_room(room: _Room, running: int, step: int) -> int | None:
 def with_answer(rows: int) -> int:
     """The prompt that of `rows` leaves room for an answer; a small machine's prompts go short of little."""
     return rows - min(COMPLETION, rows // _ANSWER_SHARE)
+
+
+def least_answer(prompt: int) -> int:
+    """What an answer may at least have: beside the longest prompt there is room for no more."""
+    return min(COMPLETION, prompt // _ANSWER_SHARE + 1)
 
 
 def _max_prompt(wishes: Wishes, rows: int, context: int | None) -> int | None:

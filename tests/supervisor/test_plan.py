@@ -185,3 +185,16 @@ def test_costs_are_asked_for_as_the_child_will_run() -> None:
     assert serving.kept_sequences == found.value("prompt_cache_size")
     assert make(48, offered=frozenset()).serving.decodes == 32  # the server's own default
     assert make(48, traced=replace(MOE, batched=False)).serving.decodes == 1
+
+
+def test_sessions_that_gain_nothing_run_one_by_one() -> None:
+    small = Model(weights=10**6, law=MOE.law, traced=MOE, batched=True)
+    found = plan(small, Ceiling(192 * 10**9, "a test"), Wishes(), FLAGS, CONTEXT)
+    assert found.running == 1
+    assert any("no faster" in choice.reason for choice in found.choices)
+
+
+@pytest.mark.parametrize("rows", [*range(32, 3000, 7), 31_744, 32_768, 40_000, 131_072])
+def test_beside_the_longest_prompt_there_is_room_for_the_least_answer(rows: int) -> None:
+    prompt = with_answer(rows)
+    assert 1 <= least_answer(prompt) <= rows - prompt

@@ -1,0 +1,33 @@
+"""What running together gains: most where the weights are most of what is read."""
+
+from __future__ import annotations
+
+import pytest
+
+from supervisor.cost import Kind, Law, Part
+from supervisor.gain import gain
+from supervisor.peak import Model, Traced
+
+LAW = Law((Part(Kind.GROWING, 98_304),))
+
+
+def model(weights: int) -> Model:
+    return Model(weights=weights, law=LAW, traced=Traced(LAW), batched=True)
+
+
+def test_short_sessions_of_a_large_model_gain_nearly_their_number() -> None:
+    assert gain(model(17 * 10**9), 1, 4) == pytest.approx(4, rel=0.01)
+
+
+def test_long_ones_gain_little_since_each_reads_its_own() -> None:
+    assert 1 < gain(model(17 * 10**9), 10**6, 4) < 1.7
+    assert gain(model(10**6), 32_768, 8) < 1.2
+
+
+def test_what_a_step_takes_anyway_is_shared_too() -> None:
+    """So a tiny model's sessions run together."""
+    assert gain(model(10**6), 256, 4) > 3
+
+
+def test_one_alone_gains_nothing() -> None:
+    assert gain(model(10**9), 1000, 1) == 1
