@@ -94,6 +94,11 @@ class LearnedLimits:
         self.corrections = corrections
         self._save_some_day()
 
+    @property
+    def factors(self) -> tuple[float, float]:
+        """What the law's bytes are multiplied by, for one alone and for several."""
+        return self.corrections.factors(self._clock())
+
     def document(self) -> dict[str, Any]:
         """For status: the share of the ceiling that holds and why. Seconds are of work."""
         learned = self.learned
@@ -101,6 +106,7 @@ class LearnedLimits:
             "share": round(learned.share, 4),
             "reason": learned.reason,
             "deaths": learned.deaths,
+            "cost_factors": self.factors,
             "next_raise_s": None if learned.last is None else round(learned.stable_s - learned.worked_s),
         }
 

@@ -33,8 +33,10 @@ def run(settings: Settings, *, as_json: bool) -> int:
     name = settings.model.served_name or served_name(settings.model.path)
     if as_json:
         options = orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE
-        text = orjson.dumps(document(plan, facts, name), option=options).decode()
+        text = orjson.dumps(
+            document(plan, facts, name) | {"learned": limits.document()}, option=options
+        ).decode()
     else:
-        text = screen(plan, facts, name) + "\n"
+        text = screen(plan, facts, name, limits.factors) + "\n"
     sys.stdout.write(text)
     return ExitCode.OK

@@ -10,11 +10,18 @@ from supervisor.model import ModelFacts
 from supervisor.plan import SESSION, SESSIONS, Plan
 
 _NAME = 17
+NOT_CORRECTED = (1.0, 1.0)
 
 
-def screen(plan: Plan, facts: ModelFacts, name: str) -> str:
-    """For people; 80 columns where words allow."""
+def screen(plan: Plan, facts: ModelFacts, name: str, factors: tuple[float, float] = NOT_CORRECTED) -> str:
+    """For people; 80 columns where words allow.
+
+    `factors`: by what the gate multiplies the law, for one request alone and for several.
+    """
     lines = [f"{label:<{_NAME}}{text}" for label, text in _rows(plan, facts, name)]
+    if factors != NOT_CORRECTED:
+        shown = f"x {factors[0]:.2f} for one alone, x {factors[1]:.2f} for several, as requests have shown"
+        lines.append(f"{'costs at the gate':<{_NAME}} {shown}")
     lines += ["", "With the same length in each session, each can have", *_sessions(plan)]
     lines += ["", "The server's flags", *_flags(plan)]
     remarks = [*plan.warnings, *plan.advice]

@@ -39,6 +39,7 @@ def test_a_screen_and_json_without_a_child(tmp_path: Path) -> None:
     }
     assert content["ceiling"]["bytes"] == 64 * 10**9
     assert content["model"]["name"] == "moe"
+    assert content["learned"]["share"] == 1.0
 
 
 def test_a_model_that_is_not_there_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

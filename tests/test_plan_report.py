@@ -32,6 +32,12 @@ def make(gigabytes: int = 48, traced: Traced = TRACED) -> Plan:
     return plan(model, ceiling, Wishes(), FLAGS, FACTS.context_length)
 
 
+def test_what_requests_have_shown_of_their_costs_is_told_where_it_holds() -> None:
+    told = screen(make(), FACTS, "m", (1.0, 1.15)).splitlines()
+    assert "costs at the gate x 1.00 for one alone, x 1.15 for several, as requests have shown" in told
+    assert "costs at the gate" not in screen(make(), FACTS, "m")
+
+
 def test_one_screen_says_it_all() -> None:
     text = screen(make(), FACTS, "gemma-3-27b")
     lines = text.splitlines()
