@@ -43,7 +43,8 @@ Message = dict[str, Any]
 class Scene:
     """`in_system`: the shared tokens are the system prompt, else the start of the first message.
 
-    `turns`: in how many the session has grown; 1: it is resumed, all at once.
+    `turns`: in how many the session has grown; 1: it is resumed, all at once, and held to nothing: the cure
+    itself has the search before it, once.
     """
 
     name: str
@@ -182,7 +183,7 @@ def main() -> int:
     parser.add_argument("--scene", choices=[scene.name for scene in SCENES], action="append")
     options = parser.parse_args()
     print(f"seed {options.seed}")
-    worst = 0.0
+    held = []
     with tempfile.TemporaryDirectory() as name:
         for scene in SCENES:
             if options.scene and scene.name not in options.scene:
@@ -191,9 +192,11 @@ def main() -> int:
             for side in ("bare", "guarded"):
                 for wait_s in (0.0, 5.0):
                     times = play(scene, side, Path(name), options.seed, wait_s)
-            print(f"{scene.name:8} guarded at 5 s: {times.mean / fresh.mean:.2f} times a fresh child's mean")
-            worst = max(worst, times.mean / fresh.mean)
-    return 0 if bar("stall_first_token_x", round(worst, 2), LIMIT) else 1
+            share = times.mean / fresh.mean
+            print(f"{scene.name:8} guarded at 5 s: {share:.2f} times a fresh child's mean")
+            if scene.turns > 1:
+                held.append(bar(f"stall_{scene.name}_x", round(share, 2), LIMIT))
+    return 0 if all(held) else 1
 
 
 if __name__ == "__main__":
