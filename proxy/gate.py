@@ -30,10 +30,11 @@ from proxy.core.gate_events import (
     SetRetained,
     Wake,
 )
-from proxy.core.learning import PRIOR_TOKENS, Corrections, Sample
+from proxy.core.learning import Corrections, Sample
 from proxy.core.waiting import Ticket
 from proxy.errors import Unavailable
 from proxy.place import NoRoomEver, Place
+from supervisor.plan import least_answer
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +116,7 @@ class Gate:
             arrived,
             deadline,
             need=Need(prompt, expected, cached),
-            least=Need(prompt, min(expected, PRIOR_TOKENS), cached),
+            least=Need(prompt, min(expected, least_answer(prompt)), cached),
             max_tokens=max_tokens,
             alone=alone,
         )

@@ -305,7 +305,7 @@ def with_answer(rows: int) -> int:
 
 def least_answer(prompt: int) -> int:
     """What an answer may at least have: beside the longest prompt there is room for no more."""
-    return min(COMPLETION, prompt // _ANSWER_SHARE + 1)
+    return max(1, min(COMPLETION, prompt // _ANSWER_SHARE))
 
 
 def _max_prompt(wishes: Wishes, rows: int, context: int | None) -> int | None:

@@ -10,7 +10,7 @@ from supervisor.batch import Member, peak
 from supervisor.ceiling import Bound, Ceiling
 from supervisor.cost import Kind, Law, Part, Quantization
 from supervisor.peak import Model, Traced
-from supervisor.plan import COMPLETION, Plan, Wishes, plan, with_answer
+from supervisor.plan import COMPLETION, Plan, Wishes, least_answer, plan, with_answer
 
 FLAGS = frozenset(
     {
