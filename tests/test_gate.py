@@ -197,7 +197,7 @@ async def test_memory_that_runs_short_and_what_is_retained() -> None:
         assert (place.position, gate.snapshot().held) == (1, True)
         gate.set_retained(600)
         gate.hold(on=False)
-        assert (gate.lacking(), gate.snapshot().retained) == (116, 600)
+        assert (gate.lacking(), gate.snapshot().retained) == (115, 600)
         gate.set_budget(replace(gate.snapshot().budget, ceiling=1200))
         await place.granted()
         assert gate.snapshot().reserved == 10 + 516 + 600

@@ -79,7 +79,7 @@ async def test_limits_say_where_they_come_from() -> None:
     assert ceiling == {"name": "ceiling", "bytes": planned.ceiling.bytes, "from": "a test"}
     assert kv["bytes"] == planned.max_active_kv
     assert kv["from"].startswith("the plan")
-    guarded.set_ceiling(190_000_000, 205_000_000)
+    guarded.set_budget(replace(budget(planned), ceiling=190_000_000, most=205_000_000))
     ceiling, kv = memory_limits(guarded, planned, MemorySettings(max_active_kv_bytes="1GB"))
     assert ceiling["bytes"] == 190_000_000
     assert ceiling["from"] == "what the machine has now; when the child was started, 205 MB: a test"
