@@ -11,8 +11,9 @@ A request's way, which is also the order to read the code in:
     settle    handlers.py   release, record, measure
 
 Beside it: inquest.py, which the supervisor asks at each crash whose doing it was (core/blame.py decides),
-learned_limits.py, what deaths taught of memory, synthetic.py, requests of our own to the child, and
-actions.py, what an administrator may do.
+learned_limits.py, what deaths taught of memory, synthetic.py, requests of our own to the child, stalls.py,
+which foresees the child's searches in its prompt cache and cures them, and actions.py, what an
+administrator may do.
 
 Words: the *child* is the supervised server process; a *generation* is one life of it. An *answer* is what
 one client gets; it keeps its id over keep-alives and *replays* (running a request again after a death,

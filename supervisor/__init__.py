@@ -26,6 +26,7 @@ Where things are, from decision to deed:
     generation.py  what the gateway is handed: Generation, Death, Snapshot, Launch, options
     watch.py       one living child: first token, stalls, what a broken answer means
     liveness.py    /health, the canary, and the arithmetic of silence (pure)
+    silence.py     pure: how long a silence may be, by what the child is at; learned
     process.py     one child under its keeper: spawn, signal, end
     keeper.py      the tiny parent process that ends the child when the gateway is gone
     child.py       inside the child: telemetry, then the unmodified server
