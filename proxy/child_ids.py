@@ -82,7 +82,7 @@ class ChildIds:
         wrapper = self._tokenizer.wrapper
         if not wrapper.has_thinking:
             return len(ids)
-        start = wrapper.rfind_think_start(list(ids), start=max(0, len(ids) - _THINKING_TAIL))
+        start = wrapper.rfind_think_start(ids, start=max(0, len(ids) - _THINKING_TAIL))
         return start if start >= 0 else len(ids)
 
     def _remembering(self, encode: Encode) -> Encode:

@@ -15,6 +15,7 @@ from typing import Any
 from proxy.child_pictures import ChildPictures
 from proxy.child_segments import checked_segments
 from proxy.core.pictures import image_urls
+from proxy.last_rendered import LastRendered
 from proxy.segments import common
 from proxy.template_lookups import quick_lookups
 
@@ -91,6 +92,8 @@ class ChildTokenizer:
         )
         if options.use_default_chat_template and self.wrapper.chat_template is None:
             self.wrapper.chat_template = self.wrapper.default_chat_template
+        #: The text that is encoded, for segments and estimates: some tokenizers change it as they encode.
+        self.render = LastRendered(self._render)
         self.segments = checked_segments(self.wrapper, self._template_args, self.encode, self.render)
 
     def info(self) -> dict[str, Any]:
@@ -146,20 +149,19 @@ class ChildTokenizer:
         """The text of a conversation for a model without a template."""
         return str(self._server.convert_chat(prompt["messages"], prompt.get("role_mapping")))
 
-    def render(self, prompt: dict[str, Any]) -> str:
-        """The text that is encoded, for estimates: some tokenizers change it once more as they encode."""
+    def _render(self, prompt: dict[str, Any]) -> str:
         if "prompt" in prompt:
             return str(prompt["prompt"])
         if not self.wrapper.has_chat_template:
             return self._converted(prompt)
-        with quick_lookups():
-            text = str(self._apply_template(prompt, tokenize=False))
         urls = image_urls(prompt["messages"])
+        with quick_lookups():
+            text = str(self._apply_template(prompt, tokenize=False, images=bool(urls)))
         return self._pictures.expand(text, urls) if urls else text
 
-    def _apply_template(self, prompt: dict[str, Any], *, tokenize: bool) -> Any:
+    def _apply_template(self, prompt: dict[str, Any], *, tokenize: bool, images: bool = False) -> Any:
         # Older servers do not know of images; there no prompt has any.
-        keep = {"keep_images": True} if image_urls(prompt["messages"]) else {}
+        keep = {"keep_images": True} if images else {}
         self._server.process_message_content(prompt["messages"], **keep)
         return self.wrapper.apply_chat_template(
             prompt["messages"],

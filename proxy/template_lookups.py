@@ -28,7 +28,7 @@ def _getattr(self: SandboxedEnvironment, obj: Any, attribute: str) -> Any:
     if kind is dict and attribute not in _OF_DICTS:
         if attribute in obj:
             return obj[attribute]
-        return self.undefined(obj=obj, name=attribute)
+        return self.undefined(None, obj, attribute)
     if kind is LoopContext and attribute in _OF_LOOPS and type(self) in _PLAIN:
         return getattr(obj, attribute)
     return _by_attribute_first(self, obj, attribute)
