@@ -40,8 +40,8 @@ TOLD = 0.9
 LEAST_TURNS = 20
 MOST_TURNS = 80
 TENFOLD = 10
-#: Of requests at a time.
-CONCURRENCIES = (1, 2, 3, 4)
+#: Of requests at a time; once more of them are so much slower, still more are not tried.
+CONCURRENCIES, SLOWER = (1, 2, 3, 4), 0.9
 #: Freed memory goes back to the system at once, as Metal's does: else glibc keeps some, more in each run.
 MALLOC = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536", "MALLOC_ARENA_MAX": "2"}
 MODEL = {
@@ -136,6 +136,8 @@ def best_fixed(model: Path, seed: int, turns: int, seconds: float) -> tuple[int,
         tried = bare(model, World(seed, turns, seconds, at_once=many), *flags)
         print(f"  {many} at a time: {tried}", flush=True)
         if tried.died:
+            break
+        if best[1] is not None and tried.speed < SLOWER * best[1].speed:
             break
         if best[1] is None or tried.speed > best[1].speed:
             best = many, tried
