@@ -6,6 +6,7 @@ The shell of core.leaving.
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import time
 from collections.abc import Callable
@@ -42,6 +43,7 @@ class Leavings:
         self._on_gone = on_gone
         self._clock = clock
         self._tasks = Tasks()
+        self._following: dict[str, asyncio.Task[None]] = {}  # the last of each job, by answer id
 
     def expect(self, job: Job, place: Place, generation: Generation) -> OnEnd:
         """Keep the place of one that is given to the child; what is to be told of how that ended."""
@@ -53,14 +55,25 @@ class Leavings:
             else:
                 left = Left(self._clock(), cut.step_s, self._unread_s(job))
                 task = self._tasks.start(self._follow(generation, cut.port, left), "see out")
-                task.add_done_callback(lambda _: release())
+                self._following[job.answer.id] = task
+                task.add_done_callback(functools.partial(self._on_followed, job.answer.id, release))
 
         return on_end
+
+    async def gone(self, job: Job) -> None:
+        """Wait until the child is done with what was broken off of `job`, if anything was."""
+        if (task := self._following.get(job.answer.id)) is not None:
+            await asyncio.wait((task,))
 
     async def stop(self) -> None:
         """Wait for nobody any more."""
         self._tasks.cancel()
         await self._tasks.finish()
+
+    def _on_followed(self, id: str, release: Callable[[], None], task: asyncio.Task[None]) -> None:
+        if self._following.get(id) is task:
+            del self._following[id]
+        release()
 
     async def _follow(self, generation: Generation, port: int, left: Left) -> None:
         noticed = generation.giving_up(port)

@@ -171,6 +171,7 @@ class Relay:
                         return await self._attempt(job, client, generation, place, join=join)
                     except UpstreamBroken as broken:
                         await self._after_break(job, generation, broken)
+                await self._leavings.gone(job)
                 place.again(alone=self._alone(job))
 
     def _alone(self, job: Job) -> bool:

@@ -17,6 +17,8 @@ from supervisor.process import Telemetry
 from tests.relay_stand import eventually
 
 PORT = 4711
+ANSWER = SimpleNamespace(id="chatcmpl-1")
+A_JOB = SimpleNamespace(seen=None, answer=ANSWER)
 
 
 class Stand:
@@ -42,7 +44,7 @@ class Stand:
         self.released += 1
 
     def leave(self, job: object = None, *, step_s: float = 1.0) -> None:
-        job = job or SimpleNamespace(seen=None)
+        job = job or A_JOB
         self.leavings.expect(cast("Job", job), self.place, self.generation)(Cut(PORT, step_s))
 
     async def waits(self) -> None:
@@ -97,6 +99,19 @@ async def test_a_silent_child_is_given_time(stand: Stand, caplog: pytest.LogCapt
     assert caplog.messages == ["not_seen_leaving"]
 
 
+async def test_who_is_to_run_again_waits_until_it_is_gone(stand: Stand) -> None:
+    job = cast("Job", A_JOB)
+    await stand.leavings.gone(job)
+    stand.leave()
+    waiting = asyncio.create_task(stand.leavings.gone(job))
+    await stand.waits()
+    assert not waiting.done()
+    stand.now = 1000.0
+    await waiting
+    assert stand.released == 1
+    await stand.leavings.gone(job)
+
+
 async def test_stopping_waits_for_nobody(stand: Stand) -> None:
     stand.leave()
     await stand.leavings.stop()
@@ -106,7 +121,7 @@ async def test_stopping_waits_for_nobody(stand: Stand) -> None:
 def reading(*, sequential: bool, events: int = 0) -> Any:
     """One that has read a quarter of its prompt in ten seconds, when it is 10 s."""
     seen = SimpleNamespace(events=events, progress=(100, 400))
-    return SimpleNamespace(seen=seen, asked=0.0, sequential=sequential)
+    return SimpleNamespace(seen=seen, asked=0.0, sequential=sequential, answer=ANSWER)
 
 
 @pytest.mark.parametrize(
