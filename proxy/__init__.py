@@ -11,7 +11,8 @@ A request's way, which is also the order to read the code in:
     settle    handlers.py   release, record, measure
 
 Beside it: inquest.py, which the supervisor asks at each crash whose doing it was (core/blame.py decides),
-learned_limits.py, what deaths taught of memory, synthetic.py, requests of our own to the child, stalls.py,
+learned_limits.py, what deaths taught of memory, memory_guard.py, which sees that the child does not run out
+of it (core/pressure.py, core/displacement.py), synthetic.py, requests of our own to the child, stalls.py,
 which foresees the child's searches in its prompt cache and cures them, and actions.py, what an
 administrator may do.
 
