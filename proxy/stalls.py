@@ -44,6 +44,8 @@ class TokensLike(Protocol):
         self, do: str, prompt: Prompt | None = None, **fields: Any
     ) -> Coroutine[Any, Any, Any | None]: ...
 
+    def tell(self, do: str, **fields: Any) -> None: ...
+
 
 class SupervisorLike(Protocol):
     """What is used of supervisor.runner.Supervisor."""
@@ -109,6 +111,8 @@ class Stalls(Blind):
         self._silent_until = 0.0
         self._numbers = itertools.count(1)
         self._asked: dict[str, int] = {}  # jobs that the child has, and what their searches copy
+        self._changes = 0  # of what the worker knows
+        self._foreseen: tuple[str, int, Any] = ("", -1, None)  # last: of which job, after how many changes
         self._tasks: set[asyncio.Task[Any]] = set()
         self._curing: asyncio.Task[None] | None = None
 
@@ -127,14 +131,21 @@ class Stalls(Blind):
         """How many tokens of its prompt the child has, as far as is known, before it queues."""
         await self._follow_child()
         batched = self._batched and job.request.sampling.get("seed") is None
+        changes = self._changes
         asking = self._tokens.foresight("foresee", job.fitted.prompt, of=job.answer.id, batched=batched)
         told = await self._patiently(asking)
+        if told:
+            self._foreseen = job.answer.id, changes, told
         return told["cached"] if told else 0
 
     async def asking(self, job: Job) -> None:
         """The child is asked next: tell the watch how long it will search."""
         await self._follow_child()
-        told = await self._patiently(self._tokens.foresight("asked", of=job.answer.id))
+        if self._foreseen[:2] == (job.answer.id, self._changes):  # nothing has changed since
+            told = self._foreseen[2]
+            self._tell("asked", of=job.answer.id)
+        else:
+            told = await self._patiently(self._change("asked", of=job.answer.id))
         copied = self._asked[job.answer.id] = told["copied"] if told else 0
         self._expect(copied)
 
@@ -185,7 +196,7 @@ class Stalls(Blind):
         await self._follow_child()
         id = f"{kind}-{next(self._numbers)}"
         await self._patiently(self._tokens.foresight("foresee", _prompt(body), of=id, batched=True))
-        await self._patiently(self._tokens.foresight("asked", of=id))
+        await self._patiently(self._change("asked", of=id))
         answered = await self._synthetics.send(kind, body, abandon=abandon)
         if answered:
             self._tell("read", of=id, cached=None)
@@ -195,11 +206,11 @@ class Stalls(Blind):
     async def _cure(self) -> None:
         """In an idle moment, one request after the other, as long as any is wanted."""
         await asyncio.sleep(SETTLE_S)
-        while self._idle() and (cure := await self._tokens.foresight("cure")) is not None:
+        while self._idle() and (cure := await self._change("cure")) is not None:
             began = self._clock()
             self._expect(cure["copied"])
             answered = await self._synthetics.send("cure", {**cure["prompt"], "max_tokens": 1})
-            await self._tokens.foresight("ended", of=cure["id"], generated=1, cached=None, complete=answered)
+            self._tell("ended", of=cure["id"], generated=1, cached=None, complete=answered)
             took, foreseen = self._clock() - began, self._rate.seconds(cure["copied"])
             log.info("cured", extra={"took_s": round(took, 3), "search_s": round(foreseen, 3)})
             if not answered:
@@ -221,7 +232,7 @@ class Stalls(Blind):
             return
         self._mirrored, self._silent_until = self._generation, 0.0
         most_copied = self._rate.items(WORTH_S)
-        telling = self._tokens.foresight("reset", rules=asdict(self._rules), most_copied=most_copied)
+        telling = self._change("reset", rules=asdict(self._rules), most_copied=most_copied)
         await self._patiently(telling)
 
     async def _patiently(self, asking: Awaitable[Any | None]) -> Any | None:
@@ -231,7 +242,13 @@ class Stalls(Blind):
             return None
 
     def _tell(self, do: str, **fields: Any) -> None:
-        self._start(self._tokens.foresight(do, **fields))
+        self._changes += 1
+        self._tokens.tell(do, **fields)
+
+    def _change(self, do: str, **fields: Any) -> Coroutine[Any, Any, Any | None]:
+        """Ask what may change what is known of the cache."""
+        self._changes += 1
+        return self._tokens.foresight(do, **fields)
 
     def _start(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
         task = asyncio.get_running_loop().create_task(work)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import logging
 import os
 import queue
 import signal
@@ -24,6 +25,8 @@ from proxy.carried import PROMPTS, Receiver
 from proxy.child_ids import ChildIds
 from proxy.child_tokenizer import ChildTokenizer
 from proxy.foresight import Foresight
+
+log = logging.getLogger("mlxguard.tokenizer")
 
 #: The gateway's loop, which passes on every stream, goes first where processors are scarce.
 _NICENESS = 5
@@ -50,7 +53,7 @@ def _answer(tokenizer: ChildTokenizer, foresight: Foresight, request: dict[str, 
         return _failure(request["id"], error)
 
 
-def _failure(request_id: int, error: BaseException) -> dict[str, Any]:
+def _failure(request_id: int | None, error: BaseException) -> dict[str, Any]:
     return {"id": request_id, "error": {"kind": type(error).__name__, "message": str(error)}}
 
 
@@ -109,8 +112,11 @@ def main() -> NoReturn:
     gc.freeze()  # the libraries' objects stay; a collection that walks them takes longer than most counts
     _return_memory()
     while True:
-        sink.write(frames.encode(answer))
-        sink.flush()
+        if answer["id"] is not None:
+            sink.write(frames.encode(answer))
+            sink.flush()
+        elif "error" in answer:  # of what was told, and needs no answer
+            log.warning("not_noted: %s", answer["error"]["kind"])
         if tokenizer is None or foresight is None:
             os._exit(1)  # not sys.exit: the reader thread sits in a read that Python would wait for
         answer = _answer(tokenizer, foresight, requests.get())

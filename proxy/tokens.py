@@ -141,6 +141,11 @@ class Tokens:
             log.warning("not_foreseen", extra={"what": do, "reason": type(error).__name__})
             return None
 
+    def tell(self, do: str, **fields: Any) -> None:
+        """Tell the worker's `Foresight` something, in order with all that it is asked. A dead one forgets."""
+        if self._worker is not None and self._worker.alive:
+            self._worker.tell({"op": "foresight", "do": do, "incremental": self._incremental, **fields})
+
     def check(self, ours: int, served: int) -> None:
         """Compare a count of ours with the child's own; where they differ, count in full for good."""
         if ours != served and self._incremental:

@@ -16,6 +16,8 @@ log = logging.getLogger("mlxguard.worker")
 
 #: Bytes of the end of standard error that are kept, for the log entry of a failed start.
 _SAID_BYTES = 2000
+#: What needs no answer waits so long for a request that it can go with.
+_TELL_S = 0.02
 #: A long session's request in one write; the most that Linux gives to everybody (fs.pipe-max-size).
 _PIPE_BYTES = 1 << 20
 
@@ -48,6 +50,8 @@ class Worker:
         self._ids = itertools.count()
         self._pending: dict[int, asyncio.Future[Any]] = {}
         self._watchdog: asyncio.TimerHandle | None = None
+        self._told: list[bytes] = []
+        self._telling: asyncio.TimerHandle | None = None
         self._reader = asyncio.create_task(self._read())
         self._listener = asyncio.create_task(self._listen())
         self._said = b""
@@ -84,13 +88,27 @@ class Worker:
         try:
             if self._watchdog is None:
                 self._arm()
-            self._stdin.write(frames.encode({"id": request_id, **request}))
+            self._send(frames.encode({"id": request_id, **request}))
             with contextlib.suppress(ConnectionError):  # the reader sees the death and fails the answer
                 await self._stdin.drain()
             return await answer
         finally:
             if not answer.cancel() and not answer.cancelled():
                 answer.exception()  # marks it as seen where the caller went away while it came
+
+    def tell(self, request: dict[str, Any]) -> None:
+        """Send what needs no answer, with the next request or soon: by itself it would wake the process."""
+        self._told.append(frames.encode({"id": None, **request}))
+        if self._telling is None:
+            self._telling = self._loop.call_later(_TELL_S, self._send)
+
+    def _send(self, frame: bytes = b"") -> None:
+        """What was told goes first: the order is kept."""
+        if self._telling is not None:
+            self._telling.cancel()
+            self._telling = None
+        self._stdin.write(b"".join((*self._told, frame)))
+        self._told.clear()
 
     async def stop(self, grace_s: float) -> None:
         """End the process: its input closes, and after `grace_s` it is killed."""
@@ -120,6 +138,8 @@ class Worker:
     def _end(self) -> None:
         self.alive = False
         self._disarm()
+        if self._telling is not None:
+            self._telling.cancel()
         for waiting in self._pending.values():
             if not waiting.done():
                 waiting.set_exception(WorkerDied())

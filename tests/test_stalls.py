@@ -41,6 +41,10 @@ class Worker:
         answer = self.answers.get(do)
         return answer.pop(0) if isinstance(answer, list) else answer
 
+    def tell(self, do: str, **fields: Any) -> None:
+        self.asked.append(do)
+        self.fields.append(fields)
+
 
 class World:
     """Everything around; its clock moves by hand."""
@@ -94,6 +98,20 @@ async def test_each_child_is_followed_from_its_start(world: World) -> None:
     world.stalls.changed(Change(State.STARTING, State.READY, 2))
     await world.stalls.asking(job())
     assert world.worker.asked == ["reset", "foresee", "asked", "reset", "asked"]
+
+
+async def test_what_was_foreseen_holds_while_nothing_changes(world: World) -> None:
+    world.worker.answers["foresee"] = {"cached": 0, "copied": LONG}
+    await world.stalls.foresee(job("a"))
+    await world.stalls.asking(job("a"))
+    assert world.silent_until > world.now, "without an answer to `asked`"
+
+    world.silent_until = 0.0
+    await world.stalls.foresee(job("b"))
+    world.stalls.read(job("a"))
+    world.worker.answers["asked"] = {"cached": 0, "copied": 0}
+    await world.stalls.asking(job("b"))
+    assert world.silent_until == 0.0, "the cache may be another"
 
 
 async def test_what_comes_from_the_cache(world: World) -> None:

@@ -14,7 +14,7 @@ from proxy.worker import Refused, Stalled, Worker, WorkerDied
 SCRIPT = """
 import os, sys, time
 from proxy import frames
-out = sys.stdout.buffer
+out, told = sys.stdout.buffer, []
 while (request := frames.read(sys.stdin.buffer)) is not None:
     match request["do"]:
         case "hang": time.sleep(60)
@@ -22,7 +22,10 @@ while (request := frames.read(sys.stdin.buffer)) is not None:
         case "babble": out.write(b"\\0\\0\\0\\1{"); out.flush(); time.sleep(60)
         case "shout": sys.stderr.write("x" * 300_000 + "\\nlast words\\n"); sys.stderr.flush()
         case "raise": out.write(frames.encode({"id": request["id"], "error": {"kind": "K", "message": "m"}}))
-    if request["do"] != "raise":
+    told += [request["do"]] * (request["id"] is None)
+    if request["do"] == "told":
+        out.write(frames.encode({"id": request["id"], "result": told}))
+    elif request["do"] != "raise" and request["id"] is not None:
         out.write(frames.encode({"id": request["id"], "result": request["do"]}))
     out.flush()
 """
@@ -57,6 +60,17 @@ async def test_what_it_raises_is_an_answer(spawn: Spawn) -> None:
         await worker.ask({"do": "raise"})
     assert caught.value.kind == "K"
     assert worker.alive
+
+
+async def test_what_is_told_arrives_before_what_is_asked_later(spawn: Spawn) -> None:
+    worker = await spawn(30)
+    worker.tell({"do": "a"})
+    worker.tell({"do": "b"})
+    assert await worker.ask({"do": "told"}) == ["a", "b"]
+    worker.tell({"do": "c"})
+    await asyncio.sleep(0.1)  # it goes by itself, too
+    assert len(worker) == 0
+    assert await worker.ask({"do": "told"}) == ["a", "b", "c"]
 
 
 async def test_a_death_ends_all_that_is_pending(spawn: Spawn) -> None:
