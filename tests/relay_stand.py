@@ -24,6 +24,7 @@ from proxy.inquest import Inquest
 from proxy.job import Job
 from proxy.leaving import Leavings
 from proxy.relay import Relay, RelayOptions
+from proxy.stalls import BLIND, Blind
 from proxy.status import Registry
 from proxy.upstream import Upstream
 from supervisor.causes import Cause
@@ -47,6 +48,7 @@ class Stand:
     inquest: Inquest = field(init=False)
     registry: Registry = field(default_factory=Registry)
     leavings: Leavings = field(default_factory=Leavings)
+    foresight: Blind = BLIND
     server: TestServer | None = None
     session: aiohttp.ClientSession | None = None
 
@@ -73,7 +75,7 @@ class Stand:
 
     async def _handle(self, http_request: web.Request) -> web.StreamResponse:
         parts = (self.supervisor, self.gate, self.upstream, self.options, self.inquest)
-        relay = Relay(*parts, leavings=self.leavings)
+        relay = Relay(*parts, leavings=self.leavings, foresight=self.foresight)
         job = self.job(await http_request.json(), is_chat=http_request.match_info["kind"] == "chat")
         self.jobs.append(job)
         try:

@@ -69,6 +69,14 @@ def test_gauges_are_read_when_scraped() -> None:
     assert ("mlxguard_plan_max_prompt_tokens", ()) not in got, "there is no such limit"
 
 
+def test_the_seconds_of_stalls_are_counted() -> None:
+    metrics = Metrics(lambda: NOW)
+    metrics.search_stall(2.5, 3.0)
+    got = samples(metrics)
+    assert got["mlxguard_search_stall_seconds_total", (("kind", "foreseen"),)] == 2.5
+    assert got["mlxguard_search_stall_seconds_total", (("kind", "seen"),)] == 3.0
+
+
 def test_predictions_and_leavings_are_counted() -> None:
     metrics = Metrics(lambda: NOW)
     metrics.predicted(Sample(110, 100, together=False))

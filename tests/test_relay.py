@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import aiohttp
@@ -16,8 +17,9 @@ from proxy import upstream
 from proxy.core import silence
 from proxy.core.budget import Budget
 from proxy.gate import Gate
-from proxy.job import Outcome, Stage
+from proxy.job import Job, Outcome, Stage
 from proxy.relay import RelayOptions
+from proxy.stalls import Blind
 from supervisor.causes import Cause
 from tests.core import child_events as child_says
 from tests.relay_stand import Stand, a_stand, events_of, eventually, text_of
@@ -57,6 +59,51 @@ async def test_a_stream(stand: Stand) -> None:
     assert job.usage
     assert job.usage.cached_tokens == 2
     assert job.first_content_s is not None
+
+
+class Told(Blind):
+    """What the relay tells of its requests, in order."""
+
+    def __init__(self) -> None:
+        self.steps: list[str] = []
+
+    async def foresee(self, job: Job) -> int:
+        self.steps.append("foresee")
+        return await super().foresee(job)
+
+    async def asking(self, job: Job) -> None:
+        self.steps.append("asking")
+
+    @contextmanager
+    def asked(self, job: Job) -> Iterator[None]:
+        self.steps.append("asked")
+        yield
+        self.steps.append("left")
+
+    def answering(self, job: Job) -> None:
+        self.steps.append("answering")
+
+    def read(self, job: Job) -> None:
+        self.steps.append("read")
+
+    def ended(self, job: Job, *, complete: bool) -> None:
+        self.steps.append(f"ended {complete}")
+
+
+async def test_a_request_is_followed_step_by_step(stand: Stand) -> None:
+    told = stand.foresight = Told()
+    asking = stand.ask(stream=True)
+    await (await stand.child.call()).answer(child_says.chat_stream("Hel", "lo"))
+    await (await asking).read()
+    assert told.steps == ["foresee", "asking", "asked", "answering", "read", "left", "ended True"]
+
+
+async def test_what_the_child_refuses_ends_incomplete(stand: Stand) -> None:
+    told = stand.foresight = Told()
+    asking = stand.ask()
+    await (await stand.child.call()).refuse(400, "no")
+    assert (await asking).status == 400
+    assert told.steps[-1] == "ended False"
 
 
 async def test_a_whole_answer(stand: Stand) -> None:

@@ -7,6 +7,7 @@ import pytest
 from supervisor.causes import Cause
 from supervisor.generation import Death, Generation
 from supervisor.lifecycle import State
+from supervisor.silence import Phase, slowest
 
 
 async def test_requests_are_counted_and_the_end_of_the_last_is_told() -> None:
@@ -20,6 +21,22 @@ async def test_requests_are_counted_and_the_end_of_the_last_is_told() -> None:
         assert (generation.in_flight, idle) == (1, [])
         generation.progress()
     assert (generation.in_flight, idle, generation.reads) == (0, [0], 1)
+
+
+async def test_it_is_known_what_the_child_is_at() -> None:
+    generation = Generation(3, 4711, lambda: None)
+    with generation.busy() as first, generation.busy():
+        assert [work.phase for work in generation.works] == [Phase.QUEUED, Phase.QUEUED]
+        first.phase = Phase.DECODE
+        assert slowest(work.phase for work in generation.works) is Phase.QUEUED
+    assert not generation.works
+
+
+async def test_the_latest_silence_that_is_foreseen_counts() -> None:
+    generation = Generation(3, 4711, lambda: None)
+    for until in (5.0, 9.0, 7.0):
+        generation.expect_silence(until)
+    assert generation.silent_until == 9.0
 
 
 @pytest.mark.parametrize(

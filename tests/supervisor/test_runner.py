@@ -312,6 +312,20 @@ async def test_a_stopped_process_is_a_wedge(supervise: Supervise) -> None:
     assert (await supervisor.ready(10)).number == 2
 
 
+async def test_a_silence_that_was_foreseen_is_no_wedge_until_it_should_be_over(supervise: Supervise) -> None:
+    supervisor = supervise(stall_s=0.4)
+    supervisor.expect_silence(time.monotonic() + 99.0)  # nobody serves: it is about nobody
+    await supervisor.start()
+    generation = await supervisor.ready(10)
+    supervisor.expect_silence(time.monotonic() + 2.0)
+    with generation.busy():
+        os.kill(supervisor.snapshot().pid or 0, signal.SIGSTOP)
+        done, _ = await asyncio.wait((generation.died,), timeout=1.8)
+        assert not done
+        death = await asyncio.wait_for(asyncio.shield(generation.died), 0.2 + 0.4 + 2.0)
+    assert death.cause is Cause.WEDGE
+
+
 async def test_a_busy_child_whose_canary_is_answered_is_let_be(supervise: Supervise) -> None:
     supervisor = supervise(stall_s=0.1)
     await supervisor.start()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
@@ -176,6 +177,14 @@ async def test_another_sign_of_life_ends_the_wait_for_the_canary(start: Start, s
         case "exit":
             script.exited.set_result(Exit(0, None))
     await examination
+    assert script.broke == []
+
+
+async def test_a_foreseen_silence_is_no_proof_of_death(start: Start) -> None:
+    script, watch, generation = await start()
+    script.canary = ["silent"]
+    generation.expect_silence(time.monotonic() + 60.0)
+    await watch.examine(generation)
     assert script.broke == []
 
 
