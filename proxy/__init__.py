@@ -6,14 +6,16 @@ A request's way, which is also the order to read the code in:
     parse     core/chat.py  bytes -> CompletionRequest: typed, strict, mended where the meaning is clear
     count     tokens.py     exact prompt tokens, by a worker process that runs the server's own code
     fit       fitting.py    over the limit: refuse, or cut whole turns (core/truncation.py); clamp max_tokens
-    gate      gate.py       wait for a place among the running requests (core/admission.py decides)
+    gate      gate.py       wait for memory and a place beside the running requests (core/admission.py decides,
+                            by the law that costs.py asks)
     relay     relay.py      stream the child's answer; hold, keep alive, replay after a death
     settle    handlers.py   release, record, measure
 
 Beside it: inquest.py, which the supervisor asks at each crash whose doing it was (core/blame.py decides),
-learned_limits.py, what deaths taught of memory, memory_guard.py, which sees that the child does not run out
-of it (core/pressure.py, core/displacement.py), synthetic.py, requests of our own to the child, stalls.py,
-which foresees the child's searches in its prompt cache and cures them, and actions.py, what an
+leaving.py, which sees requests out whose clients have left, ceiling_watch.py, which reads the machine
+again, learned_limits.py, what deaths taught of memory, memory_guard.py, which sees that the child does not
+run out of it (core/pressure.py, core/displacement.py), synthetic.py, requests of our own to the child,
+stalls.py, which foresees the child's searches in its prompt cache and cures them, and actions.py, what an
 administrator may do.
 
 Words: the *child* is the supervised server process; a *generation* is one life of it. An *answer* is what
