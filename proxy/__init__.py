@@ -6,8 +6,8 @@ A request's way, which is also the order to read the code in:
     parse     core/chat.py  bytes -> CompletionRequest: typed, strict, mended where the meaning is clear
     count     tokens.py     exact prompt tokens, by a worker process that runs the server's own code
     fit       fitting.py    over the limit: refuse, or cut whole turns (core/truncation.py); clamp max_tokens
-    gate      gate.py       wait for memory and a place beside the running requests (core/admission.py decides,
-                            by the law that costs.py asks)
+    gate      gate.py       wait for memory and a place beside the running (core/admission.py decides, by the
+                            law that costs.py asks)
     relay     relay.py      stream the child's answer; hold, keep alive, replay after a death
     settle    handlers.py   release, record, measure
 
