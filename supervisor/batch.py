@@ -186,9 +186,10 @@ def _snapshots(number: int, together: int, keeping: int) -> int:
     """Sequences in the buffers that the snapshots of `keeping` pin at most, of `number` that were read.
 
     Of `together` that are read together, each whose prompt ends in a step of its own pins what is left then.
+    The last one's is held by the server itself as well, even where it was the first to end.
     """
     sizes = sorted((together - place % together for place in range(number)), reverse=True)
-    return sum(sizes[:keeping])
+    return sum(sizes[:keeping]) + (sizes[-1] if keeping < number else 0)
 
 
 def _reading_alone(padded: _Buffers, buffers: Sequence[_Buffers]) -> tuple[int, int]:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from supervisor.batch import Member, Serving, kv, largest_prompt, peak
-from supervisor.cost import Kind, Law, Part
+from supervisor.cost import STEP, Kind, Law, Part
 from supervisor.peak import Model, Traced
+from tests.supervisor.batch_replay import Child
 
 ROW = 100_000
 TRACED = Traced(law=Law((Part(Kind.GROWING, ROW),)), layer_width=5000, vocabulary=1000, backend="metal")
@@ -45,3 +46,36 @@ def test_the_largest_prompt_fits_and_a_longer_one_does_not(gigabytes: int) -> No
     found = largest_prompt(SERVING, ceiling, completion=100)
     assert not found or peak(SERVING, [Member(found, 100)]).total <= ceiling
     assert peak(SERVING, [Member(found + 1, 100)]).total > ceiling
+
+
+#: Rows are what is counted: beside them a step works in next to nothing, and a layer is next to nothing.
+LARGE = 10**12
+ROWS = Traced(Law((Part(Kind.GROWING, LARGE),)), layers=10**18)
+sequences = st.lists(st.tuples(st.integers(2, 3000), st.integers(1, 900)), min_size=1, max_size=6)
+
+
+def rows(number: int, step: int, prompts: int) -> Serving:
+    return Serving(Model(0, ROWS.law, ROWS, batched=True), step, number, prompts, 10)
+
+
+@given(st.tuples(st.integers(2, 9000), st.integers(1, 2000)), st.sampled_from([100, 256, 512, 2048]))
+def test_one_alone_is_what_a_replay_of_the_child_finds(sequence: tuple[int, int], step: int) -> None:
+    found = peak(rows(1, step, 1), [Member(*sequence)]).total // LARGE
+    assert found == Child([sequence], [0], step, 1, 1).run()
+
+
+@settings(max_examples=200)
+@given(sequences, st.integers(1, 8), st.sampled_from([128, 256, 512, 2048]), st.data())
+def test_no_order_of_arrivals_and_ends_takes_more(
+    some: list[tuple[int, int]], prompts: int, step: int, data: st.DataObject
+) -> None:
+    arrivals = data.draw(st.lists(st.integers(0, 600), min_size=len(some), max_size=len(some)))
+    bound = peak(rows(len(some), step, prompts), [Member(*each) for each in some]).caches // LARGE
+    # Buffers that were cut to what is left in them grow from there, so they need not end on a step.
+    assert Child(some, arrivals, step, len(some), prompts).run() <= bound + len(some) * STEP
+
+
+def test_ends_one_after_the_other_leave_a_buffer_each() -> None:
+    """300 tokens are 512 rows: the four buffers that are left, and the snapshot all were read in."""
+    found = Child([(300, 16), (300, 32), (300, 48), (300, 64)], [0] * 4, 512, 4, 4).run()
+    assert found == (4 + 3 + 2 + 1 + 4) * 512
