@@ -117,6 +117,8 @@ class Preparation:
             Unavailable: it takes longer.
             RestartingFailed: it failed.
         """
+        if self._outcome.done():
+            return self._outcome.result()
         try:
             return await asyncio.wait_for(asyncio.shield(self._outcome), timeout_s)
         except TimeoutError:

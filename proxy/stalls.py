@@ -237,7 +237,8 @@ class Stalls(Blind):
 
     async def _patiently(self, asking: Awaitable[Any | None]) -> Any | None:
         try:
-            return await asyncio.wait_for(asking, _PATIENCE_S)
+            async with asyncio.timeout(_PATIENCE_S):  # wait_for would make a task of it
+                return await asking
         except TimeoutError:
             return None
 
