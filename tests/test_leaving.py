@@ -48,8 +48,14 @@ class Stand:
         self.leavings.expect(cast("Job", job), self.place, self.generation)(Cut(PORT, step_s))
 
     async def waits(self) -> None:
-        await asyncio.sleep(0.15)
+        """Some looks later it has still not been released."""
+        await asyncio.sleep(0.01)
         assert not self.released
+
+
+@pytest.fixture(autouse=True)
+def often(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("proxy.leaving._LOOK_S", 0.001)
 
 
 @pytest.fixture
@@ -136,7 +142,7 @@ async def test_a_sequential_one_is_known_to_read_on(
     stand.leave(reading(sequential=sequential, events=events), step_s=0.0)
     await asyncio.sleep(0)
     stand.generation.gave_up(PORT)
-    await asyncio.sleep(0.05)
+    await asyncio.sleep(0.01)
     stand.now = 10.0 + ROUND_S + unread_s - 0.1
     await stand.waits()
     stand.now += 0.2
