@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from proxy.child_tokenizer import ChildTokenizer
-from proxy.core.mirror import Ids, Kind
+from proxy.core.paths import Ids, Kind
 from proxy.segments import Encode, common, split
 
 #: Token ids of segments that are kept: twice this, 16 MB. A session of 100,000 tokens takes 0.4 MB.

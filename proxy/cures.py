@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from proxy.child_ids import system_messages
-from proxy.core.mirror import Found, Ids, Mirror
+from proxy.core.mirror import Found, Mirror
+from proxy.core.paths import Ids
 from proxy.segments import common
 
 #: The labels of the entries that cures leave begin so.

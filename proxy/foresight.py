@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from proxy.child_ids import ChildIds, Cut, kept
-from proxy.core.mirror import Found, Ids, Mirror, Rules
+from proxy.core.mirror import Found, Mirror, Rules
+from proxy.core.paths import Ids
 from proxy.cures import LABEL, Cures
 
 #: What a child has answered before it is ready (supervisor/liveness.py).

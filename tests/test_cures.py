@@ -5,7 +5,8 @@ from __future__ import annotations
 from array import array
 from typing import Any
 
-from proxy.core.mirror import Ids, Mirror, Rules
+from proxy.core.mirror import Mirror, Rules
+from proxy.core.paths import Ids
 from proxy.cures import LABEL, Cures
 
 #: A search that copies more is a stall: a path of some 3,000 tokens.

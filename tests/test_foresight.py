@@ -7,7 +7,7 @@ from typing import Any, cast
 import pytest
 
 from proxy.child_ids import ChildIds, Cut
-from proxy.core.mirror import Ids
+from proxy.core.paths import Ids
 from proxy.foresight import Foresight
 from tests.test_cures import AGENT, MOST, ids_of, session
 

@@ -14,13 +14,10 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import pairwise
-from typing import Literal, TypeAlias
 
-Kind = Literal["assistant", "user", "system"]
-#: Token ids, of type code "i".
-Ids: TypeAlias = "array[int]"
+from proxy.core.paths import Entry, Ids, Kind, Node, add, descend, follow, join
 
 #: In this order they give way, the first while there are at least as many of it as of the next.
 _ORDER: tuple[Kind, ...] = ("assistant", "user", "system")
@@ -72,61 +69,12 @@ class Found:
     copied: int
 
 
-@dataclass(slots=True, eq=False)
-class Entry:
-    """One kept sequence. `label`: whose it is, for the owner of the mirror."""
-
-    node: _Node
-    kind: Kind
-    length: int
-    label: str
-
-
-@dataclass(slots=True, eq=False)
-class _Node:
-    """A run of tokens, and what comes after it, in the order in which it came: the search goes by that."""
-
-    run: Ids
-    parent: _Node | None
-    after: dict[int, _Node] = field(default_factory=dict)
-    entry: Entry | None = None
-
-
-@dataclass(slots=True)
-class _Path:
-    """How far a prompt follows the paths: `inside` tokens into the run of `node`; entries `passed`."""
-
-    node: _Node
-    inside: int
-    depth: int
-    passed: list[Entry]
-    exact: bool = False
-
-    @property
-    def shorter(self) -> int:
-        """The server takes no beginning of one token (`last_index > 0`)."""
-        return next((entry.length for entry in reversed(self.passed) if entry.length > 1), 0)
-
-    def ending(self) -> _Node:
-        """A node that ends where the path does."""
-        return self.node if self.inside == len(self.node.run) else _split(self.node, self.inside)
-
-
-@dataclass(frozen=True, slots=True)
-class _Below:
-    """The nearest entry below a place, its distance, and what finding it costs."""
-
-    entry: Entry
-    distance: int
-    copied: int
-
-
 class Mirror:
     """One generation's prompt cache."""
 
     def __init__(self, rules: Rules) -> None:
         self.rules = rules
-        self._root = _Node(array("i"), None)
+        self._root = Node(array("i"), None)
         self._queues: dict[Kind, dict[Entry, None]] = {kind: {} for kind in _ORDER}
         self._bytes = 0
         self._unknown = 0
@@ -141,10 +89,10 @@ class Mirror:
 
     def search(self, ids: Ids) -> Found:
         """`PromptTrie.search`: the same result, and what it costs."""
-        path = self._follow(ids)
+        path = follow(self._root, ids)
         if path.exact or not path.depth:
             return Found(len(ids), path.depth, path.exact, 0, 0, 0)
-        below = _descend(path.node, path.inside)
+        below = descend(path.node, path.inside)
         return Found(len(ids), path.depth, False, path.shorter, path.depth + below.distance, below.copied)
 
     def cached(self, found: Found) -> int:
@@ -160,7 +108,7 @@ class Mirror:
         if unknown:
             self._unknown += 1
             ids = ids + array("i", [-self._unknown]) * unknown
-        node = self._add(ids)
+        node = add(self._root, ids)
         if node.entry is not None:
             self._forget(node.entry)
         node.entry = Entry(node, kind, len(ids), label)
@@ -187,39 +135,19 @@ class Mirror:
 
     # Paths
 
-    def _follow(self, ids: Ids) -> _Path:
-        path = _Path(self._root, 0, 0, [])
-        while path.depth < len(ids) and (after := path.node.after.get(ids[path.depth])) is not None:
-            path.node, path.inside = after, _common(after.run, ids, path.depth)
-            path.depth += path.inside
-            if path.inside < len(after.run):
-                break
-            if after.entry is not None:
-                path.passed.append(after.entry)
-        path.exact = bool(path.passed) and path.passed[-1].length == len(ids)
-        return path
-
-    def _add(self, ids: Ids) -> _Node:
-        path = self._follow(ids)
-        node = path.ending()
-        if path.depth == len(ids):
-            return node
-        leaf = node.after[ids[path.depth]] = _Node(ids[path.depth :], node)
-        return leaf
-
     def _giver(self, ids: Ids) -> Entry:
         """The entry that the prompt would be served from."""
-        path = self._follow(ids)
+        path = follow(self._root, ids)
         if path.exact:
             return path.passed[-1]
-        below = _descend(path.node, path.inside).entry
+        below = descend(path.node, path.inside).entry
         if path.depth > path.shorter and self.rules.trims(below.length):
             return below
         return next(entry for entry in reversed(path.passed) if entry.length == path.shorter)
 
     def _reveal(self, ids: Ids, cached: int) -> None:
         """Generated tokens from where the prompt leaves were those that the prompt has there."""
-        path = self._follow(ids)
+        path = follow(self._root, ids)
         if path.inside < len(path.node.run) and path.node.run[path.inside] >= 0:
             return
         node, tokens = path.ending(), cached - path.depth
@@ -232,13 +160,13 @@ class Mirror:
 
     # Entries
 
-    def _drop_beginnings(self, node: _Node) -> None:
+    def _drop_beginnings(self, node: Node) -> None:
         """`pop_prefixes`."""
         while node.parent is not None and node.parent.parent is not None:
             above = node.parent
             if above.entry is not None:
                 self._forget(above.entry)
-                _join(above)
+                join(above)
             node = above
 
     def _evict(self) -> None:
@@ -256,71 +184,9 @@ class Mirror:
             above = node.parent
             del above.after[node.run[0]]
             node = above
-        _join(node)
+        join(node)
 
     def _forget(self, entry: Entry) -> None:
         entry.node.entry = None
         del self._queues[entry.kind][entry]
         self._bytes -= self.rules.bytes_of(entry.length)
-
-
-def _split(node: _Node, inside: int) -> _Node:
-    """The node's run in two; the first half keeps its place among its siblings."""
-    assert node.parent is not None
-    upper = _Node(node.run[:inside], node.parent)
-    node.parent.after[node.run[0]] = upper
-    node.run, node.parent = node.run[inside:], upper
-    upper.after[node.run[0]] = node
-    return upper
-
-
-def _join(node: _Node) -> None:
-    """A node that is neither an end nor a fork becomes part of the one after it."""
-    if node.entry is not None or node.parent is None or len(node.after) != 1:
-        return
-    (below,) = node.after.values()
-    below.run, below.parent = node.run + below.run, node.parent
-    node.parent.after[below.run[0]] = below
-
-
-def _descend(start: _Node, inside: int) -> _Below:
-    """The nearest end below a place, in the server's own order of search: what came last goes first."""
-    best: Entry | None = None
-    nearest, copied = _FAR, 0
-    stack = [(start, 0, len(start.run) - inside)]
-    while stack:
-        node, depth, left = stack.pop()
-        end = min(depth + left, max(nearest, depth))
-        copied += _sum(end) - _sum(depth)
-        if end < depth + left or end >= nearest:
-            continue
-        if node.entry is not None:
-            best, nearest = node.entry, end
-            continue
-        copied += (end + 1) * len(node.after)
-        stack += [(after, end + 1, len(after.run) - 1) for after in node.after.values()]
-    assert best is not None, "every path ends in an entry"
-    return _Below(best, nearest, copied)
-
-
-def _sum(depth: int) -> int:
-    """1 + 2 + ... + depth."""
-    return depth * (depth + 1) // 2
-
-
-def _common(run: Ids, ids: Ids, start: int) -> int:
-    """How many tokens of `run` stand in `ids` from `start` on. Compares whole stretches, as memory."""
-    low, high = 0, min(len(run), len(ids) - start)
-    if run[:high] == ids[start : start + high]:
-        return high
-    while high - low > 1:
-        middle = (low + high) // 2
-        if run[low:middle] == ids[start + low : start + middle]:
-            low = middle
-        else:
-            high = middle
-    return low
-
-
-#: Farther than any entry.
-_FAR = 2**62

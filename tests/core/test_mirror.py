@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from proxy.core.mirror import Kind, Mirror, Rules
+from proxy.core.mirror import Mirror, Rules
+from proxy.core.paths import Kind
 from tests.prompt_cache import definitions
 
 MODEL = ("model", None, None)
