@@ -18,6 +18,7 @@ from typing import Any, Literal, Protocol
 
 from proxy.core.chat import ChatPrompt, Prompt, TextPrompt
 from proxy.core.mirror import Rules
+from proxy.core.pictures import image_urls
 from proxy.core.stalls import Rate
 from proxy.job import Job
 from supervisor.cost import Kind
@@ -128,11 +129,17 @@ class Stalls(Blind):
     # A request's way
 
     async def foresee(self, job: Job) -> int:
-        """How many tokens of its prompt the child has, as far as is known, before it queues."""
+        """How many tokens of its prompt the child has, as far as is known, before it queues.
+
+        Prompts with images are not followed: the server keeps them under keys that are made from pixels.
+        """
+        prompt = job.fitted.prompt
+        if isinstance(prompt, ChatPrompt) and image_urls(prompt.messages):
+            return 0
         await self._follow_child()
         batched = self._batched and job.request.sampling.get("seed") is None
         changes = self._changes
-        asking = self._tokens.foresight("foresee", job.fitted.prompt, of=job.answer.id, batched=batched)
+        asking = self._tokens.foresight("foresee", prompt, of=job.answer.id, batched=batched)
         told = await self._patiently(asking)
         if told:
             self._foreseen = job.answer.id, changes, told

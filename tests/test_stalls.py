@@ -10,7 +10,7 @@ from typing import Any, cast
 import pytest
 
 from proxy.core.answer import Answer
-from proxy.core.chat import Prompt
+from proxy.core.chat import ChatPrompt, Prompt
 from proxy.core.child_stream import Seen
 from proxy.core.mirror import Rules
 from proxy.job import Job
@@ -119,6 +119,14 @@ async def test_what_comes_from_the_cache(world: World) -> None:
     assert await world.stalls.foresee(job()) == 7
     world.worker.answers["foresee"] = None
     assert await world.stalls.foresee(job()) == 0
+
+
+async def test_prompts_with_images_are_not_followed(world: World) -> None:
+    made = job()
+    part = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AA=="}}
+    made.fitted = replace(made.fitted, prompt=ChatPrompt(({"role": "user", "content": [part]},)))
+    assert await world.stalls.foresee(made) == 0
+    assert "foresee" not in world.worker.asked
 
 
 async def test_the_watch_is_told_of_searches_one_after_the_other(world: World) -> None:
