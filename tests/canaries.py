@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from proxy.folders import cache_folder
 from proxy.logs import JsonFormatter
 
 PROMPT = "kestrel-3f9c1a-of-a-prompt"
@@ -53,7 +54,8 @@ def nothing_leaks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     ours.setLevel(logging.DEBUG)  # what would be written at its most talkative
     yield
     ours.removeHandler(listener)
-    files = [str(path) for path in _files(tmp_path_factory.getbasetemp()) if holds_secret(path)]
+    folders = (tmp_path_factory.getbasetemp(), cache_folder())
+    files = [str(path) for folder in folders for path in _files(folder) if holds_secret(path)]
     assert not files, f"a prompt or a key is in these files: {files}"
     assert not listener.found, f"a prompt or a key was logged: {listener.found[:5]}"
 

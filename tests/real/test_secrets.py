@@ -15,13 +15,12 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tests.canaries import KEY, PROMPT, is_input
 from tests.real.processes import Guard, guard, until
 
 pytestmark = pytest.mark.real
 
-KEY = "sk-canary-0815-of-the-laptop"
 WRONG_KEY = "sk-canary-4711-of-a-stranger"
-PROMPT = "canary-prompt-zebra"
 NAME = "canary-name-quagga"
 HEADER = "canary-header-okapi"
 
@@ -66,7 +65,7 @@ class Session:
 @pytest.fixture(scope="module")
 def session(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Session]:
     folder = tmp_path_factory.mktemp("secrets")
-    keys = folder / "keys"
+    keys = is_input(folder / "keys")
     keys.write_text(f"laptop:{KEY}\n")
     keys.chmod(0o600)
     options = {
