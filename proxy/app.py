@@ -16,6 +16,7 @@ from proxy.ceiling_watch import CeilingWatch
 from proxy.config import ServerSettings, Settings, SupervisorSettings
 from proxy.config_rules import is_loopback
 from proxy.connection import ConnectionLimits, Site
+from proxy.core.admission import Outlook
 from proxy.core.admittance import Admittance, canonical
 from proxy.core.budget import Budget
 from proxy.core.compaction import Refusals
@@ -110,6 +111,7 @@ class Guard:
             self.supervisor,
             self._synthetics,
             idle=lambda: self._gate.idle and not self._gate.snapshot().held and not self._synthetics.out,
+            fits=lambda tokens: self._gate.would_run("", tokens, 1) is Outlook.NOW,
             on_stall=self._metrics.search_stall,
         )
         self.supervisor.subscribe(self._stalls.changed)

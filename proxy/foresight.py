@@ -124,9 +124,10 @@ class Foresight:
         if cure is None:
             return None
         id = f"{LABEL}{next(self._numbers)}"
-        self._follow(id, cure, batched=True).label = id
+        followed = self._follow(id, cure, batched=True)
+        followed.label = id
         told = self.asked(id)
-        return {"id": id, "prompt": _sendable(cure), **(told or {})}
+        return {"id": id, "prompt": _sendable(cure), "tokens": len(followed.ids), **(told or {})}
 
     def _follow(self, id: str, prompt: dict[str, Any], *, batched: bool) -> _Followed:
         ids = self._ids.of(prompt)

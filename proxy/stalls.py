@@ -90,6 +90,7 @@ class Stalls(Blind):
 
     Args:
         idle: whether the child has nothing to do and nobody waits.
+        fits: whether there is memory for a prompt of so many tokens.
         on_stall: told of each that could be measured: the seconds foreseen, and those seen.
     """
 
@@ -100,11 +101,12 @@ class Stalls(Blind):
         synthetics: SyntheticsLike,
         *,
         idle: Callable[[], bool],
+        fits: Callable[[int], bool] = lambda _: True,
         on_stall: Callable[[float, float], None] = lambda *_: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._tokens, self._supervisor, self._synthetics = tokens, supervisor, synthetics
-        self._idle, self._on_stall, self._clock = idle, on_stall, clock
+        self._idle, self._fits, self._on_stall, self._clock = idle, fits, on_stall, clock
         self._rules, self._batched = Rules(), True
         self._rate = Rate()
         self._generation: int | None = None  # of the child that serves
@@ -216,7 +218,8 @@ class Stalls(Blind):
         while self._idle() and (cure := await self._change("cure")) is not None:
             began = self._clock()
             self._expect(cure["copied"])
-            answered = await self._synthetics.send("cure", {**cure["prompt"], "max_tokens": 1})
+            body = {**cure["prompt"], "max_tokens": 1}
+            answered = self._fits(cure["tokens"]) and await self._synthetics.send("cure", body)
             self._tell("ended", of=cure["id"], generated=1, cached=None, complete=answered)
             took, foreseen = self._clock() - began, self._rate.seconds(cure["copied"])
             log.info("cured", extra={"took_s": round(took, 3), "search_s": round(foreseen, 3)})

@@ -61,6 +61,7 @@ class World:
             self,
             self,
             idle=lambda: self.idle,
+            fits=lambda tokens: tokens <= 1000,
             on_stall=lambda foreseen, seen: self.seen.append((foreseen, seen)),
             clock=lambda: self.now,
         )
@@ -175,13 +176,23 @@ async def test_a_stream_tells_how_much_was_cached(world: World) -> None:
 
 
 async def test_cures_are_sent_until_none_is_wanted(world: World) -> None:
-    cure = {"id": "cure-1", "prompt": {"prompt": "x"}, "copied": LONG}
+    cure = {"id": "cure-1", "prompt": {"prompt": "x"}, "copied": LONG, "tokens": 900}
     world.worker.answers["cure"] = [cure, {**cure, "id": "cure-2"}, None]
     world.stalls.ended(job(), complete=True)
     await world.settle()
     assert world.sent == [{"prompt": "x", "max_tokens": 1}] * 2
     assert world.worker.asked == ["ended", "cure", "ended", "cure", "ended", "cure"]
     assert world.silent_until > world.now
+
+
+async def test_a_cure_that_does_not_fit_is_not_sent(world: World) -> None:
+    cure = {"id": "cure-1", "prompt": {"prompt": "x"}, "copied": LONG, "tokens": 1001}
+    world.worker.answers["cure"] = [cure, None]
+    world.stalls.ended(job(), complete=True)
+    await world.settle()
+    await asyncio.sleep(0)
+    assert world.sent == []
+    assert world.worker.fields[-1]["complete"] is False
 
 
 async def test_a_busy_child_is_not_cured(world: World) -> None:
