@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from supervisor.batch import Member, Serving, copies, largest, peak
+from supervisor.batch import COPIES_ALONE, Member, Serving, largest, peak
 from supervisor.ceiling import Ceiling, gb
 from supervisor.cost import Quantization
 from supervisor.gain import gain
@@ -149,7 +149,7 @@ class _Room:
     @property
     def kept(self) -> int:
         """Bytes of KV where everything lives twice."""
-        return max(0, round(self.headroom / copies(1, 1)))
+        return max(0, round(self.headroom / COPIES_ALONE))
 
 
 def plan(
@@ -294,7 +294,7 @@ def _kv_room(room: _Room, running: int, step: int) -> int | None:
     left = room.headroom - working(room.model.traced, room.typical, min(running, 2), step)
     # What a sequence costs whatever its length: states, and windows once they are full.
     fixed = max(0, law.cold(room.typical, step) - room.typical * law.slope)
-    shared = round(left / copies(1, 1)) - running * fixed
+    shared = round(left / COPIES_ALONE) - running * fixed
     return shared if shared > 0 else None
 
 
