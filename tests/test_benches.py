@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from tests.bench import curves, document, load, soak
+from supervisor.batch import Member, Serving, left, peak
+from supervisor.cost import Kind, Law, Part
+from supervisor.peak import Model, Traced
+from tests.bench import curves, document, law, load, soak
+from tests.bench.law_stand import Answer
 from tests.bench.overhead import Rounds
 
 
@@ -60,3 +64,17 @@ PARTS = ("overhead", "startup", "session", "curves", "soak", "survival", "endura
 def test_every_table_has_its_place_in_the_page(part: str) -> None:
     page = document.PAGE.read_text()
     assert document.placed(page, part, "x") != page
+
+
+def test_the_law_is_asked_at_each_grant_with_what_was_left_behind() -> None:
+    traced = Traced(Law((Part(Kind.GROWING, 1000),)))
+    serving = Serving(Model(0, traced.law, traced, batched=True), 512, 2, 2, 10)
+    sent = [law.Sent(Answer([], prompt=300, completion=10), ended) for ended in ([], [], [0])]
+    one, pair = [Member(300, 10)], [Member(300, 10)] * 2
+    at_the_last = peak(serving, pair, 7 + left(serving, pair)).total
+    assert law.predicted(serving, sent, 7) == at_the_last > peak(serving, pair, 7).total
+    assert law.predicted(serving, sent[:1], 7) == peak(serving, one, 7).total
+
+
+def test_an_error_above_zero_is_a_prediction_that_was_too_high() -> None:
+    assert law.Run(predicted=120, measured=100).error == pytest.approx(0.2)
