@@ -86,8 +86,8 @@ class _Buffers:
 #: One alone is there twice: in its snapshot's buffer, and in the one it writes to.
 COPIES_ALONE = 2
 #: Of the worst order of arrivals and ends. All of it needs the longest to be read together with others and to
-#: end last, and no two to end in the same step. Fitted: in 80 runs of 16 scenarios (`make bench WHAT=law`) none
-#: came to more than 0.8 of it.
+#: end last, and no two to end in the same step. Fitted: of 80 runs of 16 scenarios (`make bench WHAT=law`)
+#: none came to more than 0.8 of it.
 LIKELY = 0.85
 
 
