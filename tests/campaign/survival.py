@@ -28,6 +28,7 @@ import aiohttp
 from tests.bench.document import PAGE, Table, publish
 from tests.bench.law_stand import tiny
 from tests.bench.turns import LOST, Agent, End, Record, Script
+from tests.campaign.memory_plot import picture
 from tests.figures import ROOT, bar
 from tests.real.faults_of_children import FAULTS
 from tests.real.processes import Guard, free_port, guard
@@ -41,7 +42,13 @@ MODEL = {"layers": 8}
 BEFALLS = ("sigkill", "thread-death", "sigsegv", "stopped")
 #: The default is for large models; a tiny one is never silent for long.
 SETTINGS = {"supervisor.stall_s": 10, "supervisor.canary_timeout_s": 2}
-MATPLOTLIB = "matplotlib==3.10.7"
+#: Makes a PNG of an SVG, with the fonts of the system.
+RESVG = "resvg-py==0.5.0"
+FONT = "Helvetica" if sys.platform == "darwin" else "DejaVu Sans"
+_TO_PNG = (
+    "import sys, resvg_py; sys.stdout.buffer.write(bytes(resvg_py.svg_to_bytes("
+    f"svg_string=sys.stdin.read(), width=1100, sans_serif_family={FONT!r})))"
+)
 
 
 @dataclass(slots=True)
@@ -171,7 +178,7 @@ def endurance() -> Table | None:
         print("# no curves of memory: make campaign WHAT=memory comes first")
         return None
     document = json.loads(found[-1].read_text())
-    draw(found[-1])
+    draw(document)
     rows = []
     for seed in document["seeds"]:
         for name in ("bare", "guarded"):
@@ -188,11 +195,12 @@ def endurance() -> Table | None:
     return Table(("side", "turns survived", "answers lost", "died", "tokens/s", "peak, MiB"), rows)
 
 
-def draw(curves: Path) -> None:
+def draw(document: dict[str, Any]) -> None:
     """The picture goes to the docs where tables do."""
     target = PAGE.with_name("memory.png") if os.environ.get("DOCUMENT") else ROOT / ".out" / "memory.png"
-    python = environment(MATPLOTLIB) / "python"
-    subprocess.run([python, Path(__file__).with_name("plot.py"), curves, target], check=True)
+    command = [environment(RESVG) / "python", "-c", _TO_PNG]
+    drawn = subprocess.run(command, input=picture(document).encode(), stdout=subprocess.PIPE, check=True)
+    target.write_bytes(drawn.stdout)
     print(f"# both curves of memory: {target.relative_to(ROOT)}")
 
 
@@ -210,8 +218,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     head = ("side", "turns survived", "lost (reset, empty, cut, silent)", "told", "no service, s", "tokens/s")
     publish("survival", Table(head, [theirs.row(), ours.row()]), f"{AGENTS} agents; {', '.join(BEFALLS)}.")
     if (table := endurance()) is not None:
-        picture = "![Memory of both servers over time](memory.png)"
-        publish("endurance", table, f"{picture}\n\nThe newest run of the memory campaign.")
+        shown = "![Memory of both servers over time](memory.png)"
+        publish("endurance", table, f"{shown}\n\nThe newest run of the memory campaign.")
     good = [
         bar("survival_guarded_lost", ours.lost, 0),
         bar("survival_turns_gained", ours.survived / max(1, theirs.survived), 1.0, at_least=True),
