@@ -69,7 +69,7 @@ def _line(name: str, run: dict[str, Any], scale: _Scale, place: int) -> Iterator
         at, size = curve[-1]
         yield _text(scale.x(at) + 3, scale.y(size), "✝", f'fill="{colour}" font-size="16"')
     words = f"{_NAMES[name]}, {run['turns']} turns" + (", died" if run["died"] else "")
-    yield _text(_LEFT + 4 + 230 * place, _HEIGHT - 6, f"— {words}", f'fill="{colour}"')
+    yield _text(_LEFT + 4 + 190 * place, _HEIGHT - 6, f"— {words}", f'fill="{colour}"')
 
 
 def _rule(y: float, style: str) -> str:
