@@ -5,6 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
+#: Tokens that a request may grow by before the gate hears of it: a part of the 256 rows that caches grow by,
+#: and not each event of each stream.
+_GROWTH = 32
+
 
 class Holder(Protocol):
     """What is used of proxy.gate.Gate."""
@@ -37,13 +41,14 @@ class Place:
         reserved: bytes, from the last grant on.
     """
 
-    __slots__ = ("_gate", "alone", "id", "reserved")
+    __slots__ = ("_gate", "_tell_at", "alone", "id", "reserved")
 
     def __init__(self, gate: Holder, id: str, *, alone: bool) -> None:
         self._gate = gate
         self.id = id
         self.alone = alone
         self.reserved: int | None = None
+        self._tell_at = 0  # tokens
 
     async def granted(self) -> None:
         """Wait for the grant.
@@ -60,6 +65,7 @@ class Place:
         `alone`: until nothing else runs, and nothing else will run beside it.
         """
         self.alone = alone
+        self._tell_at = 0
         self._gate.requeue(self.id, alone=alone)
 
     def join(self) -> None:
@@ -68,8 +74,10 @@ class Place:
         self._gate.join(self.id)
 
     def grew(self, tokens: int) -> None:
-        """It has generated `tokens` so far."""
-        self._gate.grew(self.id, tokens)
+        """It has generated `tokens` so far; the gate is told now and then."""
+        if tokens >= self._tell_at:
+            self._tell_at = tokens + _GROWTH
+            self._gate.grew(self.id, tokens)
 
     def keep(self) -> Callable[[], None]:
         """Keep the reservation, beyond the end of the block, until the returned function is called, once."""

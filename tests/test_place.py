@@ -29,5 +29,15 @@ async def test_all_goes_to_the_gate_under_its_id() -> None:
     ]
 
 
+def test_growth_is_told_in_steps_and_anew_after_a_restart() -> None:
+    gate = MagicMock()
+    place = Place(gate, "a", alone=False)
+    for tokens in (0, 1, 20, 40, 41, 100):
+        place.grew(tokens)
+    place.again()
+    place.grew(1)
+    assert [told.args[1] for told in gate.grew.mock_calls] == [0, 40, 100, 1]
+
+
 def test_who_never_fits_is_told_what_does() -> None:
     assert NoRoomEver(900).limit == 900
