@@ -267,8 +267,9 @@ class QueueSettings(Section):
     max_wait_s: Seconds = Field(
         600.0, description="A request waits, and is held over restarts, at most this long."
     )
-    fairness: Literal["key", "none"] = Field(
-        "key", description='Turns between API keys ("key"), or by arrival alone ("none").'
+    fairness: Literal["key", "session", "none"] = Field(
+        "key",
+        description='Who takes turns: "key" (each API key; without keys each session), "session", "none".',
     )
     hold_grace_s: Seconds = Field(
         2.0, description="A stream that waits longer gets its 200, then keep-alives."

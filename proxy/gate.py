@@ -9,7 +9,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Literal
 
 from proxy.core.admission import Admission, Outlook
 from proxy.core.budget import Budget, Need
@@ -31,7 +30,7 @@ from proxy.core.gate_events import (
     Wake,
 )
 from proxy.core.learning import Corrections, Sample
-from proxy.core.waiting import Ticket
+from proxy.core.waiting import Fairness, Ticket, whose_turn
 from proxy.errors import Unavailable
 from proxy.place import NoRoomEver, Place
 from supervisor.plan import least_answer
@@ -75,11 +74,12 @@ class Gate:
         budget: Budget,
         *,
         max_waiting: int,
-        fairness: Literal["key", "none"] = "key",
+        fairness: Fairness = "key",
         clock: Callable[[], float] = time.monotonic,
         on_sample: Callable[[Sample], None] = lambda _: None,
     ) -> None:
-        self._admission = Admission(budget, max_waiting=max_waiting, fairness=fairness)
+        self._admission = Admission(budget, max_waiting=max_waiting)
+        self._fairness: Fairness = fairness
         self._budget = budget
         self._clock = clock
         self._on_sample = on_sample
@@ -103,6 +103,7 @@ class Gate:
         deadline: float,
         prompt: int,
         max_tokens: int,
+        session: str = "",
         cached: int = 0,
         alone: bool = False,
     ) -> Ticket:
@@ -112,7 +113,7 @@ class Gate:
         expected = min(max_tokens, self._experience.lengths.expected(client))
         return Ticket(
             id,
-            client,
+            whose_turn(self._fairness, client, session),
             arrived,
             deadline,
             need=Need(prompt, expected, cached),

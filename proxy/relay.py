@@ -156,6 +156,7 @@ class Relay:
             deadline=job.deadline,
             prompt=job.fitted.prompt_tokens,
             max_tokens=job.fitted.max_tokens,
+            session=job.request.session(),
             cached=cached,
             alone=self._alone(job),
         )

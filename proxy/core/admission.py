@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from typing import Literal
 
 from proxy.core.budget import Budget
 from proxy.core.gate_events import (
@@ -62,10 +61,10 @@ class _Passed:
 class Admission:
     """The gate's state. Each ticket ends in one Refuse, or in a Leave after any number of grants."""
 
-    def __init__(self, budget: Budget, *, max_waiting: int, fairness: Literal["key", "none"]) -> None:
+    def __init__(self, budget: Budget, *, max_waiting: int) -> None:
         self._room = Room(budget)
         self._max_waiting = max_waiting
-        self._queue = Waiting(fair=fairness == "key")
+        self._queue = Waiting()
         self._passed: dict[str, _Passed] = {}
         self._no_room: set[str] = set()  # for whom there was none, and nothing was freed since
         self._cramped: float | None = None  # since when only what is retained is in the way of the first

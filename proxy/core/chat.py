@@ -44,6 +44,9 @@ _READ = frozenset(
     }
 )  # fmt: skip
 
+#: Characters of a text that tell what session it belongs to.
+_BEGINNING = 1024
+
 
 @dataclass(frozen=True, slots=True)
 class ChatPrompt:
@@ -145,6 +148,14 @@ class CompletionRequest:
         if self.logprobs:
             body["logprobs"] = True
         return orjson.dumps(body)
+
+    def session(self) -> str:
+        """16 hex digits that stay the same while a conversation grows: of what its user said first."""
+        if isinstance(self.prompt, TextPrompt):
+            return hashlib.sha256(self.prompt.text[:_BEGINNING].encode()).hexdigest()[:16]
+        said = (message for message in self.prompt.messages if message["role"] == "user")
+        first = next(said, self.prompt.messages[0])
+        return hashlib.sha256(orjson.dumps(first)).hexdigest()[:16]
 
     def fingerprint(self) -> str:
         """16 hex digits that are equal for requests with the same prompt and sampling, in any spelling."""

@@ -8,8 +8,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from heapq import nsmallest
 from itertools import islice, takewhile
-from typing import Any
+from typing import Any, Literal
 
+from proxy.core.admittance import ANONYMOUS
 from proxy.core.budget import NOTHING, Need
 
 
@@ -18,7 +19,7 @@ class Ticket:
     """A request at the gate. Times are monotonic seconds.
 
     Attributes:
-        client: whose turn it takes (key name).
+        turn: whose turn it takes (`whose_turn`).
         arrived: kept over replays, so that a replay stands before all who came after it.
         deadline: it waits until then at most.
         need: what it holds at most, as far as can be foretold.
@@ -28,7 +29,7 @@ class Ticket:
     """
 
     id: str
-    client: str
+    turn: str
     arrived: float
     deadline: float
     need: Need = NOTHING
@@ -40,21 +41,36 @@ class Ticket:
 #: Arrival, order of entry, id.
 _Entry = tuple[float, int, str]
 
+#: Between whom turns are: see [queue] fairness.
+Fairness = Literal["key", "session", "none"]
+
+#: Whose last turn is longer ago than that of so many others is as good as new.
+_REMEMBERED = 1024
+
+
+def whose_turn(fairness: Fairness, client: str, session: str) -> str:
+    """Whose turn a request takes. Without keys all clients go by one name: then sessions take turns."""
+    match fairness:
+        case "none":
+            return ""
+        case "key" if client != ANONYMOUS:
+            return client
+    return f"{client}/{session}"
+
 
 class Waiting:
     """Queues are sorted lists: inserting and removing moves memory, which for 10,000 waiting takes
     microseconds, and nothing stale is ever in them.
     """
 
-    def __init__(self, *, fair: bool) -> None:
-        self._fair = fair
+    def __init__(self) -> None:
         self._tickets: dict[str, tuple[_Entry, Ticket]] = {}
         self._again: list[_Entry] = []  # those who ran before
         self._suspects: list[_Entry] = []  # those who must run alone
-        self._lines: dict[str, list[_Entry]] = {}  # the others, by client; none is empty
-        self._heads: list[tuple[int, _Entry, str]] = []  # last turn and first entry of each line, its client
+        self._lines: dict[str, list[_Entry]] = {}  # the others, by whose turn they take; none is empty
+        self._heads: list[tuple[int, _Entry, str]] = []  # last turn and first entry of each line, whose it is
         self._deadlines: list[tuple[float, str]] = []
-        self._turns: dict[str, int] = {}  # client -> number of its last grant
+        self._turns: dict[str, int] = {}  # number of the last grant, the longest ago first
         self._entries = 0
         self._grants = 0
         self._positions: dict[str, int] | None = None
@@ -74,7 +90,7 @@ class Waiting:
         elif again:
             insort(self._again, entry)
         else:
-            with self._changing(self._whose(ticket)) as line:
+            with self._changing(ticket.turn) as line:
                 insort(line, entry)
         insort(self._deadlines, (ticket.deadline, ticket.id))
         self._tickets[ticket.id] = (entry, ticket)
@@ -87,15 +103,17 @@ class Waiting:
         entry, ticket = self._tickets.pop(id)
         _discard(self._deadlines, (ticket.deadline, id))
         if not _discard(self._again, entry) and not _discard(self._suspects, entry):
-            with self._changing(self._whose(ticket)) as line:
+            with self._changing(ticket.turn) as line:
                 _discard(line, entry)
         self._positions = None
 
     def took_turn(self, ticket: Ticket) -> None:
         """It has been granted: its client is last among the clients now."""
         self._grants += 1
-        with self._changing(self._whose(ticket)):
-            self._turns[self._whose(ticket)] = self._grants
+        with self._changing(ticket.turn):
+            self._turns.pop(ticket.turn, None)
+            self._turns[ticket.turn] = self._grants  # the last now
+        self._forget_turns()
         self._positions = None
 
     def first(self, number: int) -> Iterator[Ticket]:
@@ -117,8 +135,10 @@ class Waiting:
             self._positions = {entry[2]: place for place, entry in enumerate(order, 1)}
         return self._positions.get(id)
 
-    def _whose(self, ticket: Ticket) -> str:
-        return ticket.client if self._fair else ""
+    def _forget_turns(self) -> None:
+        """Sessions come and go; of those that wait nothing is forgotten."""
+        while len(self._turns) > _REMEMBERED and (oldest := next(iter(self._turns))) not in self._lines:
+            del self._turns[oldest]
 
     @contextmanager
     def _changing(self, client: str) -> Iterator[list[_Entry]]:

@@ -119,7 +119,7 @@ async def _written(writer: Writer, tokens: int, messages: int, number: int) -> B
 
 def waiting_us(number: int, rounds: int) -> float:
     """Arriving at the gate, and leaving it, while so many wait; the gate's own time."""
-    gate = Admission(Budget(max_running=8), max_waiting=number + 8, fairness="key")
+    gate = Admission(Budget(max_running=8), max_waiting=number + 8)
     now = 0.0
     for place in range(number + 8):
         gate.handle(Arrive(_ticket(place)), now)

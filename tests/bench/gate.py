@@ -59,7 +59,7 @@ class Crowd:
         self.random = random.Random(seed)
         self.clients = clients
         self.budget = Budget(8, 60 * 10**9, ceiling=100 * 10**9, costs=COSTS)
-        self.gate = Admission(self.budget, max_waiting=2 * WAITING, fairness="key")
+        self.gate = Admission(self.budget, max_waiting=2 * WAITING)
         self.now = 0.0
         self.number = 0
         self.waiting: list[str] = []

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
-from typing import Literal
 
 import pytest
 from hypothesis import given, settings
@@ -33,14 +32,14 @@ from proxy.core.waiting import Ticket
 from tests.core.law import Padded
 
 
-def a_gate(running: int = 1, *, waiting: int = 100, fairness: Literal["key", "none"] = "key") -> Admission:
-    return Admission(Budget(max_running=running), max_waiting=waiting, fairness=fairness)
+def a_gate(running: int = 1, *, waiting: int = 100) -> Admission:
+    return Admission(Budget(max_running=running), max_waiting=waiting)
 
 
 def a_tight_gate(ceiling: int = 1010, running: int = 8, **more: int) -> Admission:
     """With 1,000 tokens' worth of room under `ceiling`, unless told otherwise."""
     budget = Budget(max_running=running, ceiling=ceiling, costs=Padded(), **more)
-    return Admission(budget, max_waiting=100, fairness="none")
+    return Admission(budget, max_waiting=100)
 
 
 def ticket(
@@ -85,7 +84,7 @@ def test_a_free_place_is_granted_at_once_and_reserved() -> None:
 
 
 def test_order_is_arrival() -> None:
-    gate = a_gate(fairness="none")
+    gate = a_gate()
     arrive(gate, ticket("run"), ticket("late", at=2), ticket("early", at=1))
     assert drained(gate, "run") == ["run", "early", "late"]
 
@@ -238,14 +237,14 @@ def test_positions_are_the_order_of_grants() -> None:
 
 def test_a_batch_costs_members_times_the_longest() -> None:
     budget = Budget(max_running=8, max_active_kv_bytes=1000, costs=Padded())
-    gate = Admission(budget, max_waiting=100, fairness="none")
+    gate = Admission(budget, max_waiting=100)
     assert len(arrive(gate, ticket("long", prompt=500), ticket("b", prompt=256))) == 2
     assert arrive(gate, ticket("c", prompt=256)) == [], "three times 500 tokens are too many"
     assert gate.handle(Leave("long"), 0) == [Grant("c", 256)]
 
 
 def test_one_alone_is_not_held_to_the_limit_on_kv() -> None:
-    gate = Admission(Budget(8, max_active_kv_bytes=1, costs=Padded()), max_waiting=100, fairness="none")
+    gate = Admission(Budget(8, max_active_kv_bytes=1, costs=Padded()), max_waiting=100)
     assert arrive(gate, ticket("a", prompt=256), ticket("b", prompt=256)) == [Grant("a", 256)]
 
 
@@ -364,7 +363,7 @@ def test_a_large_one_is_passed_only_for_so_long() -> None:
 def test_nobody_starves(others: list[tuple[int, int, str]], large: int) -> None:
     """However many small ones come, one each second, a large one is let in within a bounded time."""
     budget = Budget(max_running=8, ceiling=1010, costs=Padded())
-    gate = Admission(budget, max_waiting=1000, fairness="key")
+    gate = Admission(budget, max_waiting=1000)
     arrive(gate, ticket("run", prompt=100, client="a"), ticket("large", prompt=large, client="a"))
     ends = {"run": 3}
     passed = 0
@@ -399,7 +398,7 @@ def test_what_would_become_of_a_request_is_told_without_changing_anything() -> N
 
 def test_ten_thousand_waiting_are_no_trouble() -> None:
     """Bounds the growth, not the machine: quadratic work would take minutes here."""
-    gate = Admission(Budget(max_running=1), max_waiting=10_000, fairness="key")
+    gate = Admission(Budget(max_running=1), max_waiting=10_000)
     began = time.process_time()
     arrive(
         gate,
@@ -419,7 +418,7 @@ class Promises(RuleBasedStateMachine):
         super().__init__()
         self.now = 0.0
         self.budget = Budget(max_running=2, ceiling=1010, most=1010, costs=Padded(snapshots=True))
-        self.gate = Admission(self.budget, max_waiting=4, fairness="key")
+        self.gate = Admission(self.budget, max_waiting=4)
         self.tickets: dict[str, Ticket] = {}
         self.running: dict[str, Need] = {}
         self.ended: set[str] = set()

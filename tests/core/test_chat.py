@@ -336,3 +336,15 @@ def test_any_json_is_refused_or_understood_once_and_for_all(body: Any, parse: An
 def test_any_bytes_are_refused_with_an_error_of_ours(raw: bytes, parse: Any) -> None:
     with pytest.raises(InvalidRequest):
         parse(raw, BOUNDS)
+
+
+def test_a_session_is_known_by_what_its_user_said_first() -> None:
+    system, hello = {"role": "system", "content": "now it is noon"}, {"role": "user", "content": "hello"}
+    grown = [{**system, "content": "now it is one"}, hello, {"role": "assistant", "content": "hi"}, hello]
+
+    def session(messages: list[dict[str, str]]) -> str:
+        return parse_chat(orjson.dumps({"messages": messages}), Bounds()).session()
+
+    assert session([system, hello]) == session(grown)
+    assert session([system, hello]) != session([system, {**hello, "content": "hey"}])
+    assert session([system]) != session([hello])

@@ -7,7 +7,8 @@ from dataclasses import replace
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.core.waiting import Ticket, Waiting
+from proxy.core.admittance import ANONYMOUS
+from proxy.core.waiting import Ticket, Waiting, whose_turn
 
 
 def ticket(id: str, client: str = "c", at: float = 0, until: float = 100) -> Ticket:
@@ -19,7 +20,7 @@ def ids(queue: Waiting, number: int = 100) -> list[str]:
 
 
 def test_replays_are_first_then_clients_take_turns() -> None:
-    queue = Waiting(fair=True)
+    queue = Waiting()
     for at, (id, client) in enumerate((("a1", "a"), ("a2", "a"), ("b1", "b"))):
         queue.enter(ticket(id, client, at))
     queue.enter(ticket("replay", "a", 9), again=True)
@@ -29,15 +30,27 @@ def test_replays_are_first_then_clients_take_turns() -> None:
     assert [queue.position(id) for id in ("replay", "a2", "nobody")] == [1, 4, None]
 
 
-def test_without_fairness_arrival_is_all() -> None:
-    queue = Waiting(fair=False)
-    for at, (id, client) in enumerate((("a1", "a"), ("a2", "a"), ("b1", "b"))):
-        queue.enter(ticket(id, client, at))
-    assert ids(queue) == ["a1", "a2", "b1"]
+def test_whose_turn_a_request_takes() -> None:
+    assert whose_turn("none", "laptop", "s") == whose_turn("none", ANONYMOUS, "t")
+    assert whose_turn("key", "laptop", "s") == whose_turn("key", "laptop", "t")
+    assert whose_turn("key", "laptop", "s") != whose_turn("key", "desk", "s")
+    assert whose_turn("key", ANONYMOUS, "s") != whose_turn("key", ANONYMOUS, "t")
+    assert whose_turn("session", "laptop", "s") != whose_turn("session", "laptop", "t")
+    assert whose_turn("session", "laptop", "s") != whose_turn("session", "desk", "s")
+
+
+def test_turns_of_sessions_long_gone_are_forgotten() -> None:
+    queue = Waiting()
+    for number in range(5_000):
+        queue.took_turn(ticket(str(number), f"session {number}"))
+    queue.enter(ticket("late", "session 4999", at=1))
+    queue.enter(ticket("long ago", "session 0", at=2))
+    assert ids(queue) == ["long ago", "late"], "who is forgotten is new again"
+    assert len(queue._turns) < 2_000
 
 
 def test_a_suspect_stands_where_it_came() -> None:
-    queue = Waiting(fair=True)
+    queue = Waiting()
     queue.enter(ticket("a", "a", 0))
     queue.enter(replace(ticket("suspect", "a", 1), alone=True))
     queue.enter(ticket("b", "b", 2))
@@ -47,7 +60,7 @@ def test_a_suspect_stands_where_it_came() -> None:
 
 
 def test_who_is_late() -> None:
-    queue = Waiting(fair=True)
+    queue = Waiting()
     queue.enter(ticket("a", until=5))
     queue.enter(ticket("b", until=7))
     assert queue.next_deadline() == 5
@@ -60,7 +73,7 @@ def test_who_is_late() -> None:
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.integers(0, 9), st.booleans()), max_size=12))
 def test_the_first_few_are_the_first_of_all(entered: list[tuple[str, int, bool]]) -> None:
     """The order is worked out no further than asked."""
-    queue = Waiting(fair=True)
+    queue = Waiting()
     for number, (client, at, alone) in enumerate(entered):
         queue.enter(replace(ticket(str(number), client, at), alone=alone))
     whole = ids(queue)
