@@ -56,7 +56,7 @@ ANSWERS: dict[str, bytes] = {
     "upgrade": b"HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n",
     "odd status": b"HTTP/1.0 345 Odd\r\n\r\n{}",
     "not HTTP": b"SSH-2.0-OpenSSH_9.6\r\n\r\n",
-    "huge head": HEAD + b"X: " + b"a" * 100_000 + b"\r\n\r\n" + STREAM,
+    "huge head": HEAD + b"X: " + b"a" * 1_000_000 + b"\r\n\r\n" + STREAM,
 }
 
 

@@ -56,7 +56,7 @@ IDEAS: dict[str, str] = {
     "TestReverseProxyWebSocket": "test_an_upgrade_is_not_passed_on",
     "TestReverseProxyWebSocketCancellation": "test_an_upgrade_is_not_passed_on",
     "TestReverseProxyWebSocketHalfTCP": "test_an_upgrade_is_not_passed_on",
-    "TestUnannouncedTrailer": "test_fields_of_an_answer_end_here",
+    "TestUnannouncedTrailer": "test_a_server_that_does_not_answer_is_an_error_object",
     "Test1xxHeadersNotModifiedAfterRoundTrip": "test_interim_answers_end_here",
     "Test1xxResponses": "test_interim_answers_end_here",
     "TestSetURL": "one server, and three paths",
@@ -142,18 +142,16 @@ def test_fields_of_a_request_end_here(odd: Odd) -> None:
     note = odd.notes()[-1]
     fields = {name.lower(): value for name, value in note["fields"]}
     assert "secret" not in json.dumps(note)
-    assert fields.keys() == {"host", "content-type", "content-length", "connection", "via"}
+    assert fields.keys() == {"host", "content-type", "content-length", "via"}
     assert fields["via"] == "1.0 front, 1.1 next.example:80, 1.1 mlxguard-proxy"
-    assert fields["connection"] == "close"
     assert fields["content-type"] == "application/json"
-    assert fields["host"].startswith("127.0.0.1:")
+    assert fields["host"].split(":")[0] == "127.0.0.1"
     assert int(fields["content-length"]) == note["length"]
 
 
-@pytest.mark.parametrize("mode", ["private", "chunked"])
 @pytest.mark.parametrize("stream", [False, True])
-def test_fields_of_an_answer_end_here(odd: Odd, mode: str, stream: bool) -> None:
-    status, fields, body = odd.ask(mode, {"x-request-id": "mine"}, stream=stream)
+def test_fields_of_an_answer_end_here(odd: Odd, stream: bool) -> None:
+    status, fields, body = odd.ask("private", {"x-request-id": "mine"}, stream=stream)
     assert status == 200
     assert b"hello" in body
     assert b"secret" not in body
@@ -168,7 +166,7 @@ def test_fields_of_an_answer_end_here(odd: Odd, mode: str, stream: bool) -> None
 
 def test_a_query_ends_here(odd: Odd) -> None:
     assert odd.ask("plain", path="/v1/chat/completions?api-version=1&a=1;b=2&c=%zz")[0] == 200
-    assert odd.notes()[-1]["line"] == "POST /v1/chat/completions HTTP/1.1"
+    assert odd.notes()[-1]["line"] == "POST /v1/chat/completions HTTP/1.0"
 
 
 def test_a_request_without_a_body_is_refused_here(odd: Odd) -> None:
@@ -186,7 +184,7 @@ def test_a_large_body_arrives_whole(odd: Odd) -> None:
 
 
 @pytest.mark.parametrize(
-    "mode", ["hang up", "short", "redirect", "upgrade", "odd status", "not HTTP", "huge head"]
+    "mode", ["hang up", "short", "chunked", "redirect", "upgrade", "odd status", "not HTTP", "huge head"]
 )
 def test_a_server_that_does_not_answer_is_an_error_object(odd: Odd, mode: str) -> None:
     before = len(odd.notes())
@@ -207,13 +205,14 @@ def test_a_stream_that_is_cut_ends_in_an_error_and_done(odd: Odd) -> None:
 
 @pytest.mark.parametrize("stream", [False, True])
 def test_interim_answers_end_here(odd: Odd, stream: bool) -> None:
+    """The server is asked in HTTP/1.0, and so must not give any (RFC 9110, 15.2)."""
     message = {"role": "user", "content": "early hints"}
     body = json.dumps({"messages": [message], "stream": stream}).encode()
     with socket.create_connection(("127.0.0.1", odd.port), timeout=30) as client:
         head = "POST /v1/chat/completions HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n"
         client.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
         answer = b"".join(iter(lambda: client.recv(65536), b""))
-    assert answer.startswith(b"HTTP/1.1 200 OK\r\n"), answer[:200]
+    assert answer.startswith(b"HTTP/1.1 500 "), answer[:200]
     assert b"</x>" not in answer
 
 
