@@ -4,8 +4,8 @@ The cost is CPU of all processes but the child, from outside, with a child that 
 the exponent is stated: the slope of cost over size in logarithms, fitted to the larger half of the sizes,
 where what every request costs is small beside what grows. 1 is linear; noise makes it a little more or less.
 
-The next turn of a session is compared with the last one sent again, of which nothing is new: that is parsed,
-rendered and passed on, so what a next turn costs beyond it must not depend on the session's length.
+The next turn of a session is compared with the last two sent again by turns, of which nothing is new: they
+are parsed, rendered and passed on, so what a next turn costs beyond must not depend on the session's length.
 """
 
 from __future__ import annotations
@@ -106,7 +106,7 @@ def curve(
         first, *rest = turns
         fresh = cost_ms(guard, cold)
         read_streams(guard.port, first)
-        yield fresh, cost_ms(guard, rest), cost_ms(guard, [rest[-1]] * len(rest))
+        yield fresh, cost_ms(guard, rest), cost_ms(guard, rest[-2:] * (len(rest) // 2))
 
 
 async def _written(writer: Writer, tokens: int, messages: int, number: int) -> Bodies:
@@ -167,7 +167,7 @@ def run(seed: int, number: int) -> bool:
     add("curves_waiting_exponent", "requests that wait, at the gate; us", WAITING, by_waiting, 0)
     new = [turn - repeated for turn, repeated in zip(warm, again, strict=True)]
     shown = ", ".join(f"{size:,}: {cost:.1f}" for size, cost in zip(TOKENS, new, strict=True))
-    rows.append(("of that, for what is new (less the same turn sent again); ms", shown, ""))
+    rows.append(("of that, for what is new (less seen turns sent again); ms", shown, ""))
     good.append(bar("curves_turn_new_ms", max(new[len(new) // 2 :]), NEW_MS))
     publish("curves", Table(("what grows", "cost of one request", "exponent"), rows), "CPU of one request.")
     return all(good)
