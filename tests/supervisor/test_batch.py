@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from supervisor.batch import LIKELY, Member, Serving, kv, largest_prompt, peak
+from supervisor.batch import Member, Serving, kv, largest_prompt, peak
 from supervisor.cost import STEP, Kind, Law, Part
 from supervisor.peak import Model, Traced
 from tests.supervisor.batch_replay import Child
@@ -71,9 +71,8 @@ def test_no_order_of_arrivals_and_ends_takes_more(
 ) -> None:
     arrivals = data.draw(st.lists(st.integers(0, 600), min_size=len(some), max_size=len(some)))
     bound = peak(rows(len(some), step, prompts), [Member(*each) for each in some]).caches // LARGE
-    worst = bound / LIKELY if len(some) > 1 else bound
     # Buffers that were cut to what is left in them grow from there, so they need not end on a step.
-    assert Child(some, arrivals, step, len(some), prompts).run() <= worst + len(some) * STEP
+    assert Child(some, arrivals, step, len(some), prompts).run() <= bound + len(some) * STEP
 
 
 def test_ends_one_after_the_other_leave_a_buffer_each() -> None:
