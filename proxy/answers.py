@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from http import HTTPStatus
 from random import randint
-from secrets import token_hex
 
 import orjson
 from aiohttp import web
 
 from proxy import errors
+from proxy.logs import new_request_id
 
 REQUEST_ID = "x-request-id"
 
@@ -18,15 +18,10 @@ REQUEST_ID = "x-request-id"
 _EVERY_ANSWER = {"Server": "mlxguard-proxy", "X-Content-Type-Options": "nosniff"}
 
 
-def new_id() -> str:
-    """An id for a request that brought none."""
-    return f"req-{token_hex(8)}"
-
-
 def identify(response: web.StreamResponse, request_id: str | None = None) -> None:
     """Put on the headers that every answer has."""
     response.headers.update(_EVERY_ANSWER)
-    response.headers[REQUEST_ID] = request_id or new_id()
+    response.headers[REQUEST_ID] = request_id or new_request_id()
 
 
 def error_response(error: errors.GuardError) -> web.Response:
@@ -45,7 +40,7 @@ def raw_answer(error: errors.GuardError) -> bytes:
     headers = {
         **_come_back(error),
         **_EVERY_ANSWER,
-        REQUEST_ID: new_id(),
+        REQUEST_ID: new_request_id(),
         "Content-Type": "application/json",
         "Content-Length": str(len(body)),
         "Connection": "close",

@@ -18,6 +18,7 @@ from typing import Self
 
 from proxy.config import ServerSettings, Settings
 from proxy.exit_codes import ExitCode
+from proxy.logs import new_request_id
 
 log = logging.getLogger("mlxguard.app")
 
@@ -30,9 +31,9 @@ _BACKLOG = 512
 _MOST_HELD_BYTES = 64 * 1024
 
 _ALIVE = (
-    b"HTTP/1.1 200 OK\r\nServer: mlxguard-proxy\r\nX-Content-Type-Options: nosniff\r\n"
-    b"Content-Type: application/json\r\nContent-Length: 15\r\nConnection: close\r\n\r\n"
-    b'{"status":"ok"}'
+    "HTTP/1.1 200 OK\r\nServer: mlxguard-proxy\r\nX-Content-Type-Options: nosniff\r\nX-Request-ID: {id}\r\n"
+    "Content-Type: application/json\r\nContent-Length: 15\r\nConnection: close\r\n\r\n"
+    '{{"status":"ok"}}'
 )
 
 Protocols = Callable[[], asyncio.Protocol]
@@ -89,7 +90,7 @@ class Visitor(asyncio.Protocol):
         assert self._transport is not None
         self._sent += data
         if self._sent.startswith(b"GET /livez HTTP/1.") and b"\r\n\r\n" in self._sent:
-            self._transport.write(_ALIVE)
+            self._transport.write(_ALIVE.format(id=new_request_id()).encode())
             self._transport.close()
         elif len(self._sent) > _MOST_HELD_BYTES:
             self._transport.pause_reading()

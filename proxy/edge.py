@@ -20,11 +20,12 @@ from aiohttp.typedefs import Handler, Middleware
 from yarl import URL
 
 from proxy import cors, errors
-from proxy.answers import REQUEST_ID, error_response, identify, new_id
+from proxy.answers import REQUEST_ID, error_response, identify
 from proxy.connection import LAST, began, check_head, check_version
 from proxy.core.admittance import Admittance
 from proxy.core.holdings import Account
 from proxy.core.patience import body_due
+from proxy.logs import new_request_id
 from proxy.logs import request_id as request_id_var
 
 log = logging.getLogger("mlxguard.edge")
@@ -132,7 +133,7 @@ async def sign(request: web.Request, response: web.StreamResponse) -> None:
 
 def _request_id(request: web.Request) -> str:
     sent = request.headers.get(REQUEST_ID, "")
-    return sent if _SANE_ID.match(sent) else new_id()
+    return sent if _SANE_ID.match(sent) else new_request_id()
 
 
 def _translated(refusal: web.HTTPException) -> errors.GuardError:

@@ -24,6 +24,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextvars import ContextVar
 from datetime import UTC, datetime
 from pathlib import Path
+from secrets import token_hex
 from typing import TextIO, TypeAlias
 
 from proxy.config import LogSettings
@@ -76,6 +77,11 @@ class _FileHandler(_Counted, logging.handlers.WatchedFileHandler):
             super().emit(record)
         except OSError:  # reopening after a rotation is outside the guard of logging itself
             self.handleError(record)
+
+
+def new_request_id() -> str:
+    """An id for a request that brought none."""
+    return f"req-{token_hex(8)}"
 
 
 def lost_lines() -> int:

@@ -52,6 +52,7 @@ class Gauges:
     ceiling_bytes: int | None
     max_prompt_tokens: int | None
     learned_share: float
+    lost_log_lines: int
 
 
 class _Snapshot(Collector):
@@ -78,6 +79,8 @@ class _Snapshot(Collector):
         for kind, size in now.memory_bytes.items():
             memory.add_metric([kind], size)
         yield memory
+        lost = "Log lines that could not be written."
+        yield CounterMetricFamily("mlxguard_log_lines_lost", lost, now.lost_log_lines)
         yield from _of_pressure(now)
         yield from _of_crashes(now)
 

@@ -13,6 +13,7 @@ from proxy.gate import Gate, GateSnapshot
 from proxy.inquest import Inquest
 from proxy.job import Job
 from proxy.learned_limits import LearnedLimits
+from proxy.logs import lost_lines
 from proxy.memory_guard import MemorySnapshot
 from proxy.metrics import Gauges
 from proxy.preparation import Preparation
@@ -146,6 +147,7 @@ class Status:
             ceiling_bytes=plan.ceiling.bytes if plan else None,
             max_prompt_tokens=plan.max_prompt if plan else None,
             learned_share=self._limits.learned.share,
+            lost_log_lines=lost_lines(),
         )
 
     def _model(self) -> dict[str, Any] | None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from supervisor.causes import NATURES, Cause
 from supervisor.lifecycle import Rules, State
 from supervisor.plan import Plan
-from supervisor.policy import Policy, Retry
+from supervisor.policy import Policy
 from supervisor.process import Telemetry
 from supervisor.silence import Phase
 
@@ -103,11 +103,6 @@ class Death:
         return NATURES[self.cause].memory and not self.outside
 
     @property
-    def heals(self) -> bool:
-        """A restart can help."""
-        return NATURES[self.cause].retry is not Retry.NEVER
-
-    @property
     def own(self) -> bool:
         """The supervisor ended it: no crash."""
         return self.cause in (Cause.OWN_STOP, Cause.RECYCLED)
@@ -140,7 +135,6 @@ class Generation:
     ) -> None:
         self.number = number
         self.port = port
-        self.base_url = f"http://127.0.0.1:{port}"
         self.died: asyncio.Future[Death] = asyncio.get_running_loop().create_future()
         self.works: set[Work] = set()
         self.reads = 0

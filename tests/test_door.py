@@ -48,6 +48,7 @@ async def test_livez_is_answered_at_once(door: Door) -> None:
     head, _, body = said.partition(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 200 OK\r\n")
     assert f"Content-Length: {len(body)}".encode() in head
+    assert b"\r\nX-Request-ID: req-" in head
     assert body == b'{"status":"ok"}'
     await eventually(lambda: not door.visitors)
 

@@ -29,6 +29,7 @@ NOW = Gauges(
     ceiling_bytes=24_000,
     max_prompt_tokens=None,
     learned_share=0.9,
+    lost_log_lines=5,
 )
 
 
@@ -62,6 +63,7 @@ def test_gauges_are_read_when_scraped() -> None:
     assert got["mlxguard_child_memory_bytes", (("kind", "active"),)] == 1000
     assert got["mlxguard_memory_mark", ()] == 1
     assert got["mlxguard_memory_actions_total", (("action", "ended"),)] == 2
+    assert got["mlxguard_log_lines_lost_total", ()] == 5
     assert got["mlxguard_suspects", ()] == 2
     assert got["mlxguard_quarantined", ()] == 1
     assert got["mlxguard_learned_share", ()] == 0.9

@@ -59,7 +59,7 @@ async def complete(generation: Generation, **fields: Any) -> tuple[int, dict[str
     body = {"model": "default_model", "prompt": "to be", "max_tokens": 4, **fields}
     async with (
         aiohttp.ClientSession() as session,
-        session.post(f"{generation.base_url}/v1/completions", json=body) as response,
+        session.post(f"http://127.0.0.1:{generation.port}/v1/completions", json=body) as response,
     ):
         return response.status, json.loads(await response.read())
 

@@ -57,7 +57,7 @@ async def tell(generation: Generation, **what: object) -> None:
     query = {key: str(value) for key, value in what.items()}
     async with aiohttp.ClientSession() as session:
         with suppress(aiohttp.ClientError):
-            async with session.get(f"{generation.base_url}/fake", params=query) as response:
+            async with session.get(f"http://127.0.0.1:{generation.port}/fake", params=query) as response:
                 await response.read()
 
 

@@ -13,7 +13,6 @@ from supervisor.silence import Phase, slowest
 async def test_requests_are_counted_and_the_end_of_the_last_is_told() -> None:
     idle: list[int] = []
     generation = Generation(3, 4711, lambda: idle.append(generation.in_flight))
-    assert generation.base_url == "http://127.0.0.1:4711"
     with generation.busy():
         with pytest.raises(RuntimeError), generation.busy():
             assert generation.in_flight == 2
@@ -40,18 +39,18 @@ async def test_the_latest_silence_that_is_foreseen_counts() -> None:
 
 
 @pytest.mark.parametrize(
-    ("cause", "memory", "heals", "own"),
+    ("cause", "memory", "own"),
     [
-        (Cause.METAL_OOM, True, True, False),
-        (Cause.BAD_MODEL, False, False, False),
-        (Cause.WEDGE, False, True, False),
-        (Cause.RECYCLED, False, True, True),
-        (Cause.OWN_STOP, False, True, True),
+        (Cause.METAL_OOM, True, False),
+        (Cause.BAD_MODEL, False, False),
+        (Cause.WEDGE, False, False),
+        (Cause.RECYCLED, False, True),
+        (Cause.OWN_STOP, False, True),
     ],
 )
-def test_what_follows_from_a_death(cause: Cause, memory: bool, heals: bool, own: bool) -> None:
+def test_what_follows_from_a_death(cause: Cause, memory: bool, own: bool) -> None:
     death = Death(1, cause, "", "", None, None, (), State.READY)
-    assert (death.memory, death.heals, death.own) == (memory, heals, own)
+    assert (death.memory, death.own) == (memory, own)
 
 
 async def test_who_left_is_told_when_the_child_has_noticed() -> None:

@@ -57,7 +57,7 @@ async def test_an_exit_is_noticed_within_50_ms_and_the_first_restart_is_immediat
     death = await generation.died
     assert time.monotonic() - start < 0.05
     assert (death.generation, death.cause, death.signal) == (1, Cause.KILLED_BY_SYSTEM, 9)
-    assert (death.state, death.memory, death.heals) == (State.READY, not death.outside, True)
+    assert (death.state, death.memory) == (State.READY, not death.outside)
     assert await supervisor.judge(generation) is death
     assert (await supervisor.ready(10)).number == 2
     assert await until(lambda: len(changes) == 4)
