@@ -42,7 +42,11 @@ class _Listener(logging.Handler):
         self.setFormatter(JsonFormatter(str))
 
     def emit(self, record: logging.LogRecord) -> None:
-        line = self.format(record)
+        try:
+            line = self.format(record)
+        except Exception:  # as every handler does: what a line holds may be anything
+            self.handleError(record)
+            return
         self.found += [line for secret in (PROMPT, KEY) if secret in line]
 
 
