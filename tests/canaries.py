@@ -44,7 +44,7 @@ class _Listener(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         try:
             line = self.format(record)
-        except Exception:  # as every handler does: what a line holds may be anything
+        except Exception:  # noqa: BLE001 - as every handler does: what a line holds may be anything
             self.handleError(record)
             return
         self.found += [line for secret in (PROMPT, KEY) if secret in line]
