@@ -36,7 +36,7 @@ class LastRendered:
     def __call__(self, prompt: Prompt) -> str:
         """Raises what `render` does."""
         messages = prompt.get("messages")
-        if not messages or len(messages) < 2:
+        if not messages:
             return self._render(prompt)
         before = messages[:-1]
         rest = repr({**prompt, "messages": messages[-1:]})

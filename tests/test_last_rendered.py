@@ -28,6 +28,15 @@ def test_the_same_prompt_is_rendered_once() -> None:
     assert stand.times == 1
 
 
+def test_so_is_one_of_a_single_message() -> None:
+    stand = Stand()
+    for _ in range(2):
+        stand.last({"messages": [dict(A)]})
+    assert stand.times == 1
+    stand.last({"messages": [dict(B)]})
+    assert stand.times == 2
+
+
 @pytest.mark.parametrize(
     "other",
     [
