@@ -66,7 +66,7 @@ def test_only_so_many_clients_are_remembered() -> None:
 def test_one_strange_peak_changes_no_admission(usual: list[float], strange: float) -> None:
     """The factor is all that admissions see of what was learned."""
     before = after(*usual)
-    assert before.factor(60) in (1.0, pytest.approx(1.05))
+    assert before.factor(60) in (1.0, pytest.approx(1.05), pytest.approx(1.1))
     learned = before.learned(strange, 60)
     if 1 / 1.5 <= strange / before.belief <= 1.5:
         assert abs(learned.belief - before.belief) <= 0.02 + 1e-9, "usual ones move it a little"
