@@ -25,9 +25,8 @@ class PlannedCosts:
     serving: Serving
     alone: float = 1.0
     together: float = 1.0
-    _peaks: dict[tuple[tuple[Need, ...], int], int] = field(
-        default_factory=dict, init=False, repr=False, compare=False
-    )
+    # What the law says without corrections, which is the same for all that are made of this by `corrected`.
+    _totals: dict[tuple[tuple[Need, ...], int], int] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def weights(self) -> int:
@@ -39,19 +38,18 @@ class PlannedCosts:
     def peak(self, needs: Sequence[Need], retained: int, /) -> int:
         if not needs:
             return self.weights + retained
-        # A decision asks for the same set up to five times: does it fit, now and ever, what does it add.
-        asked = (tuple(needs), retained)
-        if (known := self._peaks.get(asked)) is None:
-            if len(self._peaks) >= _MOST_PEAKS:
-                self._peaks.clear()
-            known = self._peaks[asked] = self._peak(needs, retained)
-        return known
-
-    def _peak(self, needs: Sequence[Need], retained: int) -> int:
-        total = batch.peak(self.serving, _members(needs), retained).total
-        beside = total - self.weights - retained
+        beside = self._total(tuple(needs), retained) - self.weights - retained
         factor = self.alone if len(needs) == 1 else self.together
         return self.weights + retained + round(factor * beside)
+
+    def _total(self, needs: tuple[Need, ...], retained: int) -> int:
+        # A decision asks for the same set up to five times: does it fit, now and ever, what does it add.
+        asked = (needs, retained)
+        if (known := self._totals.get(asked)) is None:
+            if len(self._totals) >= _MOST_PEAKS:
+                self._totals.clear()
+            known = self._totals[asked] = batch.peak(self.serving, _members(needs), retained).total
+        return known
 
     def left(self, needs: Sequence[Need], /) -> int:
         return batch.left(self.serving, _members(needs))

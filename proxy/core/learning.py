@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import OrderedDict
 from dataclasses import dataclass, replace
 
@@ -16,6 +17,7 @@ _FADE = 0.98
 _CLIENTS = 256
 #: Lengths are told apart in steps of a quarter octave, up to 2^20 tokens.
 _STEPS_PER_OCTAVE, _BUCKETS = 4, 81
+_MOST = [int(2 ** (bucket / _STEPS_PER_OCTAVE)) for bucket in range(_BUCKETS)]  # tokens of each
 
 
 class Lengths:
@@ -33,8 +35,8 @@ class Lengths:
         for bucket, weight in enumerate(weights):
             wanted -= weight
             if wanted <= 0:
-                return _most_of(bucket)
-        return _most_of(_BUCKETS - 1)
+                return _MOST[bucket]
+        return _MOST[_BUCKETS - 1]
 
     def learn(self, client: str, tokens: int) -> None:
         """An answer that came to its own end had `tokens`."""
@@ -53,14 +55,7 @@ def _prior() -> list[float]:
 
 
 def _bucket_of(tokens: int) -> int:
-    bucket = 0
-    while bucket < _BUCKETS - 1 and tokens > _most_of(bucket):
-        bucket += 1
-    return bucket
-
-
-def _most_of(bucket: int) -> int:
-    return int(2 ** (bucket / _STEPS_PER_OCTAVE))
+    return min(bisect_left(_MOST, tokens), _BUCKETS - 1)
 
 
 #: The law's bytes beside the weights are multiplied by a factor between these.
