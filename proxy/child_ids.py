@@ -71,6 +71,16 @@ class ChildIds:
             cuts.append(Cut(end, "assistant"))
         return cuts or [Cut(end, "assistant")]
 
+    def texts(self, prompt: dict[str, Any]) -> list[str]:
+        """What a completion with the same tokens may say: encoding puts some first tokens there itself."""
+        text, first = self._tokenizer.render(prompt), getattr(self._tokenizer.wrapper, "bos_token", None)
+        return [text, text.removeprefix(first)] if first and text.startswith(first) else [text]
+
+    def ends(self) -> list[str]:
+        """The text of a token that merges with none before it, if there is one."""
+        end = getattr(self._tokenizer.wrapper, "eos_token", None)
+        return [end] if end else []
+
     def _system_end(self, prompt: dict[str, Any], ids: Ids) -> int:
         system = system_messages(prompt["messages"])
         if not system:

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import itertools
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from proxy.child_ids import ChildIds, Cut, kept
 from proxy.core.mirror import Found, Mirror, Rules
 from proxy.core.paths import Ids
 from proxy.cures import LABEL, Cures
+from proxy.evasions import Evasions
 
 #: What a child has answered before it is ready (supervisor/liveness.py).
 CANARY = {"prompt": "a"}
@@ -43,6 +44,7 @@ class Foresight:
         self._ids = ids
         self._mirror: Mirror | None = None
         self._cures: Cures | None = None
+        self._evasions: Evasions | None = None
         self._followed: dict[str, _Followed] = {}
         self._numbers = itertools.count(1)
         self._most_copied = 0
@@ -55,7 +57,9 @@ class Foresight:
             case {"do": "foresee", "of": id, "prompt": prompt, "batched": batched}:
                 return self.foresee(id, prompt, batched=batched)
             case {"do": "asked", "of": id}:
-                return self.asked(id)
+                return self.asked(id, anyway=request.get("anyway", False))
+            case {"do": "evade", "of": id}:
+                return self.evade(id)
             case {"do": "read", "of": id, "cached": cached}:
                 return self.read(id, cached)
             case {"do": "ended", "of": id, "generated": generated, "cached": cached, "complete": complete}:
@@ -67,31 +71,49 @@ class Foresight:
     def reset(self, rules: dict[str, Any], most_copied: int) -> None:
         """A new generation, whose cache has its canary. A search that copies more is a stall."""
         self._mirror = Mirror(Rules(**rules))
-        self._mirror.insert(self._ids.of(CANARY), "assistant", unknown=1)
+        canary = self._ids.of(CANARY)
+        for cut in kept(self._ids.cuts(CANARY, canary), 0):
+            self._mirror.insert(canary[: cut.end], cut.kind)
+        self._mirror.insert(canary, "assistant", unknown=1)
         self._cures = Cures(self._mirror, self._ids.of)
+        self._evasions = Evasions(self._mirror, self._ids)
         self._most_copied = most_copied
         for followed in self._followed.values():
             followed.asked = followed.read = False
 
     def foresee(self, id: str, prompt: dict[str, Any], *, batched: bool) -> dict[str, int] | None:
-        """How many tokens would come from the cache, and what the search would copy."""
+        """How many tokens would come from the cache, what the search would copy, and whether it is a key."""
         if self._mirror is None:
             return None
         followed = self._follow(id, prompt, batched=batched)
-        return self._told(self._mirror.search(followed.ids))
+        return self._told(followed, self._mirror.search(followed.ids))
 
-    def asked(self, id: str) -> dict[str, int] | None:
-        """The same, now that the child gets it; None for one that is not followed."""
+    def asked(self, id: str, *, anyway: bool = False) -> dict[str, int] | None:
+        """The same, now that the child gets it; None for one that is not followed.
+
+        Only `anyway` if it is a key: it is to be evaded first.
+        """
         mirror, followed = self._mirror, self._followed.get(id)
         if mirror is None or followed is None:
             return None
         found = mirror.search(followed.ids)
+        told = self._told(followed, found)
+        if told["key"] and not anyway:
+            return told
         followed.cached, followed.asked, followed.read = mirror.cached(found), True, False
         if self._cures is not None and found.copied > self._most_copied:
             self._cures.stalled(followed.prompt, followed.ids, found)
         if followed.batched:
             mirror.joined(self._active_bytes(mirror))
-        return self._told(found)
+        return told
+
+    def evade(self, id: str) -> dict[str, Any] | None:
+        """What to send before this request, whose prompt is a key; None if it is none, or not followed."""
+        followed = self._followed.get(id)
+        if self._evasions is None or followed is None:
+            return None
+        tiny = self._evasions.wanted(followed.prompt, followed.ids)
+        return asdict(tiny) if tiny else None
 
     def read(self, id: str, cached: int | None = None) -> None:
         """Its prompt is read; `cached` of its tokens came from the cache, as far as the child told."""
@@ -127,7 +149,10 @@ class Foresight:
         followed = self._follow(id, cure, batched=True)
         followed.label = id
         told = self.asked(id)
-        return {"id": id, "prompt": _sendable(cure), "tokens": len(followed.ids), **(told or {})}
+        if told is None or told["key"]:
+            del self._followed[id]
+            return None
+        return {"id": id, "prompt": _sendable(cure), "tokens": len(followed.ids), **told}
 
     def _follow(self, id: str, prompt: dict[str, Any], *, batched: bool) -> _Followed:
         ids = self._ids.of(prompt)
@@ -137,9 +162,10 @@ class Foresight:
             del self._followed[next(iter(self._followed))]
         return followed
 
-    def _told(self, found: Found) -> dict[str, int]:
-        assert self._mirror is not None
-        return {"cached": self._mirror.cached(found), "copied": found.copied}
+    def _told(self, followed: _Followed, found: Found) -> dict[str, int]:
+        assert self._mirror is not None and self._evasions is not None
+        key = self._evasions.is_key(followed.prompt, followed.ids)
+        return {"cached": self._mirror.cached(found), "copied": found.copied, "key": key}
 
     def _active_bytes(self, mirror: Mirror) -> int:
         running = (followed for followed in self._followed.values() if followed.asked)

@@ -1,5 +1,7 @@
 """Search stalls: tells the watch of those that are foreseen, and ends them beforehand by short requests.
 
+So it does with keys of the cache that a prompt equals, which would kill the child (proxy/evasions.py).
+
 The tokenizer worker has the mirror of the child's prompt cache (proxy/foresight.py), since it has the token
 ids. Here each request's steps are told to it, in order; nothing waits for it but a request that is about to
 be asked, and nothing depends on it: where it knows nothing, requests go as they would without it.
@@ -14,14 +16,15 @@ import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 from proxy.core.chat import ChatPrompt, Prompt, TextPrompt
 from proxy.core.mirror import Rules
 from proxy.core.pictures import image_urls
 from proxy.core.stalls import Rate
 from proxy.job import Job
-from supervisor.cost import Kind
+from proxy.synthetic import Kind
+from supervisor import cost
 from supervisor.generation import Change
 from supervisor.lifecycle import State
 from supervisor.plan import Plan
@@ -57,9 +60,7 @@ class SupervisorLike(Protocol):
 class SyntheticsLike(Protocol):
     """What is used of proxy.synthetic.Synthetics."""
 
-    def send(
-        self, kind: Literal["displace", "cure"], body: Mapping[str, Any], /, *, abandon: bool = False
-    ) -> Awaitable[bool]: ...
+    def send(self, kind: Kind, body: Mapping[str, Any], /, *, abandon: bool = False) -> Awaitable[bool]: ...
 
 
 class Blind:
@@ -118,6 +119,7 @@ class Stalls(Blind):
         self._foreseen: tuple[str, int, Any] = ("", -1, None)  # last: of which job, after how many changes
         self._tasks: set[asyncio.Task[Any]] = set()
         self._curing: asyncio.Task[None] | None = None
+        self._evading = asyncio.Lock()
 
     def planned(self, plan: Plan) -> None:
         """The next child keeps sequences as this plan says."""
@@ -148,13 +150,16 @@ class Stalls(Blind):
         return told["cached"] if told else 0
 
     async def asking(self, job: Job) -> None:
-        """The child is asked next: tell the watch how long it will search."""
+        """The child is asked next: tell the watch how long it will search, and see that it is not killed."""
         await self._follow_child()
         if self._foreseen[:2] == (job.answer.id, self._changes):  # nothing has changed since
             told = self._foreseen[2]
-            self._tell("asked", of=job.answer.id)
+            if not told.get("key"):
+                self._tell("asked", of=job.answer.id)
         else:
             told = await self._patiently(self._change("asked", of=job.answer.id))
+        if told and told.get("key"):
+            told = await self._evade(job.answer.id)
         copied = self._asked[job.answer.id] = told["copied"] if told else 0
         self._expect(copied)
 
@@ -198,19 +203,37 @@ class Stalls(Blind):
 
     # Requests of our own
 
-    async def send(
-        self, kind: Literal["displace"], body: Mapping[str, Any], *, abandon: bool = False
-    ) -> bool:
-        """`Synthetics.send`, for one that pushes kept sequences out: the mirror has to follow it too."""
+    async def send(self, kind: Kind, body: Mapping[str, Any], *, abandon: bool = False) -> bool:
+        """`Synthetics.send`, for one that changes what is kept: the mirror has to follow it too."""
         await self._follow_child()
-        id = f"{kind}-{next(self._numbers)}"
-        await self._patiently(self._tokens.foresight("foresee", _prompt(body), of=id, batched=True))
-        await self._patiently(self._change("asked", of=id))
-        answered = await self._synthetics.send(kind, body, abandon=abandon)
-        if answered:
-            self._tell("read", of=id, cached=None)
-        self._tell("ended", of=id, generated=1, cached=None, complete=answered and not abandon)
+        id, answered = f"{kind}-{next(self._numbers)}", False
+        asking = self._tokens.foresight("foresee", _prompt(body), of=id, batched=self._batched)
+        await self._patiently(asking)
+        told = await self._patiently(self._change("asked", of=id))
+        self._expect(told["copied"] if told else 0)
+        try:
+            if not (told and told.get("key")):
+                answered = await self._synthetics.send(kind, body, abandon=abandon)
+        finally:
+            if answered:
+                self._tell("read", of=id, cached=None)
+            self._tell("ended", of=id, generated=1, cached=None, complete=answered and not abandon)
         return answered
+
+    async def _evade(self, id: str) -> Any | None:
+        """See that the prompt is no key of the cache, as far as can be, and ask it then, whatever it is.
+
+        One at a time: two of the same prompt need it once. Pushing takes two requests for each entry.
+        """
+        async with self._evading:
+            sent = 0
+            while sent <= 2 * self._rules.sequences:
+                way = await self._patiently(self._change("evade", of=id))
+                if way is None or not await self.send("evade", way["body"], abandon=way["abandon"]):
+                    break
+                sent += 1
+            log.info("evaded", extra={"sent": sent})
+            return await self._patiently(self._change("asked", of=id, anyway=True))
 
     async def _cure(self) -> None:
         """In an idle moment, one request after the other, as long as any is wanted."""
@@ -275,9 +298,9 @@ def _prompt(body: Mapping[str, Any]) -> Prompt:
 def rules(plan: Plan) -> Rules:
     """How the child that is started by this plan keeps finished sequences."""
     serving, law = plan.serving, plan.serving.model.law
-    windows = [part.size for part in law.parts if part.kind is Kind.WINDOW]
+    windows = [part.size for part in law.parts if part.kind is cost.Kind.WINDOW]
     trimmable_below = min(windows, default=None)
-    if any(part.kind is Kind.CONSTANT for part in law.parts):  # ArraysCache.is_trimmable
+    if any(part.kind is cost.Kind.CONSTANT for part in law.parts):  # ArraysCache.is_trimmable
         trimmable_below = 0
     return Rules(
         sequences=serving.kept_sequences,

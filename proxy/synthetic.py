@@ -1,4 +1,4 @@
-"""Requests of the proxy's own to the child: they displace what it keeps, or cure its search. No user's.
+"""Requests of the proxy's own to the child: they displace what it keeps, cure its search, evade a key.
 
 They are tiny, are counted apart from what users ask, and never share the child with a suspect that runs
 alone: what happens then must be that one's doing. A death while one is out blames nobody (inquest.py).
@@ -20,7 +20,7 @@ from supervisor.generation import NotReady
 
 log = logging.getLogger("mlxguard.synthetic")
 
-Kind = Literal["displace", "cure"]
+Kind = Literal["displace", "cure", "evade"]
 
 
 class SupervisorLike(Protocol):

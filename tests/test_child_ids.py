@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
 
 import pytest
@@ -73,6 +74,23 @@ def test_what_is_remembered_is_bounded_and_what_is_used_stays() -> None:
         assert list(ids.of(prompt)) == [3, 6, 3] + [len(str(number))] * 3
         assert sum(map(len, ids._young.values())) + sum(map(len, ids._old.values())) <= 32
     assert tokenizer.encoded.count("<a> always ") == 1
+
+
+class Rendering:
+    """A tokenizer that renders a chat as `text`."""
+
+    def __init__(self, text: str, **wrapper: str | None) -> None:
+        self.segments = None
+        self.wrapper = SimpleNamespace(**wrapper)
+        self.render = lambda _: text
+
+
+def test_texts_for_the_same_tokens() -> None:
+    first = ChildIds(cast("ChildTokenizer", Rendering("<s>hi", bos_token="<s>", eos_token="</s>")))
+    assert (first.texts({}), first.ends()) == (["<s>hi", "hi"], ["</s>"])
+    for tokens in ({}, {"bos_token": None, "eos_token": None}):
+        bare = ChildIds(cast("ChildTokenizer", Rendering("<s>hi", **tokens)))
+        assert (bare.texts({}), bare.ends()) == (["<s>hi"], [])
 
 
 def test_system_messages_at_the_start() -> None:

@@ -22,6 +22,12 @@ class Characters:
         del prompt
         return [Cut(len(ids), "assistant")]
 
+    def texts(self, prompt: dict[str, Any]) -> list[str]:
+        return [prompt["prompt"]]
+
+    def ends(self) -> list[str]:
+        return []
+
 
 @pytest.fixture
 def foresight() -> Foresight:
@@ -92,7 +98,7 @@ def test_a_new_child_knows_nothing_but_what_waits_is_still_followed(foresight: F
     run(foresight, "a", text("hello"))
     ask(foresight, "foresee", "b", prompt=text("hello there"), batched=True)
     foresight.reset({"sequences": 10}, MOST)
-    assert ask(foresight, "asked", "b") == {"cached": 0, "copied": 0}
+    assert ask(foresight, "asked", "b") == {"cached": 0, "copied": 0, "key": False}
 
 
 def test_a_long_session_is_cured_once(foresight: Foresight) -> None:
@@ -124,3 +130,33 @@ def test_arguments_of_tool_calls_are_sent_as_text(foresight: Foresight) -> None:
     ]
     assert arguments == '{"a": 1}'
     assert call["function"] == {"name": "f", "arguments": {"a": 1}}
+
+
+def test_a_prompt_that_may_be_a_key_is_evaded_before_it_is_asked(foresight: Foresight) -> None:
+    run(foresight, "a", text("hello"), generated=6)
+    told = ask(foresight, "foresee", "b", prompt=text("hello there"), batched=True)
+    assert told["key"] and ask(foresight, "asked", "b")["key"]
+    assert not foresight._followed["b"].asked, "not yet"
+    way = ask(foresight, "evade", "b")
+    assert way["body"] == {"prompt": "hello there\n", "max_tokens": 1, "temperature": 0}
+    run(foresight, "longer", {"prompt": way["body"]["prompt"]}, generated=1)
+    assert ask(foresight, "evade", "b") is None
+    assert ask(foresight, "asked", "b", anyway=True) == {"cached": 10, "copied": 3, "key": False}
+
+
+def test_what_cannot_be_evaded_is_asked_all_the_same(foresight: Foresight) -> None:
+    run(foresight, "a", text("hello"), generated=6)
+    ask(foresight, "foresee", "b", prompt=text("hello there"), batched=True)
+    assert ask(foresight, "asked", "b", anyway=True)["key"]
+    assert foresight._followed["b"].asked
+    assert ask(foresight, "evade", "unknown") is None
+
+
+def test_a_cure_that_is_a_key_is_not_sent(foresight: Foresight, monkeypatch: pytest.MonkeyPatch) -> None:
+    run(foresight, "a", session(AGENT, 15))
+    assert foresight._cures is not None and foresight._mirror is not None
+    cure = foresight._cures.wanted(MOST)
+    assert cure is not None
+    foresight._mirror.insert(ids_of(cure), "assistant")
+    monkeypatch.setattr(foresight._cures, "wanted", lambda _: cure)
+    assert ask(foresight, "cure", "") is None

@@ -72,8 +72,9 @@ class World:
 
     async def send(self, kind: str, body: Mapping[str, Any], /, *, abandon: bool = False) -> bool:
         del abandon
-        assert kind in ("cure", "displace")
+        assert kind in ("cure", "displace", "evade")
         self.sent.append(body)
+        await asyncio.sleep(0)
         return self.answers
 
     async def settle(self) -> None:
@@ -214,6 +215,55 @@ async def test_what_displaces_is_followed_too(world: World, abandon: bool) -> No
     )
     await asyncio.sleep(0)
     assert world.worker.asked[5:] == ["foresee", "asked", "ended"]
+
+
+KEY = {"cached": 9, "copied": 0, "key": True}
+WAY = {"body": {"prompt": "longer", "max_tokens": 1}, "abandon": False}
+
+
+@pytest.mark.parametrize("waited", [False, True])
+async def test_a_key_is_evaded_before_it_is_asked(world: World, waited: bool) -> None:
+    world.worker.answers |= {"foresee": KEY, "asked": [KEY] * waited + [None, {**KEY, "copied": LONG}]}
+    world.worker.answers["evade"] = [WAY, None]
+    await world.stalls.foresee(job())
+    world.worker.answers["foresee"] = None
+    if waited:  # and something changed meanwhile
+        world.stalls.ended(job("b"), complete=True)
+    await world.stalls.asking(job())
+    assert world.sent == [WAY["body"]]
+    way = ["evade", "foresee", "asked", "read", "ended", "evade", "asked"]
+    assert world.worker.asked == ["reset", "foresee", *["ended", "asked"] * waited, *way]
+    assert world.worker.fields[-1] == {"of": job().answer.id, "anyway": True}
+    assert world.silent_until > world.now, "by what was told at last"
+
+
+async def test_evading_is_given_up(world: World) -> None:
+    world.worker.answers |= {"asked": [KEY] + [None] * 99, "evade": [WAY] * 99}
+    await world.stalls.asking(job())
+    assert len(world.sent) == 2 * Rules().sequences + 1
+    world.answers = False
+    world.worker.answers |= {"asked": [KEY] + [None] * 99, "evade": [WAY] * 99}
+    world.sent.clear()
+    await world.stalls.asking(job())
+    assert len(world.sent) == 1, "the child does not answer"
+
+
+async def test_twins_are_evaded_one_after_the_other(world: World) -> None:
+    twins = [job("a"), job("b")]
+    world.worker.answers |= {"foresee": KEY, "evade": [WAY, None, None]}
+    for each in twins:
+        await world.stalls.foresee(each)
+    world.worker.answers |= {"foresee": None, "asked": [None, KEY, None, None]}
+    await asyncio.gather(*map(world.stalls.asking, reversed(twins)))  # the last one's foresight still holds
+    assert world.sent == [WAY["body"]]
+    assert world.worker.asked.count("evade") == 3
+    assert world.worker.answers["asked"] == []
+
+
+async def test_a_request_of_our_own_that_is_a_key_is_not_sent(world: World) -> None:
+    world.worker.answers["asked"] = KEY
+    assert not await world.stalls.send("displace", {"prompt": "1"})
+    assert world.sent == []
 
 
 async def test_stopping_ends_what_is_under_way(world: World) -> None:

@@ -133,6 +133,26 @@ class Mirror:
         if expected < cached:
             self._reveal(ids, cached)
 
+    def keyed(self, ids: Ids, *, guess: bool) -> Entry | None:
+        """The entry of just these tokens; `guess`: or one that may be, its generated ones being unknown."""
+        for entry in self.entries():
+            if entry.length == len(ids):
+                known = entry.length - sum(token < 0 for token in entry.node.run)
+                if (known == len(ids) or guess) and _key(entry)[:known] == ids[:known]:
+                    return entry
+        return None
+
+    def settle(self, entry: Entry, ids: Ids) -> None:
+        """Its tokens are taken to be these."""
+        node, known = entry.node, add(self._root, ids)
+        if known is node:
+            return
+        if known.entry is not None:
+            self._drop(entry)
+            return
+        node.entry, known.entry, entry.node = None, entry, known
+        _prune(node)
+
     # Paths
 
     def _giver(self, ids: Ids) -> Entry:
@@ -179,14 +199,30 @@ class Mirror:
 
     def _drop(self, entry: Entry) -> None:
         self._forget(entry)
-        node = entry.node
-        while node.entry is None and not node.after and node.parent is not None:
-            above = node.parent
-            del above.after[node.run[0]]
-            node = above
-        join(node)
+        _prune(entry.node)
 
     def _forget(self, entry: Entry) -> None:
         entry.node.entry = None
         del self._queues[entry.kind][entry]
         self._bytes -= self.rules.bytes_of(entry.length)
+
+
+def _key(entry: Entry) -> Ids:
+    """All of its tokens."""
+    runs, node = [entry.node.run], entry.node.parent
+    while node is not None:
+        runs.append(node.run)
+        node = node.parent
+    key = array("i")
+    for run in reversed(runs):
+        key += run
+    return key
+
+
+def _prune(node: Node) -> None:
+    """Nothing ends here any more: take away what leads nowhere."""
+    while node.entry is None and not node.after and node.parent is not None:
+        above = node.parent
+        del above.after[node.run[0]]
+        node = above
+    join(node)

@@ -182,3 +182,56 @@ def test_an_entry_that_gave_nothing_is_gone() -> None:
     assert [entry.length for entry in mirror.entries()] == [3]
     mirror.correct(ids([1, 2, 3, 5]), 0)
     assert len(mirror) == 0
+
+
+def test_keys_that_are_known_and_that_may_be() -> None:
+    mirror = Mirror(Rules(trimmable_below=0))
+    mirror.insert(ids([1, 2, 3]), "user")
+    mirror.insert(ids([1, 2, 3]), "assistant", unknown=2)
+    mirror.insert(ids([1, 2, 3, 4]), "assistant")
+    assert mirror.keyed(ids([1, 2, 3]), guess=False) is not None
+    assert mirror.keyed(ids([1, 2, 9]), guess=True) is None
+    assert mirror.keyed(ids([1, 2, 3, 4, 5]), guess=False) is None
+    guessed = mirror.keyed(ids([1, 2, 3, 4, 5]), guess=True)
+    assert guessed is not None
+    before = [entry.length for entry in mirror.entries()]
+    mirror.settle(guessed, ids([1, 2, 3, 4, 5]))
+    assert mirror.search(ids([1, 2, 3, 4, 5])).exact
+    assert mirror.keyed(ids([1, 2, 3, 4, 5]), guess=False) is guessed
+    assert mirror.keyed(ids([1, 2, 3, 9, 9]), guess=True) is None, "it is settled"
+    assert [entry.length for entry in mirror.entries()] == before, "and keeps its place"
+    mirror.settle(guessed, ids([1, 2, 3, 4, 5]))
+    assert mirror.search(ids([1, 2, 3, 4])).exact
+
+
+def test_two_that_turn_out_to_be_one() -> None:
+    mirror = Mirror(Rules(trimmable_below=0))
+    mirror.insert(ids([1, 2]), "assistant", unknown=2)
+    mirror.insert(ids([1, 2, 3, 4]), "assistant")
+    guessed = next(entry for entry in mirror.entries() if min(entry.node.run) < 0)
+    mirror.settle(guessed, ids([1, 2, 3, 4]))
+    assert [entry.length for entry in mirror.entries()] == [4]
+    assert mirror.search(ids([1, 2, 3, 4])).exact
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    st.lists(st.lists(st.integers(0, 1), min_size=1, max_size=5), min_size=1, max_size=6),
+    st.lists(st.integers(0, 1), min_size=1, max_size=6),
+)
+def test_a_key_is_what_the_server_would_take_for_one(kept: list[list[int]], prompt: list[int]) -> None:
+    """Half of what was kept was generated."""
+    mirror, real = Mirror(Rules(trimmable_below=0)), LRUPromptCache(max_size=10)
+    for tokens in kept:
+        half = len(tokens) // 2
+        mirror.insert(ids(tokens[: len(tokens) - half]), "assistant", unknown=half)
+        real.insert_cache(MODEL, tokens, [Rows(Rules(trimmable_below=0), len(tokens))])
+    exact = real._trie.search(MODEL, prompt).exact is not None
+    found = mirror.keyed(ids(prompt), guess=True)
+    assert found is not None or not exact
+    if found is not None:
+        mirror.settle(found, ids(prompt))
+        assert mirror.search(ids(prompt)).exact
+        assert mirror.keyed(ids(prompt), guess=False) is not None
+    for entry in mirror.entries():
+        assert entry.node.entry is entry
