@@ -52,6 +52,9 @@ _MASKED = "[key]"
 #: A key shorter than this is masked only where it stands alone, or "a" would mask half of every line.
 _SHORT_KEY = 8
 
+#: Named, since a union is made anew each time that it is asked about.
+_LISTS = (list, tuple, set, frozenset)
+
 _COLOURS = {"debug": "2", "warning": "33", "error": "31", "critical": "31;1"}
 
 Mask = Callable[[str], str]
@@ -122,8 +125,8 @@ class _Formatter(logging.Formatter):
 
     def fields(self, record: logging.LogRecord) -> Iterator[tuple[str, Plain]]:
         """The request's id, then what the caller gave as `extra`, in its order."""
-        if request_id.get():
-            yield "request_id", self._plain(request_id.get())
+        if id := request_id.get():
+            yield "request_id", self._plain(id)
         for name, value in vars(record).items():
             if name not in _STANDARD:
                 yield name, self._plain(value)
@@ -135,11 +138,11 @@ class _Formatter(logging.Formatter):
         return self._mask("\n".join(parts))[-_LONGEST_TRACEBACK:]
 
     def _plain(self, value: object) -> Plain:
-        if value is None or isinstance(value, bool | int):
+        if value is None or isinstance(value, int):
             return value
         if isinstance(value, float):
             return value if math.isfinite(value) else str(value)
-        if isinstance(value, list | tuple | set | frozenset):
+        if isinstance(value, _LISTS):
             return [self._plain(item) for item in itertools.islice(value, _MOST_ITEMS)]
         return _cut(self._mask(str(value)))
 
