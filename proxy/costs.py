@@ -89,4 +89,4 @@ def _members(needs: Sequence[Need]) -> list[Member]:
 
 
 def _member(need: Need) -> Member:
-    return Member(need.prompt, need.completion, need.cached)
+    return Member(need.prompt, need.completion, need.cached, need.among, need.longest)

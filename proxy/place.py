@@ -75,7 +75,7 @@ class Place:
 
     def grew(self, tokens: int) -> None:
         """It has generated `tokens` so far; the gate is told now and then."""
-        if tokens >= self._tell_at:
+        if tokens and tokens >= self._tell_at:
             self._tell_at = tokens + _GROWTH
             self._gate.grew(self.id, tokens)
 

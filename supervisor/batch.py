@@ -15,14 +15,15 @@ Read in mlx_lm/generate.py, models/cache.py and server.py (mlx-lm 0.32.2), and s
   held by a local variable of the server until the next request joins.
 
 For one sequence this is nearly exact. For several it is a bound, of the worst order: who ends first and which
-prompts are read together is not known when the gate asks. Pairs come within a few percent of it.
+prompts are read together is not known when the gate asks. Of those that write already it is: their snapshots
+are there, of no more prompts than were read then, and no newcomer's prompt is read beside theirs.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache, lru_cache, partial
+from functools import lru_cache, partial
 
 from supervisor.cost import Kind, Law, prefill
 from supervisor.peak import Model, Peak, Traced, logits, working
@@ -36,11 +37,15 @@ class Member:
         prompt: all of it.
         completion: still expected to be generated, at most.
         cached: of the prompt, given back by the server's prompt cache.
+        among: once it generates: prompts that were read together at most, its own included. 0: it is unread.
+        longest: the longest of these.
     """
 
     prompt: int
     completion: int
     cached: int = 0
+    among: int = 0
+    longest: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,12 +107,16 @@ def peak(serving: Serving, members: Sequence[Member], retained: int = 0) -> Peak
     if not members:
         return Peak(serving.model.weights, retained, 0)
     buffers = [*map(_table(serving), members)]
-    number, together = len(members), min(len(members), serving.prompts)
     padded = _padded(buffers)
-    longest = max(member.prompt for member in members)
-    stages = [_writing(serving, padded, number, together, ended) for ended in range(number)]
-    stages.append(_reading_alone(padded, buffers))
-    stages += [_reading(serving, padded, number, some, longest) for some in range(2, together + 1)]
+    unread = [index for index, member in enumerate(members) if not member.among]
+    snapshots = _snapshots(serving, members, buffers, unread)
+    number = len(members)
+    stages = [_writing(serving, padded, number, snapshots, ended) for ended in range(number)]
+    if unread:
+        stages.append(_reading_alone(padded, number, [buffers[index] for index in unread]))
+        longest = max(members[index].prompt for index in unread)
+        together = min(len(unread), serving.prompts)
+        stages += [_reading(serving, padded, number, some, longest) for some in range(2, together + 1)]
     caches, works_in = max(stages, key=sum)
     return Peak(serving.model.weights, retained + caches, works_in)
 
@@ -167,34 +176,57 @@ def _padded(buffers: Sequence[_Buffers]) -> _Buffers:
     )
 
 
-def _writing(serving: Serving, padded: _Buffers, number: int, together: int, ended: int) -> tuple[int, int]:
+@dataclass(frozen=True, slots=True)
+class _Snapshots:
+    """What the snapshots pin at most, in bytes: each one's buffer, the largest first, and the last one's."""
+
+    sizes: Sequence[int]
+    last: int
+
+    def of(self, keeping: int) -> int:
+        """The last one's is held by the server itself as well, even where it was the first to end."""
+        return sum(self.sizes[:keeping]) + (self.last if keeping < len(self.sizes) else 0)
+
+
+def _snapshots(
+    serving: Serving, members: Sequence[Member], buffers: Sequence[_Buffers], unread: Sequence[int]
+) -> _Snapshots:
+    """Each whose prompt ends in a step of its own pins what is being read then: of those that are still to be
+    read the k-th finds k fewer, and the last nobody.
+    """
+    table = _table(serving)
+    sizes = []
+    for member, buffer in zip(members, buffers, strict=True):
+        if member.among == 1:
+            sizes.append(buffer.prompt)
+        elif member.among:
+            longest = max(buffer.prompt, table(Member(member.longest, 0)).prompt)
+            sizes.append(min(member.among, serving.prompts) * longest)
+    prompt = max((buffers[index].prompt for index in unread), default=0)
+    sizes += [min(serving.prompts, count) * prompt for count in range(len(unread), 0, -1)]
+    sizes.sort(reverse=True)
+    return _Snapshots(sizes, prompt if unread else sizes[0])
+
+
+def _writing(
+    serving: Serving, padded: _Buffers, number: int, snapshots: _Snapshots, ended: int
+) -> tuple[int, int]:
     """When all prompts are read, and `ended` have ended: (caches, working memory)."""
     traced = serving.model.traced
     grows = padded.end // traced.layers if padded.grows else 0
     if not serving.model.batched:  # one by one (generate.py, `generate_step`): no snapshot, and one buffer
         return number * max(padded.end, padded.reading), grows
-    snapshots = _snapshots(number, together, number if padded.kept else number - ended) * padded.prompt
-    caches = snapshots + (_steps(number) - _steps(number - ended - 1)) * padded.end
     writing = number - ended
-    slack = writing * padded.slack if together > 1 else 0
+    caches = snapshots.of(number if padded.kept else writing)
+    caches += (_steps(number) - _steps(writing - 1)) * padded.end
+    slack = writing * padded.slack if min(number, serving.prompts) > 1 else 0
     return caches + slack, writing * (grows + logits(traced))
 
 
-@cache
-def _snapshots(number: int, together: int, keeping: int) -> int:
-    """Sequences in the buffers that the snapshots of `keeping` pin at most, of `number` that were read.
-
-    Of `together` that are read together, each whose prompt ends in a step of its own pins what is left then.
-    The last one's is held by the server itself as well, even where it was the first to end.
-    """
-    sizes = sorted((together - place % together for place in range(number)), reverse=True)
-    return sum(sizes[:keeping]) + (sizes[-1] if keeping < number else 0)
-
-
-def _reading_alone(padded: _Buffers, buffers: Sequence[_Buffers]) -> tuple[int, int]:
+def _reading_alone(padded: _Buffers, number: int, unread: Sequence[_Buffers]) -> tuple[int, int]:
     """While one prompt is read and the others have ended, one after the other."""
-    fullest = max(buffers, key=lambda each: each.reading + each.works_in)
-    return _steps(len(buffers) - 1) * padded.end + fullest.reading, fullest.works_in
+    fullest = max(unread, key=lambda each: each.reading + each.works_in)
+    return _steps(number - 1) * padded.end + fullest.reading, fullest.works_in
 
 
 def _reading(serving: Serving, padded: _Buffers, number: int, some: int, longest: int) -> tuple[int, int]:

@@ -36,7 +36,7 @@ def test_growth_is_told_in_steps_and_anew_after_a_restart() -> None:
         place.grew(tokens)
     place.again()
     place.grew(1)
-    assert [told.args[1] for told in gate.grew.mock_calls] == [0, 40, 100, 1]
+    assert [told.args[1] for told in gate.grew.mock_calls] == [1, 40, 100, 1]
 
 
 def test_who_never_fits_is_told_what_does() -> None:

@@ -105,9 +105,10 @@ class Admission:
 
     def handle(self, event: Event, now: float) -> list[Effect]:
         """Take in one event and decide. Raises ValueError for an impossible one, changing nothing."""
-        self._apply(event)
-        if isinstance(event, Grew):
+        if isinstance(event, Grew) and not self._room.is_unread(event.id):
+            self._apply(event)
             return []  # makes room for nobody
+        self._apply(event)
         newcomer = event.ticket if isinstance(event, Arrive) else None
         # 1. Who waited too long goes, before it is granted what it could not use.
         effects = [*self._expired(now, sparing=newcomer)]
@@ -159,6 +160,8 @@ class Admission:
                 room.release(id)
                 self._forget(id)
             case Grew(id, tokens):
+                if room.is_unread(id):  # no longer: then it costs less
+                    self._no_room.clear()
                 room.grow(id, tokens)
             case Join(id):
                 room.join(id)

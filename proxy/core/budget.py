@@ -15,11 +15,15 @@ class Need:
         prompt: all of it.
         completion: what it is expected to generate in all.
         cached: of the prompt, given back by the server's prompt cache.
+        among: once it generates: prompts that were read together at most, its own included. 0: it is unread.
+        longest: the longest of these.
     """
 
     prompt: int = 0
     completion: int = 0
     cached: int = 0
+    among: int = 0
+    longest: int = 0
 
 
 #: Of one of which nothing is known.

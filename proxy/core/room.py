@@ -18,12 +18,21 @@ class Running:
     Attributes:
         reserved: bytes by which the fullest moment of all who run rose with it.
         generated: tokens so far; 0 while its prompt is read.
+        among, longest: prompts that are read while its own is, its own included, and the longest of them.
     """
 
     ticket: Ticket
     need: Need
     reserved: int
     generated: int = 0
+    among: int = 1
+    longest: int = 0
+
+    def beside(self, other: Need) -> Running:
+        """As it is when another's prompt is read, too."""
+        if self.generated:
+            return self
+        return replace(self, among=self.among + 1, longest=max(self.longest, other.prompt))
 
 
 class Room:
@@ -98,17 +107,26 @@ class Room:
         self.retained, self._last = self._staying(), None
         alone = not self._running and not self.budget.has_room((), ticket.need, self.retained)
         need, before = ticket.least if alone else ticket.need, self.reserved
-        self._running[ticket.id] = Running(ticket, need, 0)
+        unread = [need.prompt, *(each.need.prompt for each in self.running if not each.generated)]
+        taken = Running(ticket, need, 0, among=len(unread), longest=max(unread))
+        self._running = {id: each.beside(need) for id, each in self._running.items()} | {ticket.id: taken}
         reserved = max(0, self.reserved - before)
-        self._running[ticket.id] = Running(ticket, need, reserved)
+        self._running[ticket.id] = replace(taken, reserved=reserved)
         return reserved
 
+    def is_unread(self, id: str) -> bool:
+        """Whether it runs, and no token of its answer has come yet."""
+        return id in self._running and not self._running[id].generated
+
     def grow(self, id: str, tokens: int) -> None:
-        """It has generated `tokens` so far: no less than what was foretold is still reckoned with."""
+        """It has generated `tokens` so far, so its prompt has been read, and no newcomer's will be beside it.
+
+        No less than what was foretold of its answer is still reckoned with.
+        """
         running = self._running.get(id)
-        if running is None:
+        if running is None or not tokens:
             return
-        need = running.need
+        need = replace(running.need, among=running.among, longest=running.longest)
         if tokens > need.completion:
             more = min(running.ticket.max_tokens, tokens + _MORE + tokens // 4)
             need = replace(need, completion=max(tokens, more))
@@ -131,8 +149,11 @@ class Room:
 
     def leave_behind(self, id: str) -> None:
         """If it runs, reckon with what is kept of it, until somebody has measured what is."""
-        if id in self._running:
-            self.retained += self.budget.costs.left(self._needs())
+        if id not in self._running:
+            return
+        self.retained += self.budget.costs.left(self._needs())
+        if len(self._running) == 1:  # what goes when the next one joins
+            self.retained += self.budget.costs.stale(self._running[id].need)
 
     def _wanted(self, ticket: Ticket) -> Need:
         return ticket.need if self._running else ticket.least

@@ -21,7 +21,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from supervisor.batch import Member, Serving, left, peak, stale
+from proxy.core.budget import Budget, Need
+from proxy.core.room import Room
+from proxy.core.waiting import Ticket
+from proxy.costs import PlannedCosts
+from supervisor.batch import Member, Serving, stale
 from supervisor.model import describe
 from supervisor.peak import Model
 from supervisor.probing import probe
@@ -47,14 +51,15 @@ class Run:
 
 @dataclass(slots=True)
 class Sent:
-    """A request of a run, and who had ended when it was sent."""
+    """A request of a run, and which ones had begun to answer and had ended when it was sent."""
 
     answer: Answer
     ended: list[int] = field(default_factory=list)
+    begun: list[int] = field(default_factory=list)
 
-    @property
-    def member(self) -> Member:
-        return _member(self.answer)
+    def ticket(self, id: str) -> Ticket:
+        need = Need(self.answer.prompt, self.answer.completion, self.answer.cached)
+        return Ticket(id, turn="", arrived=0, deadline=0, need=need, least=need)
 
 
 def _member(answer: Answer) -> Member:
@@ -80,7 +85,8 @@ def run(scene: dict[str, Any], running: Stand, serving: Serving, draw: random.Ra
             messages = prompt_of(draw, prompt - system - running.overhead[bool(system)], system)
         _wait(scene.get("order", ""), sent)
         ended = [index for index, each in enumerate(sent) if each.answer.ended.is_set()]
-        sent.append(Sent(running.send(messages, completion), ended))
+        begun = [index for index, each in enumerate(sent) if each.answer.started.is_set()]
+        sent.append(Sent(running.send(messages, completion), ended, begun))
     for each in sent:
         each.answer.ended.wait()
     assert all(each.answer.completion for each in sent), "the child did not answer"
@@ -95,16 +101,18 @@ def _wait(order: str, sent: Sequence[Sent]) -> None:
 
 
 def predicted(serving: Serving, sent: Sequence[Sent], retained: int) -> int:
-    """The most that any of the grants reckoned with."""
-    most = behind = 0
-    ended: list[int] = []
+    """The most that the gate reckons with at any of the grants."""
+    room = Room(Budget(len(sent), costs=PlannedCosts(serving)))
+    room.retained, most = retained, 0
     for number, each in enumerate(sent):
-        for index in [index for index in each.ended if index not in ended]:
-            beside = [other for other in range(number) if other not in ended]
-            behind += left(serving, [sent[other].member for other in beside])
-            ended.append(index)
-        members = [sent[other].member for other in range(number + 1) if other not in ended]
-        most = max(most, peak(serving, members, retained + behind).total)
+        for index in each.begun:
+            if room.is_unread(str(index)):
+                room.grow(str(index), 1)
+        for index in each.ended:
+            room.leave_behind(str(index))
+            room.release(str(index))
+        room.take(each.ticket(str(number)))
+        most = max(most, room.reserved)
     return most
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
@@ -571,3 +572,18 @@ class Promises(RuleBasedStateMachine):
 
 TestPromises = Promises.TestCase
 TestPromises.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
+
+
+class _Unread(Padded):
+    """A prompt that is yet to be read costs twice."""
+
+    def peak(self, needs: Sequence[Need], retained: int, /) -> int:
+        return super().peak(needs, retained) + sum(need.prompt for need in needs if not need.among)
+
+
+def test_the_first_token_of_one_may_make_room_for_the_next() -> None:
+    gate = Admission(Budget(max_running=8, ceiling=1010, costs=_Unread()), max_waiting=9)
+    both = (ticket("a", prompt=300, completion=10), ticket("b", prompt=200, completion=10))
+    assert [effect.id for effect in arrive(gate, *both)] == ["a"]
+    assert [effect.id for effect in gate.handle(Grew("a", 1), 1)] == ["b"]
+    assert gate.handle(Grew("a", 2), 2) == []

@@ -94,3 +94,27 @@ def test_what_is_lacking_is_what_finished_sequences_hold_too_much_of() -> None:
     assert room.would_fit(ticket("a", 800))
     assert room.lacking(ticket("a", 700)) == 0
     assert room.lacking(ticket("a", 1100)) == 0, "that would not help"
+
+
+def test_one_that_generates_was_read_among_those_that_were_unread_beside_it() -> None:
+    room = Room(Budget(max_running=3, costs=Padded()))
+    room.take(ticket("a", 400))
+    room.take(ticket("b", 100))
+    room.grow("a", 0)
+    assert room.is_unread("a")
+    room.grow("a", 1)
+    room.take(ticket("c", 700))
+    assert not room.is_unread("a")
+    assert not room.is_unread("nobody")
+    room.grow("b", 1)
+    assert [(each.need.among, each.need.longest) for each in room.running] == [(2, 400), (3, 700), (0, 0)]
+
+
+def test_who_leaves_last_leaves_the_snapshot_of_its_prompt_too() -> None:
+    room = Room(Budget(max_running=2, ceiling=5000, costs=Padded(snapshots=True)))
+    room.take(ticket("a", 400, 10))
+    room.leave_behind("a")
+    assert room.retained == 410 + 400
+    room.release("a")
+    room.take(ticket("b", 1))
+    assert room.retained == 410

@@ -60,7 +60,9 @@ class Child:
     writing: Buffer | None = None
     entries: dict[int, Buffer] = field(default_factory=dict)  # what the prompt cache has of each
     last_snapshot: Buffer | None = None  # a local variable of the server
-    peak: int = 0
+    began: dict[int, int] = field(default_factory=dict)  # the step in which each had its first token
+    ended: dict[int, int] = field(default_factory=dict)  # and its last
+    peaks: list[int] = field(default_factory=list)  # of each step
 
     def __post_init__(self) -> None:
         self.lengths = [0] * len(self.sequences)  # tokens in the caches
@@ -69,14 +71,15 @@ class Child:
 
     def run(self) -> int:
         """The most rows that were there at once."""
-        now = 0
         while self.waiting or self.reading or self.writing:
+            if len(self.peaks) in self.arrivals:
+                self.last_snapshot = None  # the variable has what the prompt cache has of the newcomer
+            self.peaks.append(0)
             self._write()
-            self._join(now)
+            self._join(len(self.peaks) - 1)
             self._cross()
             self._read()
-            now += 1
-        return self.peak
+        return max(self.peaks)
 
     def _look(self, *more: Buffer | None) -> None:
         held: Iterable[Buffer | None] = (
@@ -87,7 +90,7 @@ class Child:
             *more,
         )
         distinct = {id(buffer): buffer.size for buffer in held if buffer is not None}
-        self.peak = max(self.peak, sum(distinct.values()))
+        self.peaks[-1] = max(self.peaks[-1], sum(distinct.values()))
 
     def _write(self) -> None:
         if self.writing is None:
@@ -100,6 +103,7 @@ class Child:
         ended = [member for member in self.writing.members if self.left[member] <= 0]
         for member in ended:  # its own snapshot is a prefix of it, and goes
             self.entries[member] = self.writing
+            self.ended[member] = len(self.peaks) - 1
         if ended:
             self.writing = self.writing.kept(
                 [m for m in self.writing.members if m not in ended], self.lengths
@@ -130,6 +134,7 @@ class Child:
         new = new.fed(1)
         for member in ready:
             self.lengths[member] += 1
+            self.began[member] = len(self.peaks) - 1
         self._look(new)
         self.writing = self.writing.extended(new) if self.writing else new
         self._look()

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from supervisor.batch import Member, Serving, kv, largest_prompt, peak
+from supervisor.batch import Member, Serving, kv, largest_prompt, left, peak
 from supervisor.cost import STEP, Kind, Law, Part
 from supervisor.peak import Model, Traced
 from tests.supervisor.batch_replay import Child
@@ -73,6 +73,58 @@ def test_no_order_of_arrivals_and_ends_takes_more(
     bound = peak(rows(len(some), step, prompts), [Member(*each) for each in some]).caches // LARGE
     # Buffers that were cut to what is left in them grow from there, so they need not end on a step.
     assert Child(some, arrivals, step, len(some), prompts).run() <= bound + len(some) * STEP
+
+
+def known(child: Child, now: int) -> tuple[list[Member], int]:
+    """What the gate knows as a step begins: of those that are there, and of what others left behind."""
+    arrived = [each for each in range(len(child.sequences)) if child.arrivals[each] <= now]
+    there, behind = list(arrived), 0
+    serving = rows(len(child.sequences), child.step, child.prompts)
+    for each in sorted((each for each in arrived if child.ended[each] < now), key=child.ended.__getitem__):
+        at = child.ended[each]
+        behind += left(
+            serving, [Member(*child.sequences[other]) for other in there if child.arrivals[other] <= at]
+        )
+        there.remove(each)
+    return [_member(child, each, now, arrived) for each in there], behind
+
+
+def _member(child: Child, each: int, now: int, arrived: list[int]) -> Member:
+    prompt, completion = child.sequences[each]
+    if child.began[each] >= now:
+        return Member(prompt, completion)
+    beside = [
+        other
+        for other in arrived
+        if child.arrivals[other] <= child.began[each] and child.arrivals[each] <= child.began[other]
+    ]
+    return Member(prompt, completion, 0, len(beside), max(child.sequences[other][0] for other in beside))
+
+
+@settings(max_examples=300)
+@given(sequences, st.integers(1, 8), st.sampled_from([128, 256, 512, 2048]), st.data())
+def test_nor_does_any_once_it_is_known_who_writes(
+    some: list[tuple[int, int]], prompts: int, step: int, data: st.DataObject
+) -> None:
+    arrivals = data.draw(st.lists(st.integers(0, 600), min_size=len(some), max_size=len(some)))
+    child = Child(some, arrivals, step, len(some), prompts)
+    child.run()
+    last = max(arrivals)
+    members, behind = known(child, last)
+    bound = peak(rows(len(some), step, prompts), members, behind).caches // LARGE
+    # What was left behind may have grown from where it was cut, too: each sequence of each buffer.
+    assert max(child.peaks[last:]) <= bound + len(some) * (len(some) + 1) // 2 * STEP
+
+
+@given(sequences, st.integers(1, 8), st.data())
+def test_one_that_was_read_alone_costs_no_more_than_one_that_is_unread(
+    some: list[tuple[int, int]], prompts: int, data: st.DataObject
+) -> None:
+    serving = rows(len(some), 512, prompts)
+    unread = [Member(*each) for each in some]
+    number = data.draw(st.integers(0, len(some)))
+    read = [Member(*each, 0, 1, each[0]) for each in some[:number]]
+    assert peak(serving, [*read, *unread[number:]]).caches <= peak(serving, unread).caches
 
 
 def test_ends_one_after_the_other_leave_a_buffer_each() -> None:
