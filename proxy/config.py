@@ -269,7 +269,7 @@ class QueueSettings(Section):
     )
     fairness: Literal["key", "session", "none"] = Field(
         "key",
-        description='Who takes turns: "key" (each API key; without keys each session), "session", "none".',
+        description='Turns by "key" (without keys by "session"), or "none".',
     )
     hold_grace_s: Seconds = Field(
         2.0, description="A stream that waits longer gets its 200, then keep-alives."

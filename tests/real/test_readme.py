@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.canaries import is_input
 from tests.real.processes import free_port, until
 
 ROOT = Path(__file__).parent.parent.parent
@@ -37,7 +38,7 @@ def environment(port: int) -> dict[str, str]:
 @pytest.fixture(scope="module")
 def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What somebody gets who clones the repository: the committed files and nothing else."""
-    folder = tmp_path_factory.mktemp("readme") / "clone"
+    folder = is_input(tmp_path_factory.mktemp("readme") / "clone")
     subprocess.run(["git", "clone", "--quiet", "--no-hardlinks", ROOT, folder], check=True)
     return folder
 

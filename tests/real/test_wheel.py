@@ -13,6 +13,8 @@ from urllib.error import URLError
 
 import pytest
 
+from tests.canaries import is_input
+
 ROOT = Path(__file__).parent.parent.parent
 
 pytestmark = [pytest.mark.real, pytest.mark.clients, pytest.mark.timeout(600)]
@@ -43,7 +45,7 @@ def installed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathF
     folder = tmp_path_factory.mktemp("wheel")
     _run(sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", folder, ROOT, cwd=folder)
     (wheel,) = folder.glob("*.whl")
-    _run(request.param, "-m", "venv", folder / "env", cwd=folder)
+    _run(request.param, "-m", "venv", is_input(folder / "env"), cwd=folder)
     _run(folder / "env/bin/pip", "install", "--quiet", wheel, "-c", _constraints(folder), cwd=folder)
     return folder / "env/bin"
 
