@@ -182,7 +182,9 @@ class Inquest:
 
 
 def _at_work(job: Job, generation: int) -> bool:
-    return job.generation == generation and job.stage in (Stage.PREFILL, Stage.DECODE)
+    """Whether the child can have died of it: a suspect alone that has not reached it yet is innocent."""
+    running = job.stage in (Stage.PREFILL, Stage.DECODE)
+    return running and job.generation == generation and job.asked is not None
 
 
 def _accused(job: Job) -> Accused:

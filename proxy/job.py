@@ -51,7 +51,7 @@ class Job:
         queue_s: how long it has waited for its turn, over all attempts.
         first_content_s: when its client was sent content; None if it never was.
         generation: number of the child's life that works on it, or did last.
-        asked: when the running attempt was given to the child.
+        asked: when the running attempt was given to the child; None while it is on its way there.
         seen: what the running attempt has shown.
         give_up: ends the running attempt for want of memory; None while the child has nothing of it.
         reason: for an outcome other than ok, what metrics count it under.
@@ -112,6 +112,10 @@ class Job:
         if self.usage is not None:
             return self.usage.completion_tokens
         return self.seen.events if self.seen else 0
+
+    def was_asked(self, now: float) -> None:
+        """The child can have it from now on, and die of it."""
+        self.asked = now
 
     def content_sent(self, now: float) -> None:
         self.stage = Stage.DECODE

@@ -210,17 +210,23 @@ class Relay:
         `join`: others may join one that was granted alone once content has come.
         """
         job.stage, job.generation, job.seen = Stage.PREFILL, generation.number, client.begin()
+        job.asked = None
         await self._foresight.asking(job)
-        job.asked = self._clock()
         job.answer.attempts += 1
         fitted = job.fitted
         body = job.request.upstream_body(
             prompt=fitted.prompt, max_tokens=fitted.max_tokens, stream=not job.unstreamed
         )
         with generation.busy() as work, self._foresight.asked(job):
-            on_end = self._leavings.expect(job, place, generation)
-            path = job.answer.path
-            async with self._upstream.post(generation, path, body, via=job.via, on_end=on_end) as exchange:
+            exchanged = self._upstream.post(
+                generation,
+                job.answer.path,
+                body,
+                via=job.via,
+                on_asked=lambda: job.was_asked(self._clock()),
+                on_end=self._leavings.expect(job, place, generation),
+            )
+            async with exchanged as exchange:
                 if exchange.status != HTTPStatus.OK:
                     raise await _refusal(exchange)
                 work.phase = silence.Phase.PREFILL

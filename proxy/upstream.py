@@ -187,6 +187,7 @@ class Upstream:
         body: bytes,
         *,
         via: str = "",
+        on_asked: Callable[[], None] = lambda: None,
         on_end: OnEnd = lambda _: None,
     ) -> AsyncIterator[Exchange]:
         """Ask the child; the exchange is readable within the block and cut at its end, also by cancelling.
@@ -194,13 +195,15 @@ class Upstream:
         `via`: the field of this name, of a request that was received from somebody.
 
         Args:
+            on_asked: called when the child is reached; what it does before that is not this request's doing.
             on_end: called once; when the block is left before the child has begun to answer, later than that.
 
         Raises:
             UpstreamBroken: it could not be asked, or closed or died before it began to answer.
         """
         fields = f"Via: {via}\r\n" if via else ""
-        exchange = Exchange(await self._send(generation, path, body, fields, on_end), generation)
+        wire = await self._send(generation, path, body, fields, on_asked=on_asked, on_end=on_end)
+        exchange = Exchange(wire, generation)
         on_death = _ignoring_result(exchange.on_death)
         generation.died.add_done_callback(on_death)
         try:
@@ -209,11 +212,21 @@ class Upstream:
             generation.died.remove_done_callback(on_death)
             on_end(exchange.close())
 
-    async def _send(self, generation: Generation, path: str, body: bytes, fields: str, on_end: OnEnd) -> Wire:
+    async def _send(
+        self,
+        generation: Generation,
+        path: str,
+        body: bytes,
+        fields: str,
+        *,
+        on_asked: Callable[[], None],
+        on_end: OnEnd,
+    ) -> Wire:
         wire, asked = None, False
         try:
             async with _until(generation.died, grace_s=_LAST_WORDS_S):
                 wire = await self._connected(generation)
+                on_asked()
                 await wire.ask(path, body, fields)
                 asked = True
                 await wire.answered()

@@ -19,10 +19,17 @@ from supervisor.lifecycle import State
 from tests.test_metrics import ended
 
 
-def a_job(unique: str, *, stage: Stage = Stage.PREFILL, generation: int | None = 1, tokens: int = 7) -> Job:
+def a_job(
+    unique: str,
+    *,
+    stage: Stage = Stage.PREFILL,
+    generation: int | None = 1,
+    tokens: int = 7,
+    asked: float | None = 1.0,
+) -> Job:
     job = ended(counted=7)
     job.answer.id = f"cmpl-{unique}"
-    job.stage, job.generation, job.asked = stage, generation, 1.0
+    job.stage, job.generation, job.asked = stage, generation, asked
     job.request.sampling["seed"] = unique
     job.fitted = type(job.fitted)(
         job.request.prompt, tokens, 5, clamped=False, dropped_messages=0, dropped_tokens=0
@@ -66,10 +73,20 @@ async def test_only_what_the_dead_child_was_working_on_is_looked_at(tmp_path: Pa
         a_job("held", stage=Stage.STARTING),
         a_job("older", generation=0),
         a_job("new", generation=None),
+        a_job("on its way", asked=None),
     ]
     (work,) = stand.inquest.hold(death())
     assert (work.answer_id, work.phase, work.running_s) == ("cmpl-working", "prefill", 2.5)
     assert (work.suspect, work.refused_s, len(work.fingerprint)) == (True, None, 16)
+    await stand.inquest.stop()
+
+
+async def test_a_suspect_that_has_not_reached_the_child_is_not_sentenced(tmp_path: Path) -> None:
+    """It was to run alone, and another hand killed the child while it was being connected."""
+    stand, suspect = Stand(tmp_path), a_job("suspect")
+    stand.kill(suspect, a_job("company"))
+    stand.kill(a_job("suspect", asked=None))
+    assert stand.inquest.solitude(suspect) is not Solitude.NONE, "still a suspect, not refused"
     await stand.inquest.stop()
 
 

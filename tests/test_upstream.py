@@ -103,11 +103,13 @@ async def test_nobody_listens(child: FakeChild, upstream: Upstream, monkeypatch:
     monkeypatch.setattr("proxy.upstream._CONNECT_RETRIES_S", 0.05)
     child.stop_listening()
 
+    asked: list[bool] = []
     with pytest.raises(UpstreamBroken) as broken:
-        async with upstream.post(life_of(child), PATH, b"{}"):
+        async with upstream.post(life_of(child), PATH, b"{}", on_asked=lambda: asked.append(True)):
             pass
 
     assert broken.value.how is Break.NOT_CONNECTED
+    assert not asked
 
 
 async def test_a_child_that_listens_a_moment_later_is_reached(upstream: Upstream) -> None:

@@ -138,11 +138,11 @@ def _ready(status: dict[str, Any]) -> bool:
 
 
 def _in_phase(phase: str, *, at_next_start: bool, in_company: bool) -> Callable[[dict[str, Any]], bool]:
-    """Whether a status shows the phase; with `in_company`, that no request is alone in the child."""
+    """Whether a status shows the phase; with `in_company`, that several run: none alone, or soon to be."""
 
     def holds(status: dict[str, Any]) -> bool:
         stages = Counter(request["stage"] for request in status["requests"])
-        company = not in_company or stages["prefill"] + stages["decode"] != 1
+        company = not in_company or stages["prefill"] + stages["decode"] >= 2
         match phase:
             case "loading" if at_next_start:
                 return _ready(status)
