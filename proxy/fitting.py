@@ -181,7 +181,7 @@ async def _cut_turns(prompt: ChatPrompt, tokens: Counter, limits: Limits, aim: i
     return None
 
 
-async def _cut_after(  # noqa: PLR0917
+async def _cut_after(  # noqa: PLR0917 - one question with all that it depends on
     head: int, prompt: ChatPrompt, conversation: Conversation, tokens: Counter, limits: Limits, aim: int
 ) -> _Shorter | None:
     """The same, where the first `head` messages stay."""

@@ -42,6 +42,10 @@ PASSED_S = 60.0
 RECLAIM_S = 5.0
 
 
+#: Events after which there is no more room than before. Named: a union would be made anew at each event.
+_FREES_NOTHING = (Arrive, Grew, Wake)
+
+
 class Outlook(StrEnum):
     """What would become of a request that came now."""
 
@@ -167,7 +171,7 @@ class Admission:
                 room.join(id)
             case _:
                 self._take_note(event)
-        if not isinstance(event, Arrive | Grew | Wake):
+        if not isinstance(event, _FREES_NOTHING):
             self._no_room.clear()
 
     def _take_note(self, event: Event) -> None:
