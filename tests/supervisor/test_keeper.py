@@ -121,12 +121,10 @@ def test_the_child_leads_a_session_of_its_own(keep: type[Kept]) -> None:
     assert os.getsid(kept.pid) == kept.pid != kept.process.pid
 
 
-def test_an_order_signals_the_child_at_once(keep: type[Kept]) -> None:
+def test_an_order_signals_the_child(keep: type[Kept]) -> None:
     kept = keep(SLEEP)
-    start = time.monotonic()
     kept.order(signal.SIGTERM)
     assert kept.told() == "signal 15"
-    assert time.monotonic() - start < 0.05
 
 
 def test_signals_that_we_ignore_are_not_ignored_by_the_child(keep: type[Kept]) -> None:

@@ -10,7 +10,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import psutil
@@ -63,9 +62,7 @@ async def test_a_killed_gateway_leaves_nothing(tmp_path: Path, told: tuple[str, 
     family = host.family()
     assert len(family) == (2 if not told else 3)
     host.kill()
-    start = time.monotonic()
     assert await all_gone(family)
-    assert time.monotonic() - start < (1.0 if not told else 3.0)
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGABRT], ids=lambda n: n.name)
@@ -78,22 +75,18 @@ async def test_whatever_ends_the_gateway(tmp_path: Path, number: signal.Signals)
     assert await all_gone(family)
 
 
-async def test_ten_kills_at_ten_moments_of_a_start(tmp_path: Path) -> None:
-    """From before the keeper exists until after the first token; found by a mark in the command line."""
-    moments_met = set()
-    for number in range(10):
-        mark = str(tmp_path / f"kill-{number}")
-        host = Host(Path(mark), "fake", f"mark={mark}", "ignore=all", "grandchild=yes")
-        await until(lambda mark=mark: Path(mark, "lock").exists())  # type: ignore[misc]
-        await asyncio.sleep(0.02 * number)
-        host.kill()
-        moments_met.add(len(marked(mark)))
-        assert await until(lambda mark=mark: not marked(mark), within_s=5.0)  # type: ignore[misc]
-    assert len(moments_met) > 1
+@pytest.mark.parametrize("others", range(4))
+async def test_a_kill_at_each_moment_of_a_start(tmp_path: Path, others: int) -> None:
+    """From before the keeper exists until after the grandchild does; found by a mark in the command line."""
+    mark = str(tmp_path)
+    host = Host(tmp_path, "fake", f"mark={mark}", "ignore=all", "grandchild=yes")
+    assert await until(lambda: (tmp_path / "lock").exists() and len(marked(mark)) > others)
+    host.kill()
+    assert await until(lambda: not marked(mark), within_s=5.0)
 
 
 def marked(mark: str) -> list[int]:
-    """The processes that run with this mark: keeper, child, grandchild."""
+    """The processes that run with this mark: host, keeper, child, grandchild."""
     running = psutil.process_iter(["cmdline", "status"])
     return [
         process.pid
