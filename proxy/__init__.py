@@ -14,7 +14,8 @@ A request's way, which is also the order to read the code in:
 Beside it: inquest.py, which the supervisor asks at each crash whose doing it was (core/blame.py decides),
 leaving.py, which sees requests out whose clients have left, ceiling_watch.py, which reads the machine
 again, learned_limits.py, what deaths taught of memory, memory_guard.py, which sees that the child does not
-run out of it (core/pressure.py, core/displacement.py), synthetic.py, requests of our own to the child,
+run out of it (core/pressure.py), reclaim.py, which takes back what finished sequences hold
+(core/displacement.py), synthetic.py, requests of our own to the child,
 stalls.py, which foresees the child's searches in its prompt cache and cures them, and evades what would
 kill it there, and actions.py, what an
 administrator may do.
