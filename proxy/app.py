@@ -50,6 +50,7 @@ from proxy.upstream import Upstream
 from supervisor.plan import Plan
 from supervisor.records import AlreadyRunning
 from supervisor.runner import IllegalEvent, Supervisor, SupervisorOptions
+from supervisor.tasks import Tasks
 
 log = logging.getLogger("mlxguard.app")
 
@@ -126,6 +127,7 @@ class Guard:
         self._ceiling = CeilingWatch(
             self.supervisor, self._gate, lambda: preparation.plan, preparation.plan_again
         )
+        self._watching = Tasks()
         self._stopping = asyncio.Event()
         self.web = self._web_application(tokens)
 
@@ -137,9 +139,9 @@ class Guard:
         """
         await self.supervisor.start()
         self._inquest.load()
-        self._following = asyncio.create_task(follow(self._keys), name="follow keys")
-        self._looking = asyncio.create_task(self._memory.run(), name="memory")
-        self._reading = asyncio.create_task(self._ceiling.run(), name="ceiling")
+        self._watching.start(follow(self._keys), "follow keys")
+        self._watching.start(self._memory.run(), "memory")
+        self._watching.start(self._ceiling.run(), "ceiling")
 
     def settle_refusal(self, status: int) -> None:
         """Count an answer to what was no request: not HTTP, too late, or one connection too many."""
@@ -176,9 +178,8 @@ class Guard:
         self._draining = asyncio.ensure_future(self.registry.emptied())
         await asyncio.wait((self._draining,), timeout=self._settings.supervisor.drain_s)
         self._draining.cancel()
-        self._following.cancel()
-        self._looking.cancel()
-        self._reading.cancel()
+        self._watching.cancel()
+        await self._watching.finish()
         await self._stalls.stop()
         await self.supervisor.stop()
         await self._preparation.stop()
