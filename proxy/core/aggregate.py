@@ -30,8 +30,8 @@ class Aggregator:
     """Collects the stream of one attempt.
 
     Nearly all events of a run differ in their text alone. What stands before it is learned from the first
-    such event; of those that begin and end alike, only the text between is parsed. If there is anything but
-    one string between, that is no JSON, and the event is read like any other.
+    such event; of those that begin and end alike, only the text between is parsed, of a whole run at once. If
+    there is anything but one string between, each event of the run is read like any other.
     """
 
     __slots__ = (
@@ -64,31 +64,47 @@ class Aggregator:
 
     def feed(self, data: bytes) -> None:
         """Raises Malformed."""
-        for block in self._splitter.feed(data):
-            if self.seen.done:
-                return
-            if self._before is not None and block.startswith(self._before) and self._add_text(block):
-                continue
-            event = read_event(block, self.seen)
-            if event is not None:
-                self._add(event)
-                if self._before is None and self.seen.content:
-                    self._learn(block, event)
+        blocks = self._splitter.feed(data)
+        at = 0
+        while at < len(blocks) and not self.seen.done:
+            run = self._run(blocks, at)
+            at += len(run) or 1
+            if not run or not self._add_texts(run):
+                for block in run or blocks[at - 1 : at]:
+                    self._add_block(block)
 
-    def _add_text(self, block: bytes) -> bool:
-        """Whether it was an event of text alone, and is now counted."""
+    def _run(self, blocks: list[bytes], at: int) -> list[bytes]:
+        """Those from `at` on that begin and end as events of text alone do."""
+        before, behind, end = self._before, self._behind, at
+        if before is not None:
+            while end < len(blocks) and blocks[end].startswith(before) and blocks[end].endswith(behind):
+                end += 1
+        return blocks[at:end]
+
+    def _add_texts(self, run: list[bytes]) -> bool:
+        """Whether they were events of text alone, and are now counted.
+
+        They are parsed as one list. What is put between them is in no event and no string of JSON, so each is
+        one string if the list has as many.
+        """
         assert self._before is not None
-        if not block.endswith(self._behind):
-            return False
+        begin, end = len(self._before), -len(self._behind)
         try:
-            text = orjson.loads(block[len(self._before) : -len(self._behind)])
+            texts = orjson.loads(b"[" + b",\n\n".join([block[begin:end] for block in run]) + b"]")
         except orjson.JSONDecodeError:
             return False
-        if type(text) is not str:
+        if len(texts) != len(run) or set(map(type, texts)) != {str}:
             return False
-        self._text.append(text)
-        self.seen.events += 1
+        self._text += texts
+        self.seen.events += len(texts)
         return True
+
+    def _add_block(self, block: bytes) -> None:
+        event = read_event(block, self.seen)
+        if event is not None:
+            self._add(event)
+            if self._before is None and self.seen.content:
+                self._learn(block, event)
 
     def _learn(self, block: bytes, event: dict[str, Any]) -> None:
         """Take this event as the pattern of others, if it is one of text alone."""

@@ -125,6 +125,14 @@ def test_events_of_text_alone_are_read_as_all_others_are(events: list[bytes]) ->
     assert quick.seen == slow.seen
 
 
+@pytest.mark.parametrize("between", [('"a', 'b"'), ('"a", "b"', ""), ('["a"', '"b"]'), ("", '"a", "b"')])
+def test_strings_that_span_events_are_no_text(between: tuple[str, str]) -> None:
+    aggregator = Aggregator(an_answer())
+    aggregator.feed(child.delta(content="learn"))
+    with pytest.raises(sse.Malformed):
+        aggregator.feed(b"".join(child.delta(content="@").replace(b'"@"', each.encode()) for each in between))
+
+
 def whole_body(**choice: Any) -> bytes:
     counts = {"prompt_tokens": 7, "completion_tokens": 1, "total_tokens": 8}
     head = {**child.head(), "object": "chat.completion"}
