@@ -264,13 +264,12 @@ class Gate:
             self._ended(id)
 
     def _ended(self, id: str) -> None:
-        now = self._clock()
-        before = self._experience.corrections.factors(now)
+        now, before = self._clock(), self._experience.corrections
         sample = self._experience.ended(id, now)
         if sample is not None:
             self._on_sample(sample)
-        if self._experience.corrections.factors(now) != before:
-            self.set_budget(self._budget)
+            if self._experience.corrections.factors(now) != before.factors(now):
+                self.set_budget(self._budget)
         self._feed(Leave(id, self._measured))
 
     def _feed(self, event: Event) -> None:

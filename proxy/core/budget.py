@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 
-@dataclass(frozen=True, slots=True)
-class Need:
-    """What one request holds, in tokens.
+class Need(NamedTuple):
+    """What one request holds, in tokens. A tuple, since sets of them are looked up in every decision.
 
     Attributes:
         prompt: all of it.

@@ -11,7 +11,7 @@ from proxy.core.waiting import Ticket
 _MORE = 256
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Running:
     """A request that was granted, what it needs as far as is known now, and what its grant reserved.
 
@@ -28,11 +28,11 @@ class Running:
     among: int = 1
     longest: int = 0
 
-    def beside(self, other: Need) -> Running:
-        """As it is when another's prompt is read, too."""
-        if self.generated:
-            return self
-        return replace(self, among=self.among + 1, longest=max(self.longest, other.prompt))
+    def beside(self, other: Need) -> None:
+        """Another's prompt is read from now on, too."""
+        if not self.generated:
+            self.among += 1
+            self.longest = max(self.longest, other.prompt)
 
 
 class Room:
@@ -76,7 +76,7 @@ class Room:
     @property
     def holding(self) -> int:
         """Bytes of KV that those who generate have at least now."""
-        grown = [replace(each.need, completion=each.generated) for each in self.running if each.generated]
+        grown = [each.need._replace(completion=each.generated) for each in self.running if each.generated]
         return self.budget.costs.kv(grown)
 
     def has_place(self, ticket: Ticket) -> bool:
@@ -109,10 +109,11 @@ class Room:
         need, before = ticket.least if alone else ticket.need, self.reserved
         unread = [need.prompt, *(each.need.prompt for each in self.running if not each.generated)]
         taken = Running(ticket, need, 0, among=len(unread), longest=max(unread))
-        self._running = {id: each.beside(need) for id, each in self._running.items()} | {ticket.id: taken}
-        reserved = max(0, self.reserved - before)
-        self._running[ticket.id] = replace(taken, reserved=reserved)
-        return reserved
+        for each in self._running.values():
+            each.beside(need)
+        self._running[ticket.id] = taken
+        taken.reserved = max(0, self.reserved - before)
+        return taken.reserved
 
     def is_unread(self, id: str) -> bool:
         """Whether it runs, and no token of its answer has come yet."""
@@ -126,17 +127,17 @@ class Room:
         running = self._running.get(id)
         if running is None or not tokens:
             return
-        need = replace(running.need, among=running.among, longest=running.longest)
-        if tokens > need.completion:
-            more = min(running.ticket.max_tokens, tokens + _MORE + tokens // 4)
-            need = replace(need, completion=max(tokens, more))
-        self._running[id] = replace(running, need=need, generated=tokens)
+        need, completion = running.need, running.need.completion
+        if tokens > completion:
+            completion = max(tokens, min(running.ticket.max_tokens, tokens + _MORE + tokens // 4))
+        running.need = Need(need.prompt, completion, need.cached, running.among, running.longest)
+        running.generated = tokens
 
     def join(self, id: str) -> None:
         """If it runs, it is a suspect no longer."""
         running = self._running.get(id)
         if running is not None:
-            self._running[id] = replace(running, ticket=replace(running.ticket, alone=False))
+            running.ticket = replace(running.ticket, alone=False)
 
     def release(self, id: str) -> Ticket | None:
         """It runs no more; None if it did not."""
@@ -144,7 +145,7 @@ class Room:
         if running is None:
             return None
         if not self._running:
-            self._last = replace(running.need, completion=running.generated)
+            self._last = running.need._replace(completion=running.generated)
         return running.ticket
 
     def leave_behind(self, id: str) -> None:
@@ -164,4 +165,4 @@ class Room:
         return max(0, self.retained - stale)
 
     def _needs(self) -> tuple[Need, ...]:
-        return tuple(each.need for each in self._running.values())
+        return tuple([each.need for each in self._running.values()])

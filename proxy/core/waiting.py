@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from bisect import bisect_left, insort
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from heapq import nsmallest
 from itertools import islice, takewhile
@@ -90,8 +89,9 @@ class Waiting:
         elif again:
             insort(self._again, entry)
         else:
-            with self._changing(ticket.turn) as line:
-                insort(line, entry)
+            line = self._taken_out(ticket.turn)
+            insort(line, entry)
+            self._put_back(ticket.turn, line)
         insort(self._deadlines, (ticket.deadline, ticket.id))
         self._tickets[ticket.id] = (entry, ticket)
         self._positions = None
@@ -103,16 +103,18 @@ class Waiting:
         entry, ticket = self._tickets.pop(id)
         _discard(self._deadlines, (ticket.deadline, id))
         if not _discard(self._again, entry) and not _discard(self._suspects, entry):
-            with self._changing(ticket.turn) as line:
-                _discard(line, entry)
+            line = self._taken_out(ticket.turn)
+            _discard(line, entry)
+            self._put_back(ticket.turn, line)
         self._positions = None
 
     def took_turn(self, ticket: Ticket) -> None:
         """It has been granted: its client is last among the clients now."""
         self._grants += 1
-        with self._changing(ticket.turn):
-            self._turns.pop(ticket.turn, None)
-            self._turns[ticket.turn] = self._grants  # the last now
+        line = self._taken_out(ticket.turn)
+        self._turns.pop(ticket.turn, None)
+        self._turns[ticket.turn] = self._grants  # the last now
+        self._put_back(ticket.turn, line)
         self._forget_turns()
         self._positions = None
 
@@ -143,17 +145,17 @@ class Waiting:
         while len(self._turns) > _REMEMBERED and (oldest := next(iter(self._turns))) not in self._lines:
             del self._turns[oldest]
 
-    @contextmanager
-    def _changing(self, client: str) -> Iterator[list[_Entry]]:
-        """A client's line, or its turn, changes within the block; the order of lines is kept."""
-        line = self._lines.setdefault(client, [])
+    def _taken_out(self, client: str) -> list[_Entry]:
+        """A client's line, out of the order of lines: it, or the client's turn, may change now."""
+        line = self._lines.pop(client, [])
         if line:
             _discard(self._heads, (self._turns.get(client, 0), line[0], client))
-        yield line
+        return line
+
+    def _put_back(self, client: str, line: list[_Entry]) -> None:
         if line:
+            self._lines[client] = line
             insort(self._heads, (self._turns.get(client, 0), line[0], client))
-        else:
-            del self._lines[client]
 
     def _order(self, number: int) -> Iterator[_Entry]:
         """Entries in the order of their turns; only the first `number` are right."""
