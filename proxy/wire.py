@@ -9,6 +9,8 @@ to do this, and a gateway does it for every request.
 from __future__ import annotations
 
 import asyncio
+import errno
+import os
 import re
 import socket
 import struct
@@ -29,6 +31,10 @@ _END_OF_HEAD = re.compile(rb"\r?\n\r?\n")
 
 #: Linger for zero seconds: closing resets the connection.
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
+
+
+_STILL_CONNECTING = frozenset({errno.EINPROGRESS, errno.EALREADY})
+_CONNECTED = frozenset({0, errno.EISCONN})
 
 
 class BadAnswer(ConnectionError):
@@ -200,7 +206,20 @@ class Wire(asyncio.Protocol):
 
 
 async def connected(host: str, port: int, timeout_s: float) -> Wire:
-    """A new connection. Raises OSError, also when it takes longer."""
-    async with asyncio.timeout(timeout_s):
-        _, wire = await asyncio.get_running_loop().create_connection(Wire, host, port)
+    """A new connection to an IPv4 address. Raises OSError, also when it takes longer."""
+    loop, sock = asyncio.get_running_loop(), socket.socket()
+    try:
+        sock.setblocking(False)
+        code = sock.connect_ex((host, port))
+        if code == errno.EINPROGRESS:  # on loopback it is not, if there was room for it: asking again tells
+            code = sock.connect_ex((host, port))
+        if code in _STILL_CONNECTING:
+            async with asyncio.timeout(timeout_s):
+                await loop.sock_connect(sock, (host, port))
+        elif code not in _CONNECTED:
+            raise OSError(code, os.strerror(code))
+        _, wire = await loop.create_connection(Wire, sock=sock)
+    except BaseException:
+        sock.close()
+        raise
     return wire

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator
+from contextlib import ExitStack
 
 import pytest
 
@@ -102,3 +104,21 @@ async def test_fields_of_ours_are_sent(child: FakeChild) -> None:
     await call.answer(b"")
     await wire.answered()
     assert await wire.read() == b""
+
+
+async def test_nobody_listens() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    with pytest.raises(ConnectionRefusedError):
+        await connected("127.0.0.1", port, 1.0)
+
+
+async def test_no_room_for_a_connection() -> None:
+    with ExitStack() as stack:
+        server = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
+        for _ in range(8):  # as many as there is room for, and more
+            waiting = stack.enter_context(socket.socket())
+            waiting.setblocking(False)
+            waiting.connect_ex(server.getsockname())
+        with pytest.raises(TimeoutError):
+            await connected("127.0.0.1", server.getsockname()[1], 0.05)
