@@ -173,8 +173,9 @@ async def read_body(
     try:
         async with asyncio.timeout(None) as scope:
             while True:
-                due = body_due(begun, len(body), whole_s=timeout_s, bytes_per_s=bytes_per_s)
-                scope.reschedule(loop.time() + due - time.monotonic())
+                if not request.content.is_eof():  # as it is for most: the body came with the head
+                    due = body_due(begun, len(body), whole_s=timeout_s, bytes_per_s=bytes_per_s)
+                    scope.reschedule(loop.time() + due - time.monotonic())
                 if not (piece := await request.content.readany()):
                     return bytes(body)
                 if len(body) + len(piece) > most_bytes:

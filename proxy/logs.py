@@ -27,6 +27,8 @@ from pathlib import Path
 from secrets import token_hex
 from typing import TextIO, TypeAlias
 
+import orjson
+
 from proxy.config import LogSettings
 
 #: The id of the request that the current task serves, or "" outside requests.
@@ -54,6 +56,8 @@ _SHORT_KEY = 8
 
 #: Named, since a union is made anew each time that it is asked about.
 _LISTS = (list, tuple, set, frozenset)
+#: Types whose values stand in a line as they are.
+_AS_THEY_ARE = frozenset({int, bool, type(None)})
 
 _COLOURS = {"debug": "2", "warning": "33", "error": "31", "critical": "31;1"}
 
@@ -108,6 +112,9 @@ def setup(settings: LogSettings, stream: TextIO | None = None, keys: Iterable[st
         handlers.append(_FileHandler(settings.file, encoding="utf-8"))
         handlers[1].setFormatter(JsonFormatter(_mask))
     logging.raiseExceptions = False
+    # What no line of ours tells, and costs a third of each (Logging HOWTO, "Optimization").
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
+    logging._srcfile = None
     logging.captureWarnings(True)
     logging.basicConfig(level=logging.WARNING, handlers=handlers, force=True)
     logging.getLogger(_ROOT).setLevel(settings.level.upper())
@@ -129,7 +136,7 @@ class _Formatter(logging.Formatter):
             yield "request_id", self._plain(id)
         for name, value in vars(record).items():
             if name not in _STANDARD:
-                yield name, self._plain(value)
+                yield name, value if type(value) in _AS_THEY_ARE else self._plain(value)
 
     def traceback(self, record: logging.LogRecord) -> str:
         """The end of the traceback and of the stack, as far as the record has them."""
@@ -162,7 +169,7 @@ class JsonFormatter(_Formatter):
         traceback = self.traceback(record)
         if traceback:
             line["traceback"] = traceback
-        return json.dumps(line)
+        return _json(line)
 
 
 class HumanFormatter(_Formatter):
@@ -183,6 +190,15 @@ class HumanFormatter(_Formatter):
     def _coloured(self, level: str) -> str:
         colour = _COLOURS.get(level) if self._colour else None
         return f"\x1b[{colour}m{level:<7}\x1b[0m" if colour else f"{level:<7}"
+
+
+def _json(line: dict[str, Plain]) -> str:
+    """In printable ASCII. orjson takes a tenth of the time, but escapes no other characters than it must."""
+    try:
+        text = orjson.dumps(line)
+    except TypeError:
+        return json.dumps(line)
+    return text.decode() if text.isascii() and b"\x7f" not in text else json.dumps(line)
 
 
 def _area(record: logging.LogRecord) -> str:
