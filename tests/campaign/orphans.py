@@ -41,8 +41,8 @@ async def kill_one(folder: Path, kind: str, after_s: float) -> tuple[int, int, f
     there = len(marked(str(folder))) - 1  # the host itself has the mark too
     host.kill()
     began = time.monotonic()
-    await until(lambda: not marked(str(folder)), within_s=GONE_WITHIN_S)
-    return there, len(marked(str(folder))), time.monotonic() - began
+    gone = await until(lambda: not marked(str(folder)), within_s=GONE_WITHIN_S)
+    return there, 0 if gone else len(marked(str(folder))), time.monotonic() - began
 
 
 def _model(folder: Path) -> Path:

@@ -59,7 +59,10 @@ class Session:
     def outputs(self) -> dict[str, bytes]:
         """Everything that was written: log, log file, state folder with its crash reports."""
         files = [path for path in self.folder.rglob("*") if path.is_file() and path.name != "keys"]
-        return {str(path.relative_to(self.folder)): path.read_bytes() for path in files}
+        try:
+            return {str(path.relative_to(self.folder)): path.read_bytes() for path in files}
+        except FileNotFoundError:  # one was renamed into its place meanwhile
+            return self.outputs()
 
 
 @pytest.fixture(scope="module")
@@ -114,6 +117,8 @@ def test_a_session_with_every_kind_of_trouble_leaves_no_trace(session: Session, 
     assert session.ask("GET", "/mlxguard/api/status") == 200
     assert session.ask("GET", "/metrics") == 200
     assert session.ask("GET", "/readyz") == 200
+    reports = session.folder / "state" / "crashes"
+    until("the crash report is written", lambda: list(reports.glob("[!.]*.json")))
     found = [
         f"{canary} in {where}"
         for canary in (PROMPT, KEY, WRONG_KEY, HEADER, NAME)
@@ -122,7 +127,6 @@ def test_a_session_with_every_kind_of_trouble_leaves_no_trace(session: Session, 
     ]
     assert not found
     assert b"[masked]" in session.outputs()["proxy.log"], "the server did log bodies"
-    assert any("crashes" in name for name in session.outputs()), "there was a crash report to search"
     for where, answer in session.answers:
         assert str(tiny_model).encode() not in answer, where
         assert b"Traceback" not in answer, where
