@@ -136,6 +136,7 @@ class Guard:
 
         Raises:
             AlreadyRunning: another proxy uses the state folder.
+            OSError: the state folder cannot be made or written.
         """
         await self.supervisor.start()
         self._inquest.load()
@@ -278,6 +279,11 @@ async def run(settings: Settings, door: Door, source: str) -> int:
     except AlreadyRunning as taken:
         log.error("state_locked", extra={"reason": str(taken)})
         return ExitCode.STATE_LOCKED
+    except OSError as error:
+        why = f"{state_folder(settings.supervisor.state_dir)}: {error.strerror or error}"
+        reason = f"{why}; choose another with [supervisor] state_dir"
+        log.error("state_not_usable", extra={"reason": reason})
+        return ExitCode.CONFIGURATION
     runner = web.AppRunner(guard.web, handler_cancellation=True, access_log=None, shutdown_timeout=_CLOSING_S)
     await runner.setup()
     await Site(runner, door, _connection_limits(settings.server), guard.settle_refusal).start()
