@@ -280,8 +280,7 @@ async def run(settings: Settings, door: Door, source: str) -> int:
         log.error("state_locked", extra={"reason": str(taken)})
         return ExitCode.STATE_LOCKED
     except OSError as error:
-        why = f"{state_folder(settings.supervisor.state_dir)}: {error.strerror or error}"
-        reason = f"{why}; choose another with [supervisor] state_dir"
+        reason = f"the state folder cannot be used: {error}; choose another with [supervisor] state_dir"
         log.error("state_not_usable", extra={"reason": reason})
         return ExitCode.CONFIGURATION
     runner = web.AppRunner(guard.web, handler_cancellation=True, access_log=None, shutdown_timeout=_CLOSING_S)

@@ -126,12 +126,12 @@ def test_a_second_proxy_on_the_same_state_folder_is_told_who_has_it(tiny_model: 
         assert proxy.url.rpartition(":")[2] in second.stderr
 
 
-def test_a_state_folder_that_cannot_be_made_is_a_fault_of_the_configuration(tmp_path: Path) -> None:
-    (tmp_path / "file").touch()
-    folder = tmp_path / "file" / "state"
-    done = run("--set=server.port=0", f"--set=supervisor.state_dir={folder}", cwd=tmp_path)
+def test_a_state_folder_that_cannot_be_used_is_a_fault_of_the_configuration(tmp_path: Path) -> None:
+    lock = tmp_path / "lock"
+    lock.mkdir()
+    done = run("--set=server.port=0", f"--set=supervisor.state_dir={tmp_path}", cwd=tmp_path)
     assert done.returncode == 2
-    assert f"{folder}: Not a directory; choose another with [supervisor] state_dir" in done.stderr
+    assert f"Is a directory: '{lock}'; choose another with [supervisor] state_dir" in done.stderr
 
 
 def test_a_port_in_use_names_its_holder(tmp_path: Path) -> None:
