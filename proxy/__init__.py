@@ -15,10 +15,9 @@ Beside it: inquest.py, which the supervisor asks at each crash whose doing it wa
 leaving.py, which sees requests out whose clients have left, ceiling_watch.py, which reads the machine
 again, learned_limits.py, what deaths taught of memory, memory_guard.py, which sees that the child does not
 run out of it (core/pressure.py), reclaim.py, which takes back what finished sequences hold
-(core/displacement.py), synthetic.py, requests of our own to the child,
-stalls.py, which foresees the child's searches in its prompt cache and cures them, and evades what would
-kill it there, and actions.py, what an
-administrator may do.
+(core/displacement.py), synthetic.py, requests of our own to the child, mirroring.py, which follows the
+child's prompt cache and foresees its searches, stalls.py, which cures them and evades what would kill it
+there, and actions.py, what an administrator may do.
 
 Words: the *child* is the supervised server process; a *generation* is one life of it. An *answer* is what
 one client gets; it keeps its id over keep-alives and *replays* (running a request again after a death,

@@ -38,6 +38,7 @@ from proxy.leaving import Leavings
 from proxy.limits_file import FILE as LIMITS
 from proxy.memory_guard import MemoryGuard, MemorySnapshot
 from proxy.metrics import Metrics
+from proxy.mirroring import Mirroring
 from proxy.picture_fetch import PictureFetch
 from proxy.preparation import Preparation
 from proxy.relay import Relay, RelayOptions
@@ -107,14 +108,16 @@ class Guard:
         self._synthetics = Synthetics(
             self.supervisor, self._gate, self._upstream, on_sent=self._metrics.own_request
         )
+        self._mirroring = Mirroring(tokens)
         self._stalls = Stalls(
-            tokens,
+            self._mirroring,
             self.supervisor,
             self._synthetics,
             idle=lambda: self._gate.idle and not self._gate.snapshot().held and not self._synthetics.out,
             fits=lambda tokens: self._gate.would_run("", tokens, 1) is Outlook.NOW,
             on_stall=self._metrics.search_stall,
         )
+        self.supervisor.subscribe(self._mirroring.changed)
         self.supervisor.subscribe(self._stalls.changed)
         self._memory = MemoryGuard(
             self.supervisor,
@@ -152,7 +155,7 @@ class Guard:
         """Let in from now on what the plan says fits together."""
         self._gate.correct(self._limits.corrections)
         self._gate.set_budget(budget(plan))
-        self._stalls.planned(plan)
+        self._mirroring.planned(plan)
         self._batched = plan.model.batched
 
     def _learn(self, sample: Sample) -> None:
@@ -210,6 +213,7 @@ class Guard:
             names=names,
             preparation=self._preparation,
             tokens=tokens,
+            mirroring=self._mirroring,
             relay=Relay(
                 self.supervisor,
                 self._gate,

@@ -13,10 +13,8 @@ from typing import Any
 
 from proxy.child_tokenizer import ChildTokenizer
 from proxy.core.paths import Ids, Kind
-from proxy.segments import Encode, common, split
+from proxy.segments import common
 
-#: Token ids of segments that are kept: twice this, 16 MB. A session of 100,000 tokens takes 0.4 MB.
-_REMEMBERED = 2_000_000
 #: A tail of a prompt that opens a thought is kept apart; it is searched for among this many last tokens.
 _THINKING_TAIL = 11
 
@@ -32,30 +30,14 @@ class Cut:
 class ChildIds:
     """Of one tokenizer. A prompt here is the fields of a request body that make it, without images."""
 
-    def __init__(self, tokenizer: ChildTokenizer, *, remembered: int = _REMEMBERED) -> None:
+    def __init__(self, tokenizer: ChildTokenizer) -> None:
         self._tokenizer = tokenizer
-        self._remembered = remembered
-        # Two generations, as in segments.py, by the interpreter's keyed hash of the segment's text.
-        self._young: dict[int, Ids] = {}
-        self._old: dict[int, Ids] = {}
-        self._held = 0
-        if tokenizer.segments is not None:
-            # A prompt is counted first, so what it has of new segments is encoded once for both.
-            tokenizer.segments.encode = self._remembering(tokenizer.segments.encode)
 
     def of(self, prompt: dict[str, Any]) -> Ids:
-        """Raises what the template or the tokenizer raises."""
+        """For reading only. Raises what the template or the tokenizer raises."""
         segments = self._tokenizer.segments
-        if segments is None or "messages" not in prompt:
-            return array("i", self._tokenizer.encode(prompt))
-        texts = split(self._tokenizer.render(prompt), segments.separators)
-        new = [text for text in texts if not self._known(hash(text))]
-        if new:
-            segments.encode(new)
-        ids = array("i")
-        for text in texts:
-            ids += self._young[hash(text)] if hash(text) in self._young else self._old[hash(text)]
-        return ids
+        found = segments.ids(self._tokenizer.render(prompt)) if segments and "messages" in prompt else None
+        return array("i", self._tokenizer.encode(prompt)) if found is None else found
 
     def cuts(self, prompt: dict[str, Any], ids: Ids) -> list[Cut]:
         """Where the server cuts the prompt whose tokens are `ids`; the last cut is its end."""
@@ -94,31 +76,6 @@ class ChildIds:
             return len(ids)
         start = wrapper.rfind_think_start(ids, start=max(0, len(ids) - _THINKING_TAIL))
         return start if start >= 0 else len(ids)
-
-    def _remembering(self, encode: Encode) -> Encode:
-        """The same, and what it encodes is remembered."""
-
-        def encode_and_remember(texts: Sequence[str]) -> list[Sequence[int]]:
-            if self._held > self._remembered:
-                self._young, self._old, self._held = {}, self._young, 0
-            encoded = encode(texts)
-            for text, found in zip(texts, encoded, strict=True):
-                self._young[hash(text)] = array("i", found)
-                self._held += len(found)
-            return encoded
-
-        return encode_and_remember
-
-    def _known(self, key: int) -> bool:
-        """Whether the ids are there, and if so, among the young."""
-        if key in self._young:
-            return True
-        ids = self._old.get(key)
-        if ids is None:
-            return False
-        self._young[key] = ids
-        self._held += len(ids)
-        return True
 
 
 def system_messages(messages: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -81,14 +81,14 @@ class Foresight:
         for followed in self._followed.values():
             followed.asked = followed.read = False
 
-    def foresee(self, id: str, prompt: dict[str, Any], *, batched: bool) -> dict[str, int] | None:
-        """How many tokens would come from the cache, what the search would copy, and whether it is a key."""
+    def foresee(self, id: str, prompt: dict[str, Any], *, batched: bool) -> dict[str, Any] | None:
+        """From now on it is followed; what is known of it, as the fields of core.disturbance.Told."""
         if self._mirror is None:
             return None
         followed = self._follow(id, prompt, batched=batched)
         return self._told(followed, self._mirror.search(followed.ids))
 
-    def asked(self, id: str, *, anyway: bool = False) -> dict[str, int] | None:
+    def asked(self, id: str, *, anyway: bool = False) -> dict[str, Any] | None:
         """The same, now that the child gets it; None for one that is not followed.
 
         Only `anyway` if it is a key: it is to be evaded first.
@@ -162,10 +162,18 @@ class Foresight:
             del self._followed[next(iter(self._followed))]
         return followed
 
-    def _told(self, followed: _Followed, found: Found) -> dict[str, int]:
+    def _told(self, followed: _Followed, found: Found) -> dict[str, Any]:
         assert self._mirror is not None and self._evasions is not None
-        key = self._evasions.is_key(followed.prompt, followed.ids)
-        return {"cached": self._mirror.cached(found), "copied": found.copied, "key": key}
+        lengths = [entry.length for entry in self._mirror.entries()]
+        return {
+            "tokens": len(followed.ids),
+            "cached": self._mirror.cached(found),
+            "copied": found.copied,
+            "key": self._evasions.is_key(followed.prompt, followed.ids),
+            "twin": len(followed.ids) in lengths,
+            "longest": max(lengths, default=0),
+            "leaves": [cut.end for cut in kept(followed.cuts, 0)],  # fewer, if some come from the cache
+        }
 
     def _active_bytes(self, mirror: Mirror) -> int:
         running = (followed for followed in self._followed.values() if followed.asked)

@@ -28,6 +28,7 @@ from proxy.explain import Explainer
 from proxy.fitting import fit
 from proxy.logs import request_id as request_id_var
 from proxy.metrics import CONTENT_TYPE, Metrics
+from proxy.mirroring import Mirroring
 from proxy.picture_fetch import PictureFetch
 from proxy.preparation import Preparation, Prepared
 from proxy.relay import Job, Relay
@@ -53,6 +54,7 @@ class Completions:
     names: ModelNames
     preparation: Preparation
     tokens: Tokens
+    mirroring: Mirroring
     relay: Relay
     registry: Registry
     explainer: Explainer
@@ -80,12 +82,14 @@ class Completions:
         request, prepared = await self._understood(http_request, parse)
         self.names.check(request.model)
         self.metrics.dropped(request.dropped)
-        fitted = await fit(request, self.tokens, prepared.limits, refusals=self.refusals, now=arrived)
+        answer = self._new_answer(is_chat=request.is_chat)
+        with self.mirroring.counting(answer.id, request) as counter:
+            fitted = await fit(request, counter, prepared.limits, refusals=self.refusals, now=arrived)
         job = Job(
             request_id=request_id_var.get(),
             request=request,
             fitted=fitted,
-            answer=self._new_answer(is_chat=request.is_chat),
+            answer=answer,
             client=http_request[CLIENT],
             arrived=arrived,
             deadline=arrived + self.queue.max_wait_s,

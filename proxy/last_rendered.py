@@ -1,7 +1,8 @@
 """The text of the prompt that was rendered last: a request is counted and then foreseen, and rendered once.
 
-Known by its messages, which are the worker's own and the same objects (proxy/carried.py), and by what its
-last message and all else that makes it look like: `repr` tells 1 from 1.0 and True, and takes any number.
+Known as an object, or by its messages, which are the worker's own and the same objects (proxy/carried.py),
+and by what its last message and all else that makes it look like: `repr` tells 1 from 1.0 and True, and
+takes any number.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ Prompt = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class _Rendered:
+    prompt: Prompt
     before: list[Any]
     rest: str
     text: str
@@ -27,7 +29,7 @@ class _Rendered:
 
 
 class LastRendered:
-    """`render` with a memory of one. The messages that a prompt begins with must not change."""
+    """`render` with a memory of one. What it was given must not change, but by rendering."""
 
     def __init__(self, render: Callable[[Prompt], str], clock: Callable[[], float] = time.monotonic) -> None:
         self._render, self._clock = render, clock
@@ -38,13 +40,17 @@ class LastRendered:
         messages = prompt.get("messages")
         if not messages:
             return self._render(prompt)
+        now, last = self._clock(), self._last
+        if last is not None and now - last.at >= _HOLDS_S:
+            last = None
+        if last is not None and last.prompt is prompt:
+            return last.text
         before = messages[:-1]
         rest = repr({**prompt, "messages": messages[-1:]})
-        now, last = self._clock(), self._last
-        if last is not None and last.rest == rest and now - last.at < _HOLDS_S and _same(last.before, before):
+        if last is not None and last.rest == rest and _same(last.before, before):
             return last.text
         text = self._render(prompt)
-        self._last = _Rendered(before, rest, text, now)
+        self._last = _Rendered(prompt, before, rest, text, now)
         return text
 
 

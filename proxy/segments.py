@@ -1,4 +1,4 @@
-"""Counts a rendered prompt in segments, so that the next turn of a session costs its new messages only.
+"""Encodes a rendered prompt in segments, so that the next turn of a session costs its new messages only.
 
 A *separator* is an added token that the tokenizer finds at the same places whatever stands around it, such
 as `<|im_start|>`. The tokenizers library splits a text there before it normalizes, pre-tokenizes and merges
@@ -10,14 +10,17 @@ a way of its own (Metaspace with prepend_scheme "first").
 from __future__ import annotations
 
 import random
+from array import array
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 Ids = Sequence[int]
 Encode = Callable[[Sequence[str]], list[Ids]]
 
-#: Segments whose counts are kept: twice this, some 10 MB. A long session has a few hundred.
-_REMEMBERED = 32_768
+#: Token ids of segments that are kept: twice this, 16 MB. A session of 100,000 tokens takes 0.4 MB.
+_REMEMBERED = 2_000_000
+#: What a segment takes beside its ids, as so many of them; most messages are short.
+_EACH = 40
 #: Texts whose beginnings are kept, the latest; those of few characters are split faster than compared.
 _STEMS, _SHORTEST_STEM = 16, 10_000
 #: Segments at the end that are no part of it: the last message, and what asks for the next, may be others.
@@ -115,14 +118,14 @@ def agrees(separators: Sequence[str], encode: Encode, encode_whole: Encode) -> b
 
 @dataclass(frozen=True, slots=True)
 class _Stem:
-    """The beginning of a text that was counted, up to one of its last separators."""
+    """The beginning of a text that was encoded, up to one of its last separators."""
 
     text: str
-    count: int
+    ids: array[int]
 
 
 class Segments:
-    """Counts texts, and remembers the counts of their segments. For one thread.
+    """Encodes texts, and remembers the ids of their segments. For one thread.
 
     A segment is known by the interpreter's own hash of it: 64 bits, keyed at random in each process, so no
     text can be made to collide, and by chance two of 65,536 do once in ten billion such sets.
@@ -141,43 +144,56 @@ class Segments:
         shortest_stem: int = _SHORTEST_STEM,
     ) -> None:
         self.separators = tuple(separators)
-        self.encode = encode
+        self._encode = encode
         self._remembered, self._shortest_stem = remembered, shortest_stem
         # Two generations in place of a strict LRU: what is used moves to the young one, and when that is
         # full, the old one goes as a whole.
-        self._young: dict[int, int] = {}
-        self._old: dict[int, int] = {}
+        self._young: dict[int, array[int]] = {}
+        self._old: dict[int, array[int]] = {}
+        self._held = 0  # by the young
         self._stems: list[_Stem] = []  # the latest first
+        self._last = _Stem("", array("i"))  # a whole text: it is counted first, and then its ids are wanted
 
     def count(self, text: str, most_new: int | None = None) -> int | None:
         """Tokens of the text; None where more than `most_new` characters of it would have to be encoded."""
+        ids = self.ids(text, most_new)
+        return None if ids is None else len(ids)
+
+    def ids(self, text: str, most_new: int | None = None) -> array[int] | None:
+        """The same: the tokens, which nobody may change."""
+        if text == self._last.text:
+            return self._last.ids
         stem = self._stem_of(text)
         segments = split(text[len(stem.text) :], self.separators)
-        counts = self._counts(segments, most_new)
-        if counts is None:
+        found = self._found(segments, most_new)
+        if found is None:
             return None
-        total = stem.count + sum(counts)
+        ids = stem.ids[:]
+        for each in found:
+            ids += each
+        self._last = _Stem(text, ids)
         grown = stem
         if len(text) >= self._shortest_stem and len(segments) > (_LOOSEST if stem.text else _LOOSE):
             loose = sum(map(len, segments[-_LOOSE:]))
-            grown = _Stem(text[:-loose], total - sum(counts[-_LOOSE:]))
+            grown = _Stem(text[:-loose], ids[: len(ids) - sum(map(len, found[-_LOOSE:]))])
         if grown.text:
             self._keep(grown, instead_of=stem)
-        return total
+        return ids
 
-    def _counts(self, segments: Sequence[str], most_new: int | None) -> list[int] | None:
-        """Tokens of each segment, or None as `count`."""
+    def _found(self, segments: Sequence[str], most_new: int | None) -> list[array[int]] | None:
+        """The ids of each segment, or None as `count`."""
         keys = [(hash(segment), segment) for segment in segments]
         new = {key: segment for key, segment in keys if not self._known(key)}
         if most_new is not None and sum(map(len, new.values())) > most_new:
             return None
         if new:
-            self._young.update(zip(new, map(len, self.encode(list(new.values()))), strict=True))
+            for key, encoded in zip(new, self._encode(list(new.values())), strict=True):
+                self._remember(key, array("i", encoded))
         young = self._young
-        counts = [young[key] for key, _ in keys]
-        if len(young) > self._remembered:
-            self._young, self._old = {}, young
-        return counts
+        found = [young[key] for key, _ in keys]
+        if self._held > self._remembered:
+            self._young, self._old, self._held = {}, young, 0
+        return found
 
     def _stem_of(self, text: str) -> _Stem:
         """The longest known beginning of `text` that a separator follows."""
@@ -186,7 +202,7 @@ class Segments:
             for stem in self._stems
             if text.startswith(stem.text) and text.startswith(self.separators, len(stem.text))
         )
-        return max(known, key=lambda stem: len(stem.text), default=_Stem("", 0))
+        return max(known, key=lambda stem: len(stem.text), default=_Stem("", array("i")))
 
     def _keep(self, stem: _Stem, *, instead_of: _Stem) -> None:
         """Remember `stem`, in place of the one that it goes on from."""
@@ -201,21 +217,31 @@ class Segments:
         same = next((index for index, (a, b) in pairs if a != b), min(len(ours), len(theirs)))
         known = self.count("".join(ours[:same])) or 0
         return known + common(
-            *self.encode(["".join(ours[same : same + 1]), "".join(theirs[same : same + 1])])
+            *self._encode(["".join(ours[same : same + 1]), "".join(theirs[same : same + 1])])
         )
 
     def _known(self, key: int) -> bool:
-        """Whether the count is there, and if so, among the young."""
+        """Whether the ids are there, and if so, among the young."""
         if key in self._young:
             return True
-        count = self._old.get(key)
-        if count is None:
+        ids = self._old.get(key)
+        if ids is None:
             return False
-        self._young[key] = count
+        self._remember(key, ids)
         return True
+
+    def _remember(self, key: int, ids: array[int]) -> None:
+        self._young[key] = ids
+        self._held += len(ids) + _EACH
 
 
 def common(first: Ids, second: Ids) -> int:
-    """Length of the common prefix."""
-    pairs = enumerate(zip(first, second, strict=False))
-    return next((index for index, (a, b) in pairs if a != b), min(len(first), len(second)))
+    """Length of the common prefix of two lists or two arrays. Compares whole stretches, as memory."""
+    low, high = 0, min(len(first), len(second))
+    while low < high:
+        middle = (low + high + 1) // 2
+        if first[low:middle] == second[low:middle]:
+            low = middle
+        else:
+            high = middle - 1
+    return low

@@ -36,6 +36,11 @@ def _run(tokenizer: ChildTokenizer, foresight: Foresight, request: dict[str, Any
     match request["op"]:
         case "count":
             return tokenizer.count(request["prompt"], request["limit"], incremental=request["incremental"])
+        case "count_and_foresee":
+            prompt, limit = request["prompt"], request["limit"]
+            count = tokenizer.count(prompt, limit, incremental=request["incremental"])
+            exact = limit is None or count <= limit  # what is longer is not sent as it is
+            return count, _foreseen(foresight, request["of"], prompt, request["batched"]) if exact else None
         case "shared":
             return tokenizer.shared(request["prompt"], request["other"], incremental=request["incremental"])
         case "trim":
@@ -43,6 +48,15 @@ def _run(tokenizer: ChildTokenizer, foresight: Foresight, request: dict[str, Any
         case "foresight":
             return foresight.answer(request)
     raise ValueError("unknown operation")
+
+
+def _foreseen(foresight: Foresight, id: str, prompt: dict[str, Any], batched: bool) -> dict[str, Any] | None:
+    """A count does not depend on it."""
+    try:
+        return foresight.foresee(id, prompt, batched=batched)
+    except Exception as error:  # noqa: BLE001 - rendering is a template's, here too
+        log.warning("not_foreseen: %s", type(error).__name__)
+        return None
 
 
 def _answer(tokenizer: ChildTokenizer, foresight: Foresight, request: dict[str, Any]) -> dict[str, Any]:

@@ -116,6 +116,17 @@ class Tokens:
         request = {"op": "count", "prompt": prompt.fields(), "limit": limit}
         return int(await self._ask(request, prompt))
 
+    async def count_and_foresee(
+        self, prompt: Prompt, limit: int | None, *, of: str, batched: bool
+    ) -> tuple[int, dict[str, Any] | None]:
+        """A count, and what the worker's `Foresight` says of a prompt of at most `limit` tokens.
+
+        It is followed as `of` from now on. Raises as `count`.
+        """
+        request = {"op": "count_and_foresee", "prompt": prompt.fields(), "limit": limit}
+        count, told = await self._ask({**request, "of": of, "batched": batched}, prompt)
+        return count, told
+
     async def shared(self, prompt: Prompt, other: Prompt) -> int:
         """Length of the common prefix of two prompts, in tokens. Raises as `count`."""
         request = {"op": "shared", "prompt": prompt.fields(), "other": other.fields()}

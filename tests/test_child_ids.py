@@ -66,16 +66,6 @@ def test_what_was_counted_is_not_encoded_again() -> None:
     assert tokenizer.segments.count(tokenizer.render(prompt)) == 10
 
 
-def test_what_is_remembered_is_bounded_and_what_is_used_stays() -> None:
-    tokenizer = Spelled()
-    ids = ChildIds(cast("ChildTokenizer", tokenizer), remembered=10)
-    for number in range(200):
-        prompt = {"messages": ["always ", f"{number} " * 3]}
-        assert list(ids.of(prompt)) == [3, 6, 3] + [len(str(number))] * 3
-        assert sum(map(len, ids._young.values())) + sum(map(len, ids._old.values())) <= 32
-    assert tokenizer.encoded.count("<a> always ") == 1
-
-
 class Rendering:
     """A tokenizer that renders a chat as `text`."""
 

@@ -28,6 +28,7 @@ from proxy.gate import Gate
 from proxy.handlers import Completions, Pages, routes
 from proxy.job import Job, Outcome
 from proxy.metrics import Metrics
+from proxy.mirroring import Mirroring
 from proxy.picture_fetch import PictureFetch
 from proxy.preparation import Preparation, Prepared
 from proxy.relay import Relay
@@ -72,6 +73,13 @@ class Stage:
     async def count(self, prompt: Prompt, limit: int | None = None) -> int:
         return self.tokens
 
+    async def count_and_foresee(
+        self, prompt: Prompt, limit: int | None, *, of: str, batched: bool
+    ) -> tuple[int, None]:
+        return self.tokens, None
+
+    def tell(self, do: str, **fields: Any) -> None: ...
+
     def check(self, ours: int, served: int) -> None:
         self.checked.append((ours, served))
 
@@ -115,6 +123,7 @@ async def client(stage: Stage) -> AsyncIterator[TestClient[web.Request, web.Appl
         names=names,
         preparation=cast("Preparation", stage),
         tokens=cast("Tokens", stage),
+        mirroring=Mirroring(cast("Tokens", stage)),
         relay=cast("Relay", stage),
         registry=Registry(),
         explainer=Explainer(

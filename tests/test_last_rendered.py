@@ -28,6 +28,14 @@ def test_the_same_prompt_is_rendered_once() -> None:
     assert stand.times == 1
 
 
+def test_so_is_the_same_object_though_rendering_has_changed_it() -> None:
+    stand = Stand()
+    prompt = {"messages": [A, dict(B)]}
+    first = stand.last(prompt)
+    prompt["messages"][-1]["content"] = "as the server has it"
+    assert stand.last(prompt) == first
+
+
 def test_so_is_one_of_a_single_message() -> None:
     stand = Stand()
     for _ in range(2):

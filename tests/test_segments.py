@@ -78,7 +78,7 @@ class Words:
 
     def __call__(self, texts: Sequence[str]) -> list[Ids]:
         self.encoded += texts
-        return [[hash(word) for word in text.split()] for text in texts]
+        return [[hash(word) % 2**31 for word in text.split()] for text in texts]
 
 
 def test_a_segment_is_encoded_once() -> None:
@@ -102,17 +102,24 @@ def test_more_new_text_than_allowed_is_not_encoded() -> None:
 
 def test_what_is_remembered_is_bounded_and_what_is_used_stays() -> None:
     words = Words()
-    segments = Segments(("<a>",), words, remembered=10)
+    segments = Segments(("<a>",), words, remembered=400)
     for index in range(200):
         segments.count(f"always <a> {index}")
-        assert len(segments._young) + len(segments._old) <= 24
+        held = [*segments._young.values(), *segments._old.values()]
+        assert sum(map(len, held)) + 40 * len(held) <= 1000
     assert words.encoded.count("always ") == 1
     assert segments.count("always <a> 0") == 3
     assert words.encoded[-1] == "<a> 0"
 
 
+def test_ids_are_those_of_the_words_in_order() -> None:
+    segments = Segments(("<a>",), lambda texts: [[len(word) for word in text.split()] for text in texts])
+    for _ in range(2):
+        assert list(segments.ids("<a> one word <a> four <a> one word ") or ()) == [3, 3, 4, 3, 4, 3, 3, 4]
+
+
 def test_a_count_is_complete_when_its_segments_come_from_both_generations() -> None:
-    segments = Segments(("<a>",), Words(), remembered=3)
+    segments = Segments(("<a>",), Words(), remembered=100)
     text = "".join(f"<a> {index} " for index in range(9))
     assert [segments.count(text) for _ in range(5)] == [18] * 5
     assert segments.count(text[: len(text) // 2] + "<a> x") == segments.count(
@@ -133,7 +140,7 @@ def test_a_text_that_begins_as_another_counts_as_if_it_were_new(
     segments = Segments(("<a>", "<b>"), words, shortest_stem=0)
     for tail, (earlier, length) in zip(tails, grown, strict=False):
         texts.append(texts[earlier % len(texts)][:length] + tail)
-        assert segments.count(texts[-1]) == Segments(("<a>", "<b>"), Words()).count(texts[-1])
+        assert segments.ids(texts[-1]) == Segments(("<a>", "<b>"), Words()).ids(texts[-1])
 
 
 def test_a_growing_text_has_one_stem_and_the_latest_texts_have_theirs() -> None:
@@ -144,7 +151,7 @@ def test_a_growing_text_has_one_stem_and_the_latest_texts_have_theirs() -> None:
         assert segments.count(text + "<a> end") == 4 * (number + 1) + 2
         assert segments.count(f"{number}" + "<a> side" * 8) == 17
     assert len(segments._stems) == 16
-    (kept,) = (stem.count for stem in segments._stems if stem.text.startswith("<a>"))
+    (kept,) = (len(stem.ids) for stem in segments._stems if stem.text.startswith("<a>"))
     assert 162 - 2 * 64 <= kept <= 162 - 2 * 8
 
 
@@ -163,7 +170,13 @@ def test_how_much_two_texts_share() -> None:
     assert segments.shared("<a> b c <a> d e", "<a> b c <a> d f g") == 5
     assert segments.shared("<a> b", "<a> b") == 2
     assert segments.shared("x y", "") == 0
-    assert common([1, 2, 3], [1, 2]) == 2
+
+
+@given(st.lists(st.integers(0, 1), max_size=9), st.lists(st.integers(0, 1), max_size=9))
+def test_the_common_prefix(first: list[int], second: list[int]) -> None:
+    length = common(first, second)
+    assert first[:length] == second[:length]
+    assert first[length : length + 1] != second[length : length + 1] or length == len(first) == len(second)
 
 
 def loaded(kind: Kind) -> Tokenizer:

@@ -5,45 +5,23 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, cast
+from typing import Any
 
 import pytest
 
 from proxy.core.answer import Answer
-from proxy.core.chat import ChatPrompt, Prompt
+from proxy.core.chat import ChatPrompt
 from proxy.core.child_stream import Seen
 from proxy.core.mirror import Rules
 from proxy.job import Job
-from proxy.stalls import Stalls, rules
-from supervisor.batch import Serving
-from supervisor.cost import Kind, Law, Part
+from proxy.mirroring import Mirroring
+from proxy.stalls import Stalls
 from supervisor.generation import Change
 from supervisor.lifecycle import State
-from supervisor.peak import Model, Traced
-from supervisor.plan import Plan
 from tests.test_job import a_job
+from tests.test_mirroring import Worker, told
 
 LONG = 2_000_000_000  # items: three seconds, before anything was learned
-
-
-class Worker:
-    """Stands in for Tokens: `answers` by what is done, and all that was asked."""
-
-    def __init__(self) -> None:
-        self.answers: dict[str, Any] = {}
-        self.asked: list[str] = []
-        self.fields: list[dict[str, Any]] = []
-
-    async def foresight(self, do: str, prompt: Prompt | None = None, **fields: Any) -> Any | None:
-        del prompt
-        self.asked.append(do)
-        self.fields.append(fields)
-        answer = self.answers.get(do)
-        return answer.pop(0) if isinstance(answer, list) else answer
-
-    def tell(self, do: str, **fields: Any) -> None:
-        self.asked.append(do)
-        self.fields.append(fields)
 
 
 class World:
@@ -56,8 +34,9 @@ class World:
         self.idle = self.answers = True
         self.seen: list[tuple[float, float]] = []
         self.worker = Worker()
+        self.mirroring = Mirroring(self.worker)
         self.stalls = Stalls(
-            self.worker,
+            self.mirroring,
             self,
             self,
             idle=lambda: self.idle,
@@ -65,7 +44,11 @@ class World:
             on_stall=lambda foreseen, seen: self.seen.append((foreseen, seen)),
             clock=lambda: self.now,
         )
-        self.stalls.changed(Change(State.STARTING, State.READY, 1))
+        self.changed(Change(State.STARTING, State.READY, 1))
+
+    def changed(self, change: Change) -> None:
+        self.mirroring.changed(change)
+        self.stalls.changed(change)
 
     def expect_silence(self, until: float) -> None:
         self.silent_until = until
@@ -93,31 +76,8 @@ def job(id: str = "a") -> Job:
     return made
 
 
-async def test_each_child_is_followed_from_its_start(world: World) -> None:
-    await world.stalls.foresee(job())
-    await world.stalls.asking(job())
-    world.stalls.changed(Change(State.READY, State.BACKOFF, 1))
-    world.stalls.changed(Change(State.STARTING, State.READY, 2))
-    await world.stalls.asking(job())
-    assert world.worker.asked == ["reset", "foresee", "asked", "reset", "asked"]
-
-
-async def test_what_was_foreseen_holds_while_nothing_changes(world: World) -> None:
-    world.worker.answers["foresee"] = {"cached": 0, "copied": LONG}
-    await world.stalls.foresee(job("a"))
-    await world.stalls.asking(job("a"))
-    assert world.silent_until > world.now, "without an answer to `asked`"
-
-    world.silent_until = 0.0
-    await world.stalls.foresee(job("b"))
-    world.stalls.read(job("a"))
-    world.worker.answers["asked"] = {"cached": 0, "copied": 0}
-    await world.stalls.asking(job("b"))
-    assert world.silent_until == 0.0, "the cache may be another"
-
-
 async def test_what_comes_from_the_cache(world: World) -> None:
-    world.worker.answers["foresee"] = {"cached": 7, "copied": 0}
+    world.worker.answers["foresee"] = told(cached=7)
     assert await world.stalls.foresee(job()) == 7
     world.worker.answers["foresee"] = None
     assert await world.stalls.foresee(job()) == 0
@@ -132,7 +92,7 @@ async def test_prompts_with_images_are_not_followed(world: World) -> None:
 
 
 async def test_the_watch_is_told_of_searches_one_after_the_other(world: World) -> None:
-    world.worker.answers["asked"] = {"cached": 0, "copied": LONG}
+    world.worker.answers["asked"] = told(copied=LONG)
     await world.stalls.asking(job("a"))
     first = world.silent_until - world.now
     await world.stalls.asking(job("b"))
@@ -141,13 +101,13 @@ async def test_the_watch_is_told_of_searches_one_after_the_other(world: World) -
 
 
 async def test_a_short_search_is_no_stall(world: World) -> None:
-    world.worker.answers["asked"] = {"cached": 0, "copied": 1000}
+    world.worker.answers["asked"] = told(copied=1000)
     await world.stalls.asking(job())
     assert world.silent_until == 0.0
 
 
 async def test_how_long_a_search_takes_is_learned_from_one_that_was_alone(world: World) -> None:
-    world.worker.answers["asked"] = {"cached": 0, "copied": LONG}
+    world.worker.answers["asked"] = told(copied=LONG)
     for alone in (False, True):
         made, other = job("a"), job("b")
         await world.stalls.asking(made)
@@ -217,7 +177,7 @@ async def test_what_displaces_is_followed_too(world: World, abandon: bool) -> No
     assert world.worker.asked[5:] == ["foresee", "asked", "ended"]
 
 
-KEY = {"cached": 9, "copied": 0, "key": True}
+KEY = told(cached=9, key=True)
 WAY = {"body": {"prompt": "longer", "max_tokens": 1}, "abandon": False}
 
 
@@ -227,12 +187,12 @@ async def test_a_key_is_evaded_before_it_is_asked(world: World, waited: bool) ->
     world.worker.answers["evade"] = [WAY, None]
     await world.stalls.foresee(job())
     world.worker.answers["foresee"] = None
-    if waited:  # and something changed meanwhile
-        world.stalls.ended(job("b"), complete=True)
+    if waited:  # and something came meanwhile
+        world.mirroring._arrivals.unknown()
     await world.stalls.asking(job())
     assert world.sent == [WAY["body"]]
     way = ["evade", "foresee", "asked", "read", "ended", "evade", "asked"]
-    assert world.worker.asked == ["reset", "foresee", *["ended", "asked"] * waited, *way]
+    assert world.worker.asked == ["reset", "foresee", *["asked"] * waited, *way]
     assert world.worker.fields[-1] == {"of": job().answer.id, "anyway": True}
     assert world.silent_until > world.now, "by what was told at last"
 
@@ -253,8 +213,8 @@ async def test_twins_are_evaded_one_after_the_other(world: World) -> None:
     world.worker.answers |= {"foresee": KEY, "evade": [WAY, None, None]}
     for each in twins:
         await world.stalls.foresee(each)
-    world.worker.answers |= {"foresee": None, "asked": [None, KEY, None, None]}
-    await asyncio.gather(*map(world.stalls.asking, reversed(twins)))  # the last one's foresight still holds
+    world.worker.answers |= {"foresee": None, "asked": [None, None, None]}
+    await asyncio.gather(*map(world.stalls.asking, twins))
     assert world.sent == [WAY["body"]]
     assert world.worker.asked.count("evade") == 3
     assert world.worker.answers["asked"] == []
@@ -270,24 +230,3 @@ async def test_stopping_ends_what_is_under_way(world: World) -> None:
     world.stalls.ended(job(), complete=True)
     await world.stalls.stop()
     assert "cure" not in world.worker.asked
-
-
-@pytest.mark.parametrize(
-    ("parts", "trimmable_below"),
-    [
-        ((Part(Kind.GROWING, 64),), None),
-        ((Part(Kind.GROWING, 64), Part(Kind.WINDOW, 64, size=512), Part(Kind.WINDOW, 64, size=128)), 128),
-        ((Part(Kind.GROWING, 64), Part(Kind.CONSTANT, 4096)), 0),
-    ],
-)
-def test_how_the_child_keeps_sequences(parts: tuple[Part, ...], trimmable_below: int | None) -> None:
-    law = Law(parts)
-    serving = Serving(Model(0, law, Traced(law), batched=True), 2048, 8, 2, kept_sequences=6, kept_bytes=999)
-
-    class Planned:
-        """The one thing that is read of a plan."""
-
-    planned = Planned()
-    planned.serving = serving  # type: ignore[attr-defined]
-    found = rules(cast("Plan", planned))
-    assert found == Rules(6, 999, trimmable_below, row_bytes=64, constant_bytes=law.constant)

@@ -89,6 +89,18 @@ async def test_a_growing_conversation_is_counted_as_if_it_were_new(
             assert await tokens.count(said(*contents)) == await in_full(said(*contents))
 
 
+async def test_a_prompt_is_foreseen_with_its_count(tokens: Tokens) -> None:
+    whole, expected = said(TEXT, "answer", "more"), await tokens.count(said(TEXT, "answer", "more"))
+    assert await tokens.count_and_foresee(whole, None, of="a", batched=True) == (expected, None), "no child"
+    await tokens.foresight("reset", rules={}, most_copied=1000)
+    count, told = await tokens.count_and_foresee(whole, None, of="a", batched=True)
+    assert told is not None
+    assert count == told["tokens"] == expected
+    assert told["leaves"][-1] == expected - 1
+    _, told = await tokens.count_and_foresee(whole, expected - 1, of="a", batched=True)
+    assert told is None, "it will not be sent as it is"
+
+
 async def test_only_the_request_that_a_worker_sits_on_is_refused(tiny_model: Path) -> None:
     tokens = Tokens(stall_s=1.0)
     await tokens.start(tiny_model, ["--chat-template", ENDLESS])
