@@ -8,7 +8,8 @@ A request's way, which is also the order to read the code in:
     fit       fitting.py    over the limit: refuse, or cut whole turns (core/truncation.py); clamp max_tokens
     gate      gate.py       wait for memory and a place beside the running (core/admission.py decides, by the
                             law that costs.py asks)
-    relay     relay.py      stream the child's answer; hold, keep alive, replay after a death
+    relay     relay.py      hold, keep alive, replay after a death; attempts.py asks the child and streams its
+                            answer, breaks.py says what follows when that broke
     settle    handlers.py   release, record, measure
 
 Beside it: inquest.py, which the supervisor asks at each crash whose doing it was (core/blame.py decides),

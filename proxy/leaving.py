@@ -13,9 +13,9 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from proxy.core.leaving import Gone, Left
+from proxy.exchange import Cut, Generation, OnEnd
 from proxy.job import Job
 from proxy.place import Place
-from proxy.upstream import Cut, Generation, OnEnd
 from supervisor.tasks import Tasks
 
 log = logging.getLogger("mlxguard.leaving")

@@ -15,7 +15,8 @@ from typing import Any, Literal, Protocol
 
 import orjson
 
-from proxy.upstream import Exchange, Generation, Upstream, UpstreamBroken
+from proxy.exchange import Exchange, Generation, UpstreamBroken
+from proxy.upstream import Upstream
 from supervisor.generation import NotReady
 
 log = logging.getLogger("mlxguard.synthetic")

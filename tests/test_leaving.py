@@ -9,9 +9,9 @@ from typing import Any, cast
 import pytest
 
 from proxy.core.leaving import ROUND_S, Gone
+from proxy.exchange import Cut
 from proxy.job import Job
 from proxy.leaving import Leavings
-from proxy.upstream import Cut
 from supervisor.generation import Generation
 from supervisor.process import Telemetry
 from tests.relay_stand import eventually
