@@ -32,8 +32,9 @@ _LEAST_CACHE, _MOST_CACHE = 64 * 2**20, 2 * 2**30
 #: The server's own default (its argparse), and the entries that one session with side requests needs.
 _SEQUENCES, _LEAST_SEQUENCES = 10, 4
 _SERVER_DECODES, _SERVER_PROMPTS = 32, 8
-#: Running several must be worth the memory, which could keep prompts instead.
-_LEAST_GAIN = 1.2
+#: Running several must be worth the memory, which could keep prompts instead. It is judged at a length
+#: between that of titles, which run beside a long session, and that of the session.
+_LEAST_GAIN, _MIDDLING = 1.1, 4096
 #: Prompts that are read together where several sequences run.
 _READ_TOGETHER = 2
 #: A limit on prompts below this says more about the estimate than about the machine.
@@ -241,11 +242,11 @@ def _running(room: _Room, wishes: Wishes, step: int) -> Choice:
     for members in _CONCURRENCIES:
         serving = Serving(room.model, step, members, _READ_TOGETHER, _SEQUENCES)
         if peak(serving, [Member(room.typical, 0)] * members).total <= room.available:
-            speed = gain(room.model, room.typical, members)
+            middling = min(room.typical, _MIDDLING)
+            speed = gain(room.model, middling, members)
             if speed >= _LEAST_GAIN:
-                reason = (
-                    f"{members} sessions of {room.typical:,} tokens fit, at up to {speed:.1f}x the tokens/s"
-                )
+                fit = f"{members} sessions of {room.typical:,} tokens fit"
+                reason = f"{fit}; of {middling:,} they make up to {speed:.1f}x the tokens/s"
                 return Choice(name, members, reason)
             return Choice(name, 1, f"{members} sessions together would be no faster than one by one")
     return Choice(name, 1, f"two sessions of {room.typical:,} tokens do not fit together")

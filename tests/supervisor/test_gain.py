@@ -1,4 +1,4 @@
-"""What running together gains: most where the weights are most of what is read."""
+"""What running together gains: most where the weights are most of what is read; reading gains nothing."""
 
 from __future__ import annotations
 
@@ -11,22 +11,28 @@ from supervisor.peak import Model, Traced
 LAW = Law((Part(Kind.GROWING, 98_304),))
 
 
-def model(weights: int) -> Model:
-    return Model(weights=weights, law=LAW, traced=Traced(LAW), batched=True)
+def model(weights: int, backend: str = "metal") -> Model:
+    return Model(weights=weights, law=LAW, traced=Traced(LAW, backend=backend), batched=True)
 
 
-def test_short_sessions_of_a_large_model_gain_nearly_their_number() -> None:
-    assert gain(model(17 * 10**9), 1, 4) == pytest.approx(4, rel=0.01)
+def test_short_sessions_of_a_large_model_gain_most() -> None:
+    """Four generate at nearly four times the speed; prompts they read one after the other."""
+    assert gain(model(17 * 10**9), 1, 4) == pytest.approx(2.33, rel=0.01)
 
 
 def test_long_ones_gain_little_since_each_reads_its_own() -> None:
-    assert 1 < gain(model(17 * 10**9), 10**6, 4) < 1.7
+    assert 1 < gain(model(17 * 10**9), 10**6, 4) < 1.5
     assert gain(model(10**6), 32_768, 8) < 1.2
 
 
 def test_what_a_step_takes_anyway_is_shared_too() -> None:
-    """So a tiny model's sessions run together."""
-    assert gain(model(10**6), 256, 4) > 3
+    """So a tiny model's sessions run together on a GPU, and not where a processor works out each one's."""
+    assert gain(model(10**6), 256, 4) > 2
+    assert gain(model(10**6, "cpu"), 256, 4) < 1.2
+
+
+def test_where_reading_is_slow_a_large_model_gains_less() -> None:
+    assert 1 < gain(model(17 * 10**9, "cpu"), 4096, 4) < gain(model(17 * 10**9), 4096, 4)
 
 
 def test_one_alone_gains_nothing() -> None:

@@ -188,7 +188,8 @@ def test_costs_are_asked_for_as_the_child_will_run() -> None:
 
 
 def test_sessions_that_gain_nothing_run_one_by_one() -> None:
-    small = Model(weights=10**6, law=MOE.law, traced=MOE, batched=True)
+    """A processor works out each one's attention; there is next to nothing that they would share."""
+    small = Model(weights=10**6, law=MOE.law, traced=replace(MOE, backend="cpu"), batched=True)
     found = plan(small, Ceiling(192 * 10**9, "a test"), Wishes(), FLAGS, CONTEXT)
     assert found.running == 1
     assert any("no faster" in choice.reason for choice in found.choices)
