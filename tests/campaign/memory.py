@@ -4,9 +4,10 @@ Three sessions grow by tool results, ask for titles beside it, are left in the m
 generate 65,536 tokens each. The limit is RLIMIT_DATA on the server's process, set when it is ready: an
 allocation beyond it really fails, and the server dies of it as it would anywhere.
 
-For each of three seeds: N turns until the bare server dies, with its own defaults; ten times as many turns
-through the proxy, which is told nine tenths of the limit; and the same with the bare server and a fixed
-number of requests at a time, as many as it survives (found by trying), to compare the speed.
+For each of three seeds: N turns until the bare server dies, with its own defaults. Then ten times as many
+turns through the proxy, which is told nine tenths of the limit, and by the bare server with the best fixed
+number of requests at a time that it survives (found by trying, N turns each): by turns of some seconds, since
+the speeds are compared and the machine may have other things to do.
 
 `N` replaces the bare server's turns, `SECONDS` bounds each run. Curves of memory go to .out/.
 """
@@ -20,28 +21,30 @@ import os
 import resource
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import psutil
 
 from tests.bench.law_stand import tiny
-from tests.campaign.memory_agents import Run, World, work
+from tests.campaign.memory_agents import work
+from tests.campaign.memory_world import Run, World, take_turns
 from tests.figures import ROOT, bar
 from tests.real.processes import Guard, Running, bare_server, guard
 
 SEEDS = 3
 #: Bytes that may be taken beside what the ready server has.
-LIMIT = 640 * 2**20
+LIMIT = 520 * 2**20
 #: What the proxy is told of it: an operator leaves some for what nobody counts.
 TOLD = 0.9
 #: The bare server must last so many turns, or the limit would prove nothing.
 LEAST_TURNS = 20
 MOST_TURNS = 80
 TENFOLD = 10
-#: Of requests at a time; once more of them are so much slower, still more are not tried.
-CONCURRENCIES, SLOWER = (1, 2, 3, 4), 0.9
+#: Of requests at a time.
+CONCURRENCIES = (1, 2, 3, 4)
 #: Freed memory goes back to the system at once, as Metal's does: else glibc keeps some, more in each run.
 MALLOC = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536", "MALLOC_ARENA_MAX": "2"}
 MODEL = {
@@ -50,6 +53,10 @@ MODEL = {
     "say": "I have read the file, and changed the line that was wrong. The tests pass now; what is next?",
 }
 SAMPLE_S = 0.1
+#: Each side works so long while the other rests.
+SLICE_S = 10.0
+#: Of the proxy's log, counted.
+EVENTS = ("ended_for_memory", "reclaimed", "recycle", "memory_mark")
 
 
 def data_bytes(pid: int) -> int:
@@ -73,7 +80,8 @@ class Limited:
     async def watch(self) -> None:
         while not self._world.over:
             try:
-                await asyncio.to_thread(self._look)
+                if not self._world.rests or not self._pid:
+                    await asyncio.to_thread(self._look)
             except (psutil.NoSuchProcess, OSError):
                 self._world.curve.append((self._world.now(), 0))
             await asyncio.sleep(SAMPLE_S)
@@ -92,23 +100,29 @@ class Limited:
         self._world.curve.append((self._world.now(), data_bytes(pid) - self._before))
 
 
-async def run(server: Running, world: World) -> Run:
-    limited = Limited(server, world)
-    watching = asyncio.create_task(limited.watch())
+async def run(*sides: tuple[Running, World]) -> list[Run]:
+    """The sides by turns; more than one share the machine, and each has a limit of its own."""
+    watching = [asyncio.create_task(Limited(server, world).watch()) for server, world in sides]
+    working = [asyncio.create_task(work(server.url, world)) for server, world in sides]
+    worlds = [world for _, world in sides]
     try:
-        await work(server.url, world)
+        await take_turns(worlds, SLICE_S)
+        await asyncio.gather(*working)
     finally:
-        world.stop()
-        await watching
-    return world.result()
+        for world in worlds:
+            world.stop()
+        await asyncio.gather(*watching)
+    return [world.result() for world in worlds]
 
 
-def bare(model: Path, world: World, *flags: str) -> Run:
+@contextmanager
+def bare(model: Path, *flags: str) -> Iterator[Running]:
     with tempfile.TemporaryDirectory() as folder, bare_server(model, Path(folder), *flags) as server:
-        return asyncio.run(run(server, world))
+        yield server
 
 
-def guarded(model: Path, world: World) -> Run:
+@contextmanager
+def guarded(model: Path) -> Iterator[Guard]:
     weights = sum(file.stat().st_size for file in model.glob("*.safetensors"))
     settings = {
         "memory.max_active_memory_bytes": weights + round(TOLD * LIMIT),
@@ -117,50 +131,58 @@ def guarded(model: Path, world: World) -> Run:
     }
     words = [f"--set={name}={value}" for name, value in settings.items()]
     with tempfile.TemporaryDirectory() as folder, guard(model, Path(folder), *words) as proxy:
-        result = asyncio.run(run(proxy, world))
-        result.deaths = [line["cause"] for line in proxy.events("child_died")]
-        result.events = {
-            name: len(proxy.events(name))
-            for name in ("ended_for_memory", "reclaimed", "recycle", "memory_mark")
-        }
-        if kept := os.environ.get("KEEP_LOG"):
-            Path(kept).write_text(proxy.text())
-        return result
+        yield proxy
 
 
-def best_fixed(model: Path, seed: int, turns: int, seconds: float) -> tuple[int, Run | None]:
+def alone(model: Path, world: World, *flags: str) -> Run:
+    with bare(model, *flags) as server:
+        return asyncio.run(run((server, world)))[0]
+
+
+def at_a_time(many: int) -> tuple[str, str]:
+    return f"--decode-concurrency={many}", f"--prompt-concurrency={many}"
+
+
+def best_fixed(model: Path, seed: int, turns: int, seconds: float) -> int:
     """The fastest number of requests at a time that lives through it."""
-    best: tuple[int, Run | None] = (0, None)
-    for many in CONCURRENCIES:
-        flags = (f"--decode-concurrency={many}", f"--prompt-concurrency={many}")
-        tried = bare(model, World(seed, turns, seconds, at_once=many), *flags)
-        print(f"  {many} at a time: {tried}", flush=True)
-        if tried.died:
-            break
-        if best[1] is not None and tried.speed < SLOWER * best[1].speed:
-            break
-        if best[1] is None or tried.speed > best[1].speed:
-            best = many, tried
-    return best
+    worlds = {many: World(seed, turns, seconds, at_once=many) for many in CONCURRENCIES}
+    with ExitStack() as servers:
+        sides = [
+            (servers.enter_context(bare(model, *at_a_time(many))), world) for many, world in worlds.items()
+        ]
+        tried = dict(zip(worlds, asyncio.run(run(*sides)), strict=True))
+    for many, result in tried.items():
+        print(f"  {many} at a time: {result}", flush=True)
+    return max((many for many in tried if not tried[many].died), key=lambda many: tried[many].speed)
+
+
+def side_by_side(model: Path, seed: int, turns: int, seconds: float, many: int) -> tuple[Run, Run]:
+    """The guarded server, and the bare one with so many at a time."""
+    worlds = World(seed, turns, seconds), World(seed, turns, seconds, at_once=many)
+    with guarded(model) as proxy, bare(model, *at_a_time(many)) as server:
+        ours, theirs = asyncio.run(run((proxy, worlds[0]), (server, worlds[1])))
+        ours.deaths = [line["cause"] for line in proxy.events("child_died")]
+        ours.events = {name: len(proxy.events(name)) for name in EVENTS}
+    return ours, theirs
 
 
 def one_seed(model: Path, seed: int, options: argparse.Namespace) -> dict[str, Any]:
     print(f"seed {seed}", flush=True)
-    alone = bare(model, World(seed, MOST_TURNS, options.seconds))
-    print(f"  bare: {alone}", flush=True)
-    turns = TENFOLD * (options.number or alone.turns)
-    proxied = guarded(model, World(seed, turns, options.seconds))
-    print(f"  guarded: {proxied}", flush=True)
-    many, fixed = best_fixed(model, seed, turns, options.seconds)
-    share = proxied.speed / fixed.speed if fixed is not None and fixed.speed else float("inf")
+    first = alone(model, World(seed, MOST_TURNS, options.seconds))
+    print(f"  bare: {first}", flush=True)
+    number = options.number or first.turns
+    many = best_fixed(model, seed, number, options.seconds)
+    proxied, fixed = side_by_side(model, seed, TENFOLD * number, options.seconds, many)
+    share = proxied.speed / fixed.speed
+    print(f"  guarded: {proxied}\n  {many} at a time: {fixed}", flush=True)
     print(f"  guarded at {share:.2f} of the speed of the best that lives, {many} at a time", flush=True)
-    runs = {"bare": alone, "guarded": proxied, "fixed": fixed}
+    runs = {"bare": first, "guarded": proxied, "fixed": fixed}
     return {
         "seed": seed,
-        "turns": turns,
+        "turns": TENFOLD * number,
         "at_a_time": many,
         "share": share,
-        "runs": {name: run.document() for name, run in runs.items() if run is not None},
+        "runs": {name: run.document() for name, run in runs.items()},
     }
 
 

@@ -4,109 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import random
-import time
-from collections import Counter
-from dataclasses import dataclass, field
 from typing import Any
 
 import aiohttp
 
-from tests.bench.turns import LOST, End, Heard, refusal
+from tests.bench.turns import End, Heard, refusal
+from tests.campaign.memory_world import World
 
 SESSIONS = 3
 #: Tokens; each digit is one. A session is compacted when it would be longer than the most.
-FIRST, GROWS, MOST, TITLE = 200, (60, 260), 1400, 60
+FIRST, GROWS, MOST, TITLE = 200, (40, 160), 1400, 60
 MAX_TOKENS = (512, 8192, 65_536)
 LEAVES, ASKS_TITLE = 0.15, 0.5
 PAUSE_S = 0.5
 TIMEOUT_S = 180.0
 
 
-@dataclass(slots=True)
-class Run:
-    """What one run came to. `speed`: generated tokens of complete answers a second."""
-
-    turns: int
-    titles: int
-    left: int
-    broken: int
-    ends: dict[str, int]
-    seconds: float
-    tokens: int
-    died: bool
-    curve: list[tuple[float, int]]
-    deaths: list[str] = field(default_factory=list)
-    events: dict[str, int] = field(default_factory=dict)
-
-    @property
-    def speed(self) -> float:
-        return self.tokens / self.seconds
-
-    def __str__(self) -> str:
-        peak = max((size for _, size in self.curve), default=0) / 2**20
-        words = [
-            f"{self.turns} turns and {self.titles} titles in {self.seconds:.0f} s",
-            f"{self.speed:.1f} tokens/s, {self.left} left, {peak:.0f} MiB at most",
-            *(["DIED"] if self.died or self.deaths else []),
-            *(str(counts) for counts in (self._others(), self.events) if counts),
-        ]
-        return ", ".join(words)
-
-    def _others(self) -> dict[str, int]:
-        return {name: count for name, count in self.ends.items() if name != End.COMPLETE}
-
-    def document(self) -> dict[str, Any]:
-        names = ("turns", "titles", "left", "broken", "ends", "seconds", "tokens", "died", "deaths", "events")
-        curve = [(round(at, 2), size) for at, size in self.curve]
-        return {**{name: getattr(self, name) for name in names}, "speed": self.speed, "curve": curve}
-
-
-class World:
-    """One run: what is to be done, and what was seen."""
-
-    def __init__(self, seed: int, turns: int, seconds: float, *, at_once: int = 99) -> None:
-        self._turns = turns
-        self._began = time.monotonic()
-        self._until = self._began + seconds
-        self._ended: float | None = None
-        self.seed = seed
-        self.places = asyncio.Semaphore(at_once)
-        self.done = Counter[str]()
-        self.ends = Counter[str]()
-        self.tokens = 0
-        self.died = False
-        self.curve: list[tuple[float, int]] = []
-
-    def now(self) -> float:
-        return time.monotonic() - self._began
-
-    @property
-    def over(self) -> bool:
-        enough = self.done["turns"] >= self._turns or time.monotonic() > self._until
-        return enough or self.died or self._ended is not None
-
-    def begin(self) -> None:
-        self._until += time.monotonic() - self._began
-        self._began = time.monotonic()
-
-    def stop(self) -> None:
-        self._ended = self._ended or self.now()
-
-    def saw(self, kind: str, heard: Heard, end: End) -> None:
-        self.ends[end] += 1
-        if end is End.COMPLETE:
-            self.done[kind] += 1
-            self.tokens += heard.usage.get("completion_tokens", 0)
-
-    def result(self) -> Run:
-        broken = sum(self.ends[end] for end in (*LOST, End.ERROR))
-        counts = self.done["turns"], self.done["titles"], self.done["left"], broken
-        return Run(*counts, dict(self.ends), self._ended or self.now(), self.tokens, self.died, self.curve)
-
-
 async def work(url: str, world: World) -> None:
     """All sessions, until it is over; who is at work then is left alone."""
-    world.begin()
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0, force_close=True)) as http:
         sessions = [
             asyncio.create_task(_Session(number, world, http, url).work()) for number in range(SESSIONS)
@@ -189,7 +104,7 @@ class _Session:
             "stream_options": {"include_usage": True},
         }
         heard = Heard()
-        async with self._world.places:
+        async with self._world.asking():
             end = await self._hear(body, heard, leave_after)
         if leave_after is None:
             self._world.saw(kind, heard, end)

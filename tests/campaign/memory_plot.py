@@ -11,9 +11,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-_WIDTH, _HEIGHT, _LEFT, _BOTTOM, _TOP = 760, 320, 60, 44, 30
-_COLOURS = {"bare": "#c0392b", "guarded": "#1f6fb2", "fixed": "#8a8a8a"}
-_NAMES = {"bare": "bare server", "guarded": "guarded", "fixed": "bare, best fixed concurrency"}
+_WIDTH, _HEIGHT, _LEFT, _RIGHT, _BOTTOM, _TOP = 860, 440, 64, 16, 96, 44
+_COLOURS = {"fixed": "#9a9a9a", "guarded": "#1f6fb2", "bare": "#c0392b"}
 _MIB = 2**20
 
 
@@ -24,7 +23,7 @@ class _Scale:
         self.seconds, self.size = seconds, size
 
     def x(self, seconds: float) -> float:
-        return _LEFT + seconds / self.seconds * (_WIDTH - _LEFT - 12)
+        return _LEFT + seconds / self.seconds * (_WIDTH - _LEFT - _RIGHT)
 
     def y(self, size: float) -> float:
         return _HEIGHT - _BOTTOM - size / self.size * (_HEIGHT - _BOTTOM - _TOP)
@@ -32,12 +31,15 @@ class _Scale:
 
 def picture(result: dict[str, Any]) -> str:
     """The curves of the first seed, and the limit."""
-    runs = {name: run for name, run in result["seeds"][0]["runs"].items() if run["curve"]}
+    first = result["seeds"][0]
+    runs = {name: first["runs"][name] for name in _COLOURS if first["runs"].get(name, {}).get("curve")}
     seconds = max(run["curve"][-1][0] for run in runs.values())
-    scale = _Scale(seconds, 1.1 * result["limit"])
+    scale = _Scale(seconds, 1.12 * result["limit"])
     parts = [*_axes(scale, result["limit"])]
-    for place, (name, run) in enumerate(runs.items()):
-        parts += _line(name, run, scale, place)
+    for name, run in runs.items():
+        parts += _line(run, scale, _COLOURS[name])
+    for row, name in enumerate(reversed(runs)):
+        parts += _key(row, _words(name, first), _COLOURS[name])
     body = "\n".join(parts)
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {_HEIGHT}" font-family="sans-serif" '
@@ -46,34 +48,53 @@ def picture(result: dict[str, Any]) -> str:
 
 
 def _axes(scale: _Scale, limit: int) -> Iterator[str]:
-    step = max(1, round(limit / _MIB / 5 / 50)) * 50
-    for mib in range(0, int(1.1 * limit / _MIB) + 1, step):
-        y = scale.y(mib * _MIB)
-        yield _rule(y, 'stroke="#e4e4e4"')
-        yield _text(_LEFT - 6, y + 4, str(mib), 'text-anchor="end"')
+    words = "Memory of the model server beside the loaded model: three agents in growing sessions"
+    yield _text(_LEFT, 18, words, 'font-size="14" font-weight="bold"')
+    step = 100 if limit > 200 * _MIB else 20
+    for mib in range(0, int(scale.size / _MIB) + 1, step):
+        yield _rule(scale.y(mib * _MIB), 'stroke="#e4e4e4"')
+        yield _text(_LEFT - 8, scale.y(mib * _MIB) + 4, str(mib), 'text-anchor="end"')
+    yield _text(_LEFT - 8, _TOP - 6, "MiB", 'text-anchor="end"')
     for fifth in range(6):
         at = scale.seconds * fifth / 5
-        yield _text(scale.x(at), _HEIGHT - _BOTTOM + 16, f"{at:.0f} s", 'text-anchor="middle"')
-    yield _text(_LEFT - 6, _TOP - 14, "MiB", 'text-anchor="end"')
-    yield _rule(scale.y(limit), 'stroke="black" stroke-dasharray="5 4"')
-    words = "limit: an allocation beyond it fails"
-    yield _text(_WIDTH - 14, scale.y(limit) - 5, words, 'text-anchor="end"')
+        yield _text(scale.x(at), _HEIGHT - _BOTTOM + 18, f"{at:.0f}", 'text-anchor="middle"')
+    middle = (_LEFT + _WIDTH - _RIGHT) / 2
+    yield _text(middle, _HEIGHT - _BOTTOM + 34, "seconds at work", 'text-anchor="middle"')
+    yield _rule(scale.y(limit), 'stroke="black" stroke-width="1.5" stroke-dasharray="6 4"')
+    words = f"limit, {limit / _MIB:.0f} MiB: an allocation beyond it fails"
+    yield _text(_WIDTH - _RIGHT - 4, scale.y(limit) - 6, words, 'text-anchor="end"')
 
 
-def _line(name: str, run: dict[str, Any], scale: _Scale, place: int) -> Iterator[str]:
-    colour = _COLOURS[name]
+def _line(run: dict[str, Any], scale: _Scale, colour: str) -> Iterator[str]:
     curve = [sample for sample in run["curve"] if sample[1] > 0]  # a server that has ended holds nothing
     points = " ".join(f"{scale.x(at):.1f},{scale.y(size):.1f}" for at, size in curve)
-    yield f'<polyline points="{points}" fill="none" stroke="{colour}" stroke-width="1.2"/>'
+    yield f'<polyline points="{points}" fill="none" stroke="{colour}" stroke-width="1.4"/>'
     if run["died"]:
-        at, size = curve[-1]
-        yield _text(scale.x(at) + 3, scale.y(size), "✝", f'fill="{colour}" font-size="16"')
-    words = f"{_NAMES[name]}, {run['turns']} turns" + (", died" if run["died"] else "")
-    yield _text(_LEFT + 4 + 190 * place, _HEIGHT - 6, f"— {words}", f'fill="{colour}"')
+        x, y = scale.x(curve[-1][0]), scale.y(curve[-1][1])
+        arms = f"M{x - 7:.1f} {y - 7:.1f}l14 14m0 -14l-14 14"
+        yield f'<path d="{arms}" stroke="{colour}" stroke-width="3.5" class="death"/>'
+        yield _text(x + 14, y + 20, f"dies in turn {run['turns'] + 1}", f'fill="{colour}" font-weight="bold"')
+
+
+def _words(name: str, seed: dict[str, Any]) -> str:
+    run = seed["runs"][name]
+    many = seed.get("at_a_time")
+    what = {
+        "bare": "bare mlx_lm.server, its own defaults",
+        "guarded": "the same server behind mlxguard-proxy",
+        "fixed": f"bare, {many} at a time: the best fixed number that lives through it",
+    }[name]
+    return f"{what}: {run['turns']} turns" + (", then dead" if run["died"] else "")
+
+
+def _key(row: int, words: str, colour: str) -> Iterator[str]:
+    y = _HEIGHT - 44 + 17 * row
+    yield f'<line x1="{_LEFT}" x2="{_LEFT + 26}" y1="{y}" y2="{y}" stroke="{colour}" stroke-width="3"/>'
+    yield _text(_LEFT + 34, y + 4, words, "")
 
 
 def _rule(y: float, style: str) -> str:
-    return f'<line x1="{_LEFT}" x2="{_WIDTH - 12}" y1="{y:.1f}" y2="{y:.1f}" {style}/>'
+    return f'<line x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{y:.1f}" y2="{y:.1f}" {style}/>'
 
 
 def _text(x: float, y: float, words: str, style: str) -> str:
