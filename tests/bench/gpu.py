@@ -3,6 +3,7 @@
 Needs an NVIDIA GPU and an environment with mlx[cuda13] (or cuda12), mlx-lm and this project; without them it
 says so in one line and exits 0. The same agents (turns.py) work for the same time against each server:
 
+- calm: nothing is taken away, and all sessions fit;
 - squeeze: another program takes all free memory of the GPU for a while, then gives it back;
 - growth: the GPU is small from the start, and the sessions grow until they do not fit.
 
@@ -53,7 +54,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--only", metavar="SCENARIO", help="squeeze or growth")
+    parser.add_argument("--only", metavar="SCENARIO", help="calm, squeeze or growth")
     parser.add_argument("--out", type=Path, default=OUT / "bench-gpu.json")
     parser.add_argument("--logs", type=Path, help="keep the servers' logs in this folder")
     arguments = parser.parse_args()

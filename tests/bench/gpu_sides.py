@@ -15,7 +15,7 @@ from typing import Any
 import aiohttp
 
 from tests.bench.gpu_device import Gpu
-from tests.bench.gpu_table import Outcome
+from tests.bench.gpu_table import CALM, Outcome
 from tests.bench.turns import LOST, Agent, End, Record, Script
 from tests.real.processes import Guard, Running, bare_server, guard
 
@@ -45,10 +45,12 @@ SCRAPS = 64 * 2**20
 #: Sessions that together outgrow `room` within a minute; a batch of eight cold prompts takes most of it.
 _LONG = Script(first=2000, grows=2500, answer=96)
 
+#: Sessions of which eight fit many times over.
+_SHORT = Script(first=3000, grows=400, answer=128)
+
 SCENARIOS = (
-    Scenario(
-        "squeeze", Script(first=3000, grows=400, answer=128), seconds=90.0, hold_at=15.0, hold_until=35.0
-    ),
+    Scenario(CALM, _SHORT, seconds=30.0),
+    Scenario("squeeze", _SHORT, seconds=90.0, hold_at=15.0, hold_until=35.0),
     Scenario("growth", _LONG, seconds=90.0, room=56 * GIB),
 )
 

@@ -11,6 +11,9 @@ from tests.figures import bar
 
 #: A death must be known, and named as what it is, within this time of the server's first word of it.
 NOTICED_S = 2.0
+#: The scenario in which nothing is taken away, and the least part of the bare server's tokens/s there.
+CALM = "calm"
+CALM_SPEED = 0.9
 
 
 @dataclass(slots=True)
@@ -80,7 +83,7 @@ def _row(outcome: Outcome) -> list[str]:
 
 def bars(outcomes: Sequence[Outcome]) -> bool:
     """Print each figure that has a limit; True if all hold."""
-    bare = [outcome for outcome in outcomes if outcome.side == "bare"]
+    bare = [outcome for outcome in outcomes if outcome.side == "bare" and outcome.scenario != CALM]
     guarded = [outcome for outcome in outcomes if outcome.side != "bare"]
     deaths = [death for outcome in guarded for death in outcome.deaths]
     noticed = max((death["noticed_s"] or 0.0 for death in deaths), default=0.0)
@@ -90,4 +93,8 @@ def bars(outcomes: Sequence[Outcome]) -> bool:
         bar("gpu_noticed_s", noticed, NOTICED_S),
         bar("gpu_causes_not_oom", sum(death["cause"] != "cuda_oom" for death in deaths), 0),
     ]
+    calm = {outcome.side: outcome.tokens_per_s for outcome in outcomes if outcome.scenario == CALM}
+    if calm:
+        share = calm["guarded"] / calm["bare"]
+        held.append(bar("gpu_calm_speed_share", share, CALM_SPEED, at_least=True))
     return all(held)
