@@ -107,7 +107,8 @@ class CeilingWatch:
         if self._told is not None and max(abs(a - b) for a, b in zip(told, self._told, strict=True)) < _STEP:
             return
         self._told = told
-        log.info("ceiling_read", extra={"ceiling": ceiling, "from": now.ceiling.source})
+        # On a machine that is worked on this comes every few seconds; status shows what holds.
+        log.debug("ceiling_read", extra={"ceiling": ceiling, "from": now.ceiling.source})
         self._gate.set_budget(replace(after, ceiling=ceiling, most=told[1]))
 
     async def _widen(self, started: Plan, free: Plan) -> None:

@@ -88,7 +88,7 @@ async def test_a_small_prompt_never_hears_that_it_is_too_long() -> None:
 async def test_free_memory_is_never_still_and_small_changes_are_none(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    caplog.set_level("INFO", "mlxguard.ceiling")
+    caplog.set_level("DEBUG", "mlxguard.ceiling")
     stand = Stand()
     await stand.look()
     stand.room += 1_000_000
