@@ -10,16 +10,19 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 run: $(VENV)/run.stamp
 	$(BIN)/mlxguard-proxy --config proxy.toml
 
+# Half of their time tests wait for processes that they started, so two at once are not too many for two cores.
+PYTEST = $(BIN)/pytest -rs --numprocesses=2 --dist=worksteal
+
 # Leaves out by name what needs Node or Chromium where they are missing.
 test: $(VENV)/dev.stamp
-	$(BIN)/pytest -rs
+	$(PYTEST)
 
 test-all: $(VENV)/agents.stamp
-	$(BIN)/pytest -rs --require-all --durations=20
+	$(PYTEST) --require-all --durations=20
 
 # Coding agents alone; they are installed under .out/ by the first test that needs them.
 agents: $(VENV)/agents.stamp
-	$(BIN)/pytest -rs --require-all -m node
+	$(PYTEST) --require-all -m node
 
 # Figures: WHAT=part [part ...], SEED=, SECONDS=, N=, DOCUMENT=1 (into docs/benchmarks.md). Limits are in
 # tests/bench/bars.toml.
@@ -36,26 +39,29 @@ check: $(VENV)/dev.stamp
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/mypy --platform darwin
+	$(BIN)/mypy --platform darwin --cache-dir .mypy_cache/darwin
 	$(BIN)/lint-imports
 
 format: $(VENV)/dev.stamp
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+# Python compiles what is imported; of transformers alone, most never is.
+PIP_INSTALL = $(BIN)/pip install --quiet --no-compile
+
 $(VENV)/run.stamp: pyproject.toml requirements.lock
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; name one with `make PYTHON=python3.12 run`")'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --require-hashes -r requirements.lock
-	$(BIN)/pip install --quiet --no-deps --no-build-isolation -e .
+	$(PIP_INSTALL) --require-hashes -r requirements.lock
+	$(PIP_INSTALL) --no-deps --no-build-isolation -e .
 	touch $@
 
 $(VENV)/dev.stamp: $(VENV)/run.stamp requirements-dev.lock
-	$(BIN)/pip install --quiet --require-hashes -r requirements-dev.lock
+	$(PIP_INSTALL) --require-hashes -r requirements-dev.lock
 	touch $@
 
 $(VENV)/agents.stamp: $(VENV)/dev.stamp requirements-agents.lock
-	$(BIN)/pip install --quiet --require-hashes -r requirements-agents.lock
+	$(PIP_INSTALL) --require-hashes -r requirements-agents.lock
 	touch $@
 
 # Locks hold for every platform and Python that is supported.

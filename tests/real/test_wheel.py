@@ -45,8 +45,9 @@ def installed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathF
     folder = tmp_path_factory.mktemp("wheel")
     _run(sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", folder, ROOT, cwd=folder)
     (wheel,) = folder.glob("*.whl")
-    _run(request.param, "-m", "venv", is_input(folder / "env"), cwd=folder)
-    _run(folder / "env/bin/pip", "install", "--quiet", wheel, "-c", _constraints(folder), cwd=folder)
+    _run(request.param, "-m", "venv", "--without-pip", is_input(folder / "env"), cwd=folder)
+    pip = (sys.executable, "-m", "pip", "--python", folder / "env", "install", "--quiet", "--no-compile")
+    _run(*pip, wheel, "-c", _constraints(folder), cwd=folder)
     return folder / "env/bin"
 
 

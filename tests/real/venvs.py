@@ -19,8 +19,8 @@ def environment(*requirements: str) -> Path:
     with FileLock(folder.with_name(f".{folder.name}.lock")):
         complete = folder / "complete"  # written last, so that half an environment is never used
         if not complete.exists():
-            subprocess.run([sys.executable, "-m", "venv", "--clear", folder], check=True)
-            install = [folder / "bin" / "pip", "install", "--quiet", "--disable-pip-version-check"]
-            subprocess.run([*install, *requirements], check=True)
+            subprocess.run([sys.executable, "-m", "venv", "--clear", "--without-pip", folder], check=True)
+            pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--python", folder]
+            subprocess.run([*pip, "install", "--quiet", "--no-compile", *requirements], check=True)
             complete.touch()
     return folder / "bin"
