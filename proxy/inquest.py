@@ -27,6 +27,9 @@ log = logging.getLogger("mlxguard.inquest")
 
 FILE = "suspects.json"
 
+#: A prompt proves something new if it is so many times as long as the longest so far: each turn of a session
+#: is a little longer than the one before, and what is proven is written to disk.
+_PROVES_MORE = 1.05
 #: A request is replayed twice at most, so the third death would be its last.
 _DEATHS_IN_COMPANY = 2
 
@@ -122,7 +125,7 @@ class Inquest:
         tokens = job.fitted.prompt_tokens
         if self._ledger.records and job.fingerprint in self._ledger.records:
             log.info("suspect_cleared", extra={"fingerprint": job.fingerprint})
-        elif tokens <= self._ledger.proven_tokens:
+        elif tokens <= self._ledger.proven_tokens * _PROVES_MORE:
             return
         name = job.fingerprint if self._ledger.records else ""
         self._change(blame.cleared(self._ledger, name, tokens))
