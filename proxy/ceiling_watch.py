@@ -15,8 +15,8 @@ from typing import Protocol
 
 from proxy.core.budget import Budget, Need
 from proxy.core.ceilings import Recent, Widening, Width
+from proxy.core.gate_snapshot import GateSnapshot
 from proxy.costs import budget
-from proxy.gate import GateSnapshot
 from supervisor.generation import Snapshot
 from supervisor.lifecycle import State
 from supervisor.plan import COMPLETION, LEAST_PROMPT, Plan

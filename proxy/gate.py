@@ -5,10 +5,9 @@ from __future__ import annotations
 import asyncio
 import functools
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from proxy.core.admission import Admission, Outlook
 from proxy.core.budget import Budget, Need
@@ -29,37 +28,14 @@ from proxy.core.gate_events import (
     SetRetained,
     Wake,
 )
+from proxy.core.gate_snapshot import GateSnapshot
+from proxy.core.kept import Kept
 from proxy.core.learning import Corrections, Sample
 from proxy.core.waiting import Fairness, Ticket, whose_turn
 from proxy.errors import Unavailable
 from proxy.place import NoRoomEver, Place
+from supervisor.alarm import Alarm
 from supervisor.plan import least_answer
-
-
-@dataclass(frozen=True, slots=True)
-class GateSnapshot:
-    """For status and metrics. Bytes.
-
-    Attributes:
-        leaving: those of the running whose client has gone, while the child may still be at work on them.
-        held: nobody is let in, memory being short.
-        reserved: what all may come to hold at the fullest moment, as foretold.
-        retained: what finished sequences hold now.
-        holding: KV that those who generate have at least now.
-        lacking: what finished sequences hold too much of for the first that waits.
-        corrections: by what the law's bytes are multiplied, for one alone and for several.
-    """
-
-    running: int
-    waiting: int
-    leaving: int
-    budget: Budget
-    held: bool
-    reserved: int
-    retained: int
-    holding: int
-    lacking: int
-    corrections: tuple[float, float]
 
 
 class Gate:
@@ -85,11 +61,10 @@ class Gate:
         self._on_sample = on_sample
         self._answers: dict[str, asyncio.Future[int]] = {}
         self._rises: dict[str, Callable[[int], None]] = {}
-        self._kept: Counter[str] = Counter()
-        self._leaving: set[str] = set()
+        self._kept = Kept()
         self._measured = False
         self._experience = Experience()
-        self._timer: asyncio.TimerHandle | None = None
+        self._alarm = Alarm()
         self._armed_for: float | None = None
 
     # A request's way
@@ -139,9 +114,7 @@ class Gate:
             if not answer.cancel() and not answer.cancelled():
                 answer.exception()  # seen: a refusal that its client did not wait for is no fault
             del self._rises[ticket.id]
-            if ticket.id in self._kept:
-                self._leaving.add(ticket.id)
-            else:
+            if self._kept.leave(ticket.id):
                 self._ended(ticket.id)
 
     async def wait(self, id: str) -> int:
@@ -159,7 +132,7 @@ class Gate:
         self._feed(Grew(id, tokens))
 
     def keep(self, id: str) -> Callable[[], None]:
-        self._kept[id] += 1
+        self._kept.keep(id)
         return functools.partial(self._release, id)
 
     def answered(self, client: str, tokens: int) -> None:
@@ -242,7 +215,7 @@ class Gate:
         return GateSnapshot(
             running=len(admission.running),
             waiting=admission.waiting,
-            leaving=len(self._leaving),
+            leaving=self._kept.leaving,
             budget=self._budget,
             held=admission.held,
             reserved=admission.reserved,
@@ -255,12 +228,7 @@ class Gate:
     # The machinery
 
     def _release(self, id: str) -> None:
-        self._kept[id] -= 1
-        if self._kept[id]:
-            return
-        del self._kept[id]
-        if id in self._leaving:
-            self._leaving.remove(id)
+        if self._kept.release(id):
             self._ended(id)
 
     def _ended(self, id: str) -> None:
@@ -293,13 +261,10 @@ class Gate:
         deadline = self._admission.next_deadline()
         if deadline == self._armed_for:
             return
-        if self._timer is not None:
-            self._timer.cancel()
-        self._timer = None
+        self._alarm.clear()
         self._armed_for = deadline
         if deadline is not None:
-            wait = max(0.0, deadline - self._clock())
-            self._timer = asyncio.get_running_loop().call_later(wait, self._wake)
+            self._alarm.set(deadline - self._clock(), self._wake)
 
     def _wake(self) -> None:
         self._armed_for = None

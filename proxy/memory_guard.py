@@ -17,8 +17,8 @@ from typing import Protocol
 from proxy import reclaim
 from proxy.core.answer import Phase
 from proxy.core.budget import Need
+from proxy.core.gate_snapshot import GateSnapshot
 from proxy.core.pressure import Load, Mark, Marks, Pressure, Reading, least_costly
-from proxy.gate import GateSnapshot
 from proxy.job import Job, Stage
 from supervisor.generation import Snapshot
 from supervisor.lifecycle import State

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from proxy.config import MemorySettings
-from proxy.gate import Gate, GateSnapshot
+from proxy.core.gate_snapshot import GateSnapshot
+from proxy.gate import Gate
 from supervisor.ceiling import gb
 from supervisor.plan import Plan
 

@@ -14,8 +14,8 @@ from typing import Any, Protocol
 
 from proxy.core.budget import Need
 from proxy.core.displacement import Displacing, Recycles, tiny
+from proxy.core.gate_snapshot import GateSnapshot
 from proxy.core.pressure import Marks, Reading
-from proxy.gate import GateSnapshot
 from supervisor.generation import Snapshot
 
 log = logging.getLogger("mlxguard.memory")

@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from proxy.gate import Gate, GateSnapshot
+from proxy.core.gate_snapshot import GateSnapshot
+from proxy.gate import Gate
 from proxy.inquest import Inquest
 from proxy.job import Job
 from proxy.learned_limits import LearnedLimits
