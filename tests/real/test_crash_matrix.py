@@ -213,6 +213,15 @@ async def loading(proxy: Proxy) -> dict[str, Any]:
     return await proxy.until_child(lambda child: child["generation"] > before and child["pid"])
 
 
+async def outgrow(proxy: Proxy, generation: int) -> None:
+    """A child that gets no more memory may do with what it had freed: ask for ever more, until it dies."""
+    words = 100
+    while (await proxy.child())["generation"] == generation:
+        words *= 2
+        body = body_of(0, words=words, max_tokens=2, stream=True)
+        assert (await ask(proxy, body, asyncio.Event())).complete
+
+
 @pytest.mark.parametrize("phase", PHASES)
 @pytest.mark.parametrize("fault", FAULTS)
 async def test_every_client_gets_a_whole_answer_or_the_contract(proxy: Proxy, fault: str, phase: str) -> None:
@@ -229,5 +238,7 @@ async def test_every_client_gets_a_whole_answer_or_the_contract(proxy: Proxy, fa
         await FAULTS[fault](proxy.http, child)
     for one in await asyncio.wait_for(asyncio.gather(*clients), 60):
         assert one.complete or one.content, "no content was sent: it should have been replayed"
+    if fault == "allocation":
+        await outgrow(proxy, child["generation"])
     assert (await ask(proxy, bodies[0], asyncio.Event())).complete
     assert (await proxy.child())["generation"] == child["generation"] + 1, "one death, one restart"
