@@ -62,6 +62,8 @@ class PlannedCosts:
         return batch.largest_prompt(self.serving, self.weights + round(beside), completion)
 
     def corrected(self, alone: float, together: float, /) -> PlannedCosts:
+        if (alone, together) == (self.alone, self.together):
+            return self
         return replace(self, alone=alone, together=together)
 
 

@@ -74,7 +74,7 @@ class Limits:
 
 
 def _least(*sizes: int | None) -> int | None:
-    return min((size for size in sizes if size is not None), default=None)
+    return min([size for size in sizes if size is not None], default=None)
 
 
 @dataclass(frozen=True, slots=True)

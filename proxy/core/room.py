@@ -107,7 +107,7 @@ class Room:
         self.retained, self._last = self._staying(), None
         alone = not self._running and not self.budget.has_room((), ticket.need, self.retained)
         need, before = ticket.least if alone else ticket.need, self.reserved
-        unread = [need.prompt, *(each.need.prompt for each in self.running if not each.generated)]
+        unread = [need.prompt, *[each.need.prompt for each in self.running if not each.generated]]
         taken = Running(ticket, need, 0, among=len(unread), longest=max(unread))
         for each in self._running.values():
             each.beside(need)
