@@ -2,10 +2,11 @@
 
 The child is http.server: a connection per request, a status line, some fields, and a body that ends with the
 connection or, for one JSON object, after a told length. Asked in HTTP/1.0, no server may answer in chunks
-(RFC 9112, 7.1) or with an interim status (RFC 9110, 15.2). A client for all of HTTP takes more than twice as
-long to do this: aiohttp's 215 us of CPU per short request and answer, this 94 (16 at once, taking turns with
-it in one process; 2026-11). The difference is two fifths of what the least aiohttp
-proxy takes for a whole request.
+(RFC 9112, 7.1) or with an interim status (RFC 9110, 15.2).
+
+A client for all of HTTP takes more than twice as long to do this: aiohttp's 215 us of CPU per short request
+and answer, this 94 (16 at once, in turns in one process; 2026-11). The difference is two fifths of what the
+least aiohttp proxy takes for a whole request.
 """
 
 from __future__ import annotations
