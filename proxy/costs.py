@@ -7,8 +7,8 @@ from dataclasses import dataclass, field, replace
 
 from proxy.core.budget import Budget, Need
 from supervisor import batch
-from supervisor.batch import Member, Serving
 from supervisor.plan import COMPLETION, LEAST_PROMPT, Plan, with_answer
+from supervisor.sequence import MOST_SEGMENTS, Member, Serving
 
 #: Answers of the law that are remembered.
 _MOST_PEAKS = 256
@@ -91,4 +91,5 @@ def _members(needs: Sequence[Need]) -> list[Member]:
 
 
 def _member(need: Need) -> Member:
-    return Member(need.prompt, need.completion, need.cached, need.among, need.longest)
+    segments = need.segments or MOST_SEGMENTS
+    return Member(need.prompt, need.completion, need.cached, need.among, need.longest, segments)

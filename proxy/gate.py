@@ -80,19 +80,21 @@ class Gate:
         max_tokens: int,
         session: str = "",
         cached: int = 0,
+        segments: int = 0,
         alone: bool = False,
     ) -> Ticket:
-        """A ticket for `prompt` tokens, `cached` of which the child has; what will be generated is foretold
-        from the client's past.
+        """A ticket for `prompt` tokens, `cached` of which the child has, the rest in `segments` at most; what
+        will be generated is foretold from the client's past.
         """
         expected = min(max_tokens, self._experience.lengths.expected(client))
+        need = Need(prompt, expected, cached, segments=segments)
         return Ticket(
             id,
             whose_turn(self._fairness, client, session),
             arrived,
             deadline,
-            need=Need(prompt, expected, cached),
-            least=Need(prompt, min(expected, least_answer(prompt)), cached),
+            need=need,
+            least=need._replace(completion=min(expected, least_answer(prompt))),
             max_tokens=max_tokens,
             alone=alone,
         )

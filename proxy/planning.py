@@ -17,11 +17,12 @@ from proxy.limits_file import Key, key_of
 from supervisor import limits
 from supervisor.ceiling import Ceiling, ceiling
 from supervisor.cost import Quantization
+from supervisor.flags import Wishes
 from supervisor.hub_cache import downloaded
 from supervisor.learned import Learned, bound
 from supervisor.model import EMBEDDED, ModelUnavailable, describe
 from supervisor.peak import Model, Traced
-from supervisor.plan import Plan, Wishes, plan
+from supervisor.plan import Plan, plan
 from supervisor.probing import offered_flags, probe, versions
 
 _T = TypeVar("_T")

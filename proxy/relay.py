@@ -131,7 +131,7 @@ class Relay:
 
     async def _complete(self, job: Job, client: Client) -> None:
         """Attempts until one is complete. Raises GuardError when there will be none, ClientGone."""
-        cached = await self._foresight.foresee(job)
+        reading = await self._foresight.foresee(job)
         ticket = self._gate.ticket(
             job.answer.id,
             job.client,
@@ -140,7 +140,8 @@ class Relay:
             prompt=job.fitted.prompt_tokens,
             max_tokens=job.fitted.max_tokens,
             session=job.request.session(),
-            cached=cached,
+            cached=reading.cached,
+            segments=reading.segments,
             alone=self._alone(job),
         )
         with self._gate.enter(ticket, on_rise=job.saw) as place:

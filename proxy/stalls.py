@@ -13,7 +13,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from proxy.core.chat import ChatPrompt, Prompt, TextPrompt
 from proxy.core.disturbance import Told
@@ -44,12 +44,19 @@ class SyntheticsLike(Protocol):
     def send(self, kind: Kind, body: Mapping[str, Any], /, *, abandon: bool = False) -> Awaitable[bool]: ...
 
 
+class Reading(NamedTuple):
+    """How the child will read a prompt: tokens that its cache has, and segments at most; 0: not known."""
+
+    cached: int = 0
+    segments: int = 0
+
+
 class Blind:
     """Foresees nothing."""
 
-    async def foresee(self, job: Job) -> int:
+    async def foresee(self, job: Job) -> Reading:
         del job
-        return 0
+        return Reading()
 
     async def asking(self, job: Job) -> None: ...
 
@@ -104,10 +111,10 @@ class Stalls(Blind):
 
     # A request's way
 
-    async def foresee(self, job: Job) -> int:
-        """How many tokens of its prompt the child has, as far as is known, before it queues."""
+    async def foresee(self, job: Job) -> Reading:
+        """How its prompt will be read, as far as is known before it queues."""
         told = await self._mirroring.foresee(job.answer.id, job.fitted.prompt, job.request)
-        return told.cached if told else 0
+        return Reading(told.cached, max(1, len(told.leaves))) if told else Reading()
 
     async def asking(self, job: Job) -> None:
         """The child is asked next: tell the watch how long it will search, and see that it is not killed."""

@@ -49,9 +49,12 @@ The plan, from question to answer (docs/plan.md):
     ceiling.py     pure: what the child may take, and what says so
     learned.py     pure: what deaths for want of memory teach about that
     peak.py        pure: what a step of a prompt works in; an estimate
+    sequence.py    pure: what one of several sequences takes by itself
+    snapshots.py   pure: what the snapshots of prompts pin, by who is read beside whom in how many steps
     batch.py       pure: what requests that run together hold, and their fullest moment
     gain.py        pure: what running together gains in tokens/s
-    plan.py        pure: what fits, and the flags that follow
+    flags.py       pure: the child's flags, each with its reason
+    plan.py        pure: what fits, put together
 
 Imports: nothing here imports `proxy`. The pure modules import only each other. `keeper.py` and `child.py`
 are programs that import nothing of ours, and only `child.py`, the probe and the tiny model import mlx.

@@ -16,77 +16,18 @@ Read in mlx_lm/generate.py, models/cache.py and server.py (mlx-lm 0.32.2), and s
 
 For one sequence this is nearly exact. For several it is a bound, of the worst order: who ends first and which
 prompts are read together is not known when the gate asks. Of those that write already it is: their snapshots
-are there, of no more prompts than were read then, and no newcomer's prompt is read beside theirs.
+are there, of no more prompts than were read then, and no newcomer's prompt is read beside theirs. Of the
+others it is known in how many steps each is read (`snapshots.py`). A buffer that was cut grows from where it
+was cut, so each may have up to a step of 256 rows more than is reckoned with.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import lru_cache, partial
+from collections.abc import Sequence
 
-from supervisor.cost import Kind, Law, prefill
-from supervisor.peak import Model, Peak, Traced, logits, working
-
-
-@dataclass(frozen=True, slots=True)
-class Member:
-    """One running request, in tokens.
-
-    Attributes:
-        prompt: all of it.
-        completion: still expected to be generated, at most.
-        cached: of the prompt, given back by the server's prompt cache.
-        among: once it generates: prompts that were read together at most, its own included. 0: it is unread.
-        longest: the longest of these.
-    """
-
-    prompt: int
-    completion: int
-    cached: int = 0
-    among: int = 0
-    longest: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Serving:
-    """How the child runs: the model, and its flags.
-
-    Attributes:
-        step: --prefill-step-size.
-        decodes, prompts: --decode-concurrency, --prompt-concurrency.
-        kept_sequences, kept_bytes: --prompt-cache-size, --prompt-cache-bytes; None: no limit.
-    """
-
-    model: Model
-    step: int
-    decodes: int
-    prompts: int
-    kept_sequences: int
-    kept_bytes: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class _Buffers:
-    """One sequence's caches by themselves, in bytes.
-
-    Attributes:
-        reading, works_in: at the fullest while the prompt is read, and what the step works in beside them.
-        prompt: when it has been read: what its snapshot pins.
-        end: when all has been generated.
-        slack: what `end` can be larger by where it was cut out of a padded buffer: it grows from there.
-        kept: its snapshot stays when it has ended.
-        grows: the buffer that the snapshot pins is not large enough for what is generated.
-    """
-
-    reading: int
-    works_in: int
-    prompt: int
-    end: int
-    slack: int
-    kept: bool
-    grows: bool
-
+from supervisor.peak import Peak, logits, working
+from supervisor.sequence import Buffers, Member, Serving, buffers_of
+from supervisor.snapshots import Snapshots, snapshots
 
 #: One alone is there twice: in its snapshot's buffer, and in the one it writes to.
 COPIES_ALONE = 2
@@ -94,7 +35,7 @@ COPIES_ALONE = 2
 
 def kv(serving: Serving, members: Sequence[Member]) -> int:
     """Bytes of KV when all have grown: a batch is padded, so each costs as much as the longest."""
-    return len(members) * max((each.end for each in map(_table(serving), members)), default=0)
+    return len(members) * max((each.end for each in map(buffers_of(serving), members)), default=0)
 
 
 def peak(serving: Serving, members: Sequence[Member], retained: int = 0) -> Peak:
@@ -106,12 +47,12 @@ def peak(serving: Serving, members: Sequence[Member], retained: int = 0) -> Peak
     """
     if not members:
         return Peak(serving.model.weights, retained, 0)
-    buffers = [*map(_table(serving), members)]
+    buffers = [*map(buffers_of(serving), members)]
     padded = _padded(buffers)
     unread = [index for index, member in enumerate(members) if not member.among]
-    snapshots = _snapshots(serving, members, buffers, unread)
+    pinned = snapshots(serving, members, buffers, [members[index] for index in unread])
     number = len(members)
-    stages = [_writing(serving, padded, number, snapshots, ended) for ended in range(number)]
+    stages = [_writing(serving, padded, number, pinned, ended) for ended in range(number)]
     if unread:
         stages.append(_reading_alone(padded, number, [buffers[index] for index in unread]))
         longest = max(members[index].prompt for index in unread)
@@ -131,7 +72,7 @@ def stale(serving: Serving, last: Member) -> int:
 
     The snapshot of its prompt, which by then only a local variable of the server holds.
     """
-    buffers = _table(serving)(last)
+    buffers = buffers_of(serving)(last)
     return 0 if buffers.kept or not serving.model.batched else buffers.prompt
 
 
@@ -161,11 +102,11 @@ def _steps(number: int) -> int:
     return number * (number + 1) // 2
 
 
-def _padded(buffers: Sequence[_Buffers]) -> _Buffers:
+def _padded(buffers: Sequence[Buffers]) -> Buffers:
     """The most of each: in a batch all are as long as the longest."""
     if len(buffers) == 1:
         return buffers[0]
-    return _Buffers(
+    return Buffers(
         reading=max(each.reading for each in buffers),
         works_in=max(each.works_in for each in buffers),
         prompt=max(each.prompt for each in buffers),
@@ -176,40 +117,8 @@ def _padded(buffers: Sequence[_Buffers]) -> _Buffers:
     )
 
 
-@dataclass(frozen=True, slots=True)
-class _Snapshots:
-    """What the snapshots pin at most, in bytes: each one's buffer, the largest first, and the last one's."""
-
-    sizes: Sequence[int]
-    last: int
-
-    def of(self, keeping: int) -> int:
-        """The last one's is held by the server itself as well, even where it was the first to end."""
-        return sum(self.sizes[:keeping]) + (self.last if keeping < len(self.sizes) else 0)
-
-
-def _snapshots(
-    serving: Serving, members: Sequence[Member], buffers: Sequence[_Buffers], unread: Sequence[int]
-) -> _Snapshots:
-    """Each whose prompt ends in a step of its own pins what is being read then: of those that are still to be
-    read the k-th finds k fewer, and the last nobody.
-    """
-    table = _table(serving)
-    sizes = []
-    for member, buffer in zip(members, buffers, strict=True):
-        if member.among == 1:
-            sizes.append(buffer.prompt)
-        elif member.among:
-            longest = max(buffer.prompt, table(Member(member.longest, 0)).prompt)
-            sizes.append(min(member.among, serving.prompts) * longest)
-    prompt = max((buffers[index].prompt for index in unread), default=0)
-    sizes += [min(serving.prompts, count) * prompt for count in range(len(unread), 0, -1)]
-    sizes.sort(reverse=True)
-    return _Snapshots(sizes, prompt if unread else sizes[0])
-
-
 def _writing(
-    serving: Serving, padded: _Buffers, number: int, snapshots: _Snapshots, ended: int
+    serving: Serving, padded: Buffers, number: int, pinned: Snapshots, ended: int
 ) -> tuple[int, int]:
     """When all prompts are read, and `ended` have ended: (caches, working memory)."""
     traced = serving.model.traced
@@ -217,19 +126,19 @@ def _writing(
     if not serving.model.batched:  # one by one (generate.py, `generate_step`): no snapshot, and one buffer
         return number * max(padded.end, padded.reading), grows
     writing = number - ended
-    caches = snapshots.of(number if padded.kept else writing)
+    caches = pinned.of(number if padded.kept else writing)
     caches += (_steps(number) - _steps(writing - 1)) * padded.end
     slack = writing * padded.slack if min(number, serving.prompts) > 1 else 0
     return caches + slack, writing * (grows + logits(traced))
 
 
-def _reading_alone(padded: _Buffers, number: int, unread: Sequence[_Buffers]) -> tuple[int, int]:
+def _reading_alone(padded: Buffers, number: int, unread: Sequence[Buffers]) -> tuple[int, int]:
     """While one prompt is read and the others have ended, one after the other."""
     fullest = max(unread, key=lambda each: each.reading + each.works_in)
     return _steps(number - 1) * padded.end + fullest.reading, fullest.works_in
 
 
-def _reading(serving: Serving, padded: _Buffers, number: int, some: int, longest: int) -> tuple[int, int]:
+def _reading(serving: Serving, padded: Buffers, number: int, some: int, longest: int) -> tuple[int, int]:
     """The same while `some` prompts are read. Where one is further on than another, the next step is
     appended to both.
     """
@@ -237,38 +146,3 @@ def _reading(serving: Serving, padded: _Buffers, number: int, some: int, longest
     reading = some * (padded.reading + step * serving.model.law.slope)
     works_in = working(serving.model.traced, longest + step, some, step)
     return _steps(number - some) * padded.end + reading, works_in
-
-
-@lru_cache(maxsize=8)
-def _table(serving: Serving) -> Callable[[Member], _Buffers]:
-    """The buffers of any member. What serves is hashed once a question and not once a member."""
-    model = serving.model
-    return lru_cache(maxsize=8192)(partial(_buffers, model.traced, model.law, serving.step))
-
-
-def _buffers(traced: Traced, law: Law, step: int, member: Member) -> _Buffers:
-    given = min(member.cached, max(0, member.prompt - 1))
-    held, rows = law.restored(given), given
-    stages = [(law.bytes_of(held), 0)]
-    for chunk in list(prefill(member.prompt - given, step))[:-1]:  # the last token begins the answer
-        held, rows = law.replay((chunk,), held), rows + chunk
-        stages.append((law.bytes_of(held), working(traced, rows, 1, chunk)))
-    reading, works_in = max(stages, key=sum)
-    read, end = law.bytes_of(held), law.generated(held, 1 + member.completion)
-    return _Buffers(
-        reading=reading,
-        works_in=works_in,
-        prompt=read,
-        end=end,
-        slack=max(0, law.generated(law.restored(rows), 1 + member.completion) - end),
-        kept=not _trimmable(law, member.prompt),
-        grows=end > read,
-    )
-
-
-def _trimmable(law: Law, rows: int) -> bool:
-    """Whether the server can cut such caches, and takes snapshots away that a longer one makes needless."""
-    return all(
-        part.kind in (Kind.GROWING, Kind.CHUNK) or (part.kind is Kind.WINDOW and rows < part.size)
-        for part in law.parts
-    )

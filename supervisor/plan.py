@@ -8,11 +8,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from supervisor.batch import COPIES_ALONE, Member, Serving, largest, peak
+from supervisor import flags
+from supervisor.batch import COPIES_ALONE, largest
 from supervisor.ceiling import Ceiling, gb
 from supervisor.cost import Quantization
-from supervisor.gain import gain
+from supervisor.flags import SEQUENCES, STEPS, Choice, Room, Wishes
 from supervisor.peak import Model, working
+from supervisor.sequence import Serving
 
 #: A long session of a coding agent, in tokens: several of these are to fit before more run together.
 SESSION = 32_768
@@ -22,58 +24,11 @@ COMPLETION = 1024
 _ANSWER_SHARE = 32
 #: Assumed where a model does not name its context.
 _CONTEXT = 131_072
-_STEPS = (2048, 1024, 512, 256)
-_CONCURRENCIES = (8, 4, 2)
-#: The working memory of one prefill step may be this share of what the weights leave.
-_STEP_SHARE = 0.25
-#: Freed memory that MLX may keep: enough to work from, little enough not to matter.
-_CACHE_SHARE = 0.05
-_LEAST_CACHE, _MOST_CACHE = 64 * 2**20, 2 * 2**30
-#: The server's own default (its argparse), and the entries that one session with side requests needs.
-_SEQUENCES, _LEAST_SEQUENCES = 10, 4
+#: The server's own defaults (its argparse).
 _SERVER_DECODES, _SERVER_PROMPTS = 32, 8
-#: Running several must be worth the memory, which could keep prompts instead. It is judged at a length
-#: between that of titles, which run beside a long session, and that of the session.
-_LEAST_GAIN, _MIDDLING = 1.1, 4096
-#: Prompts that are read together where several sequences run.
-_READ_TOGETHER = 2
 #: A limit on prompts below this says more about the estimate than about the machine.
 LEAST_PROMPT = 512
 SESSIONS = (1, 2, 4, 8)
-
-
-@dataclass(frozen=True, slots=True)
-class Wishes:
-    """What the settings fix; None leaves it to the plan."""
-
-    prefill_step_size: int | None = None
-    decode_concurrency: int | None = None
-    prompt_concurrency: int | None = None
-    prompt_cache_bytes: int | None = None
-    prompt_cache_size: int | None = None
-    mlx_cache_limit: int | None = None
-    max_active_kv_bytes: int | None = None
-    max_prompt_tokens: int | None = None
-    own_command: bool = False  # the child is started by a command of the user's, or without telemetry
-
-
-@dataclass(frozen=True, slots=True)
-class Choice:
-    """One number and why.
-
-    Attributes:
-        name: the key in [upstream].
-        given: the child is told; False where its server has no such flag.
-    """
-
-    name: str
-    value: int
-    reason: str
-    given: bool = True
-
-    @property
-    def flag(self) -> str:
-        return f"--{self.name.replace('_', '-')}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,32 +82,6 @@ class Plan:
         return next(choice.value for choice in self.choices if choice.name == name)
 
 
-@dataclass(frozen=True, slots=True)
-class _Room:
-    """What there is to share out.
-
-    Attributes:
-        available: bytes under the ceiling without MLX's cache; `headroom` also without the weights.
-        typical: rows of a session that several of are to fit.
-        most: rows that a sequence can have at all.
-    """
-
-    model: Model
-    ceiling: Ceiling
-    available: int
-    typical: int
-    most: int
-
-    @property
-    def headroom(self) -> int:
-        return self.available - self.model.weights
-
-    @property
-    def kept(self) -> int:
-        """Bytes of KV where everything lives twice."""
-        return max(0, round(self.headroom / COPIES_ALONE))
-
-
 def plan(
     model: Model, ceiling: Ceiling, wishes: Wishes, offered: frozenset[str], context: int | None
 ) -> Plan:
@@ -163,18 +92,18 @@ def plan(
         context: the model's context length, in tokens.
     """
     most = context or _CONTEXT
-    cache_limit = _cache_limit(ceiling, wishes)
+    cache_limit = flags.cache_limit(ceiling, wishes)
     available = ceiling.bytes - (cache_limit.value if cache_limit else 0)
-    room = _Room(model, ceiling, available, min(most, SESSION), most)
-    step = _step(room, wishes)
-    running = _running(room, wishes, step.value)
+    room = Room(model, ceiling, available, min(most, SESSION), most)
+    step = flags.step(room, wishes)
+    running = flags.running(room, wishes, step.value)
     kv = _kv_room(room, running.value, step.value)
     choices = (
         step,
         running,
-        _prompts(wishes, running.value),
-        _cache_bytes(room, wishes),
-        _cache_size(room, wishes),
+        flags.prompts(wishes, running.value),
+        flags.cache_bytes(room, wishes),
+        flags.cache_size(room, wishes),
     )
     serving = _serving(model, choices, offered)
     fits = {number: _rows(serving, available, number, most) for number in SESSIONS}
@@ -200,10 +129,10 @@ def _serving(model: Model, choices: tuple[Choice, ...], offered: frozenset[str])
     told = {choice.name: choice.value for choice in choices if choice.flag in offered}
     return Serving(
         model=model,
-        step=told.get("prefill_step_size", _STEPS[0]),
+        step=told.get("prefill_step_size", STEPS[0]),
         decodes=told.get("decode_concurrency", _SERVER_DECODES) if model.batched else 1,
         prompts=told.get("prompt_concurrency", _SERVER_PROMPTS) if model.batched else 1,
-        kept_sequences=told.get("prompt_cache_size", _SEQUENCES),
+        kept_sequences=told.get("prompt_cache_size", SEQUENCES),
         kept_bytes=told.get("prompt_cache_bytes"),
     )
 
@@ -219,75 +148,7 @@ def _offer(choice: Choice, offered: frozenset[str]) -> Choice:
     return replace(choice, reason=f"this server has no {choice.flag}", given=False)
 
 
-def _set(name: str, value: int) -> Choice:
-    return Choice(name, value, "set in the configuration")
-
-
-def _step(room: _Room, wishes: Wishes) -> Choice:
-    name = "prefill_step_size"
-    if wishes.prefill_step_size is not None:
-        return _set(name, wishes.prefill_step_size)
-    costs = {step: working(room.model.traced, room.typical, 1, step) for step in _STEPS}
-    fitting = [step for step in _STEPS if costs[step] <= _STEP_SHARE * room.headroom]
-    step = fitting[0] if fitting else _STEPS[-1]
-    return Choice(name, step, f"a step takes about {gb(costs[step])} to work in, at {room.typical:,} tokens")
-
-
-def _running(room: _Room, wishes: Wishes, step: int) -> Choice:
-    name = "decode_concurrency"
-    if wishes.decode_concurrency is not None:
-        return _set(name, wishes.decode_concurrency)
-    if not room.model.batched:
-        return Choice(name, 1, "the server takes one at a time with this model and these flags")
-    for members in _CONCURRENCIES:
-        serving = Serving(room.model, step, members, _READ_TOGETHER, _SEQUENCES)
-        if peak(serving, [Member(room.typical, 0)] * members).total <= room.available:
-            middling = min(room.typical, _MIDDLING)
-            speed = gain(room.model, middling, members)
-            if speed >= _LEAST_GAIN:
-                fit = f"{members} sessions of {room.typical:,} tokens fit"
-                reason = f"{fit}; of {middling:,} they make up to {speed:.1f}x the tokens/s"
-                return Choice(name, members, reason)
-            return Choice(name, 1, f"{members} sessions together would be no faster than one by one")
-    return Choice(name, 1, f"two sessions of {room.typical:,} tokens do not fit together")
-
-
-def _prompts(wishes: Wishes, running: int) -> Choice:
-    name = "prompt_concurrency"
-    if wishes.prompt_concurrency is not None:
-        return _set(name, wishes.prompt_concurrency)
-    if running == 1:
-        return Choice(name, 1, "the larger of the two is what the server goes by")
-    return Choice(name, _READ_TOGETHER, "a short prompt need not wait for a long one")
-
-
-def _cache_bytes(room: _Room, wishes: Wishes) -> Choice:
-    name = "prompt_cache_bytes"
-    if wishes.prompt_cache_bytes is not None:
-        return _set(name, wishes.prompt_cache_bytes)
-    return Choice(name, room.kept, "half of what is left: kept sequences are there twice")
-
-
-def _cache_size(room: _Room, wishes: Wishes) -> Choice:
-    name = "prompt_cache_size"
-    if wishes.prompt_cache_size is not None:
-        return _set(name, wishes.prompt_cache_size)
-    kept = room.kept // max(1, room.model.law.cold(room.typical))
-    sequences = max(_LEAST_SEQUENCES, min(_SEQUENCES, kept))
-    return Choice(name, sequences, f"{kept} sessions of {room.typical:,} tokens fit in that")
-
-
-def _cache_limit(ceiling: Ceiling, wishes: Wishes) -> Choice | None:
-    name = "mlx_cache_limit"
-    if wishes.own_command:
-        return None
-    if wishes.mlx_cache_limit is not None:
-        return _set(name, wishes.mlx_cache_limit)
-    share = max(_LEAST_CACHE, min(_MOST_CACHE, round(ceiling.bytes * _CACHE_SHARE)))
-    return Choice(name, share, "freed memory that MLX keeps for itself counts too")
-
-
-def _kv_room(room: _Room, running: int, step: int) -> int | None:
+def _kv_room(room: Room, running: int, step: int) -> int | None:
     """What the gate's padded law may add up to; None where a row costs nothing, or nothing fits anyway."""
     law = room.model.law
     if not law.slope:
@@ -317,7 +178,7 @@ def _max_prompt(wishes: Wishes, rows: int, context: int | None) -> int | None:
     return with_answer(rows)
 
 
-def _warnings(room: _Room, alone: int, offered: frozenset[str]) -> Iterator[str]:
+def _warnings(room: Room, alone: int, offered: frozenset[str]) -> Iterator[str]:
     model, ceiling = room.model, room.ceiling
     if model.weights > ceiling.bytes:
         yield (
@@ -340,13 +201,13 @@ def _warnings(room: _Room, alone: int, offered: frozenset[str]) -> Iterator[str]
         yield "The server did not answer --help, so it gets none of these flags."
 
 
-def _advice(room: _Room, alone: int, step: int) -> Iterator[str]:
+def _advice(room: Room, alone: int, step: int) -> Iterator[str]:
     model = room.model
     if room.ceiling.wired_mb is not None:
         yield f"To give the model more of the RAM: sudo sysctl iogpu.wired_limit_mb={room.ceiling.wired_mb}"
     if alone == room.most or model.law.quantization is not None or model.traced.rotating:
         return
     packed = replace(model, law=replace(model.law, quantization=Quantization(8)), batched=False)
-    rows = _rows(Serving(packed, step, 1, 1, _SEQUENCES), room.available, 1, room.most)
+    rows = _rows(Serving(packed, step, 1, 1, SEQUENCES), room.available, 1, room.most)
     if rows > 1.2 * alone:
         yield f'With upstream.args = ["--kv-bits", "8"], {rows:,} tokens would fit, one request at a time.'

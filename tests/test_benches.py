@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from supervisor.batch import Member, Serving, left, peak
+from supervisor.batch import left, peak
 from supervisor.cost import Kind, Law, Part
 from supervisor.peak import Model, Traced
+from supervisor.sequence import Member, Serving
 from tests.bench import curves, document, law, load, soak
 from tests.bench.law_stand import Answer
 from tests.bench.overhead import Rounds
@@ -69,11 +70,25 @@ def test_every_table_has_its_place_in_the_page(part: str) -> None:
 def test_the_law_is_asked_at_each_grant_with_what_was_left_behind() -> None:
     traced = Traced(Law((Part(Kind.GROWING, 1000),)))
     serving = Serving(Model(0, traced.law, traced, batched=True), 512, 2, 2, 10)
-    sent = [law.Sent(Answer([], prompt=300, completion=10), ended) for ended in ([], [], [0])]
-    one, pair = [Member(300, 10)], [Member(300, 10)] * 2
+    sent = [law.Sent(_answer(start, end), at) for at, start, end in ((0, 9, 3), (1, 9, 9), (4, 9, 9))]
+    one, pair = [Member(300, 10, segments=1)], [Member(300, 10, segments=1)] * 2
     at_the_last = peak(serving, pair, 7 + left(serving, pair)).total
-    assert law.predicted(serving, sent, 7) == at_the_last > peak(serving, pair, 7).total
-    assert law.predicted(serving, sent[:1], 7) == peak(serving, one, 7).total
+    assert law.predicted(serving, sent, (), 7) == at_the_last > peak(serving, pair, 7).total
+    assert law.predicted(serving, sent[:1], (), 7) == peak(serving, one, 7).total
+
+
+def test_what_telemetry_tells_lowers_what_was_left_behind_and_never_raises_it() -> None:
+    traced = Traced(Law((Part(Kind.GROWING, 1000),)))
+    serving = Serving(Model(0, traced.law, traced, batched=True), 512, 2, 2, 10)
+    sent = [law.Sent(_answer(start, end), at) for at, start, end in ((0, 2, 3), (1, 9, 9), (5, 9, 9))]
+    without = law.predicted(serving, sent, (), 7)
+    assert law.predicted(serving, sent, [(4.0, 1000)], 7) < without
+    assert law.predicted(serving, sent, [(4.0, 10**9)], 7) == without
+
+
+def _answer(start: float, end: float) -> Answer:
+    messages = [{"role": "user", "content": "1"}]
+    return Answer(messages, prompt=300, completion=10, started_at=start, ended_at=end)
 
 
 def test_an_error_above_zero_is_a_prediction_that_was_too_high() -> None:

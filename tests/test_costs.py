@@ -7,11 +7,12 @@ import pytest
 from proxy.core.budget import Need
 from proxy.costs import PlannedCosts, budget, longest_alone
 from supervisor import batch
-from supervisor.batch import Member, Serving
 from supervisor.ceiling import Ceiling
 from supervisor.cost import Kind, Law, Part
+from supervisor.flags import Wishes
 from supervisor.peak import Model, Traced
-from supervisor.plan import Plan, Wishes, plan
+from supervisor.plan import Plan, plan
+from supervisor.sequence import MOST_SEGMENTS, Member, Serving
 
 ROW = 1000
 LAW = Law((Part(Kind.GROWING, ROW),))
@@ -41,6 +42,13 @@ def test_what_is_left_behind_and_what_goes_with_the_next() -> None:
     needs, members = [Need(1000, 24), Need(10, 10)], [Member(1000, 24), Member(10, 10)]
     assert COSTS.left(needs) == batch.left(COSTS.serving, members) > 0
     assert COSTS.stale(needs[0]) == batch.stale(COSTS.serving, members[0])
+
+
+def test_a_prompt_of_which_nobody_knows_is_read_in_as_many_segments_as_there_can_be() -> None:
+    few, most, unknown = (
+        COSTS.peak([Need(300, 24, segments=segments)] * 3, 0) for segments in (1, MOST_SEGMENTS, 0)
+    )
+    assert few < most == unknown
 
 
 def test_the_largest_prompt_is_the_largest_that_fits_alone() -> None:

@@ -6,8 +6,9 @@ from proxy.config import Settings
 from proxy.launch import server_flags
 from supervisor.ceiling import Ceiling
 from supervisor.cost import Kind, Law, Part
+from supervisor.flags import Wishes
 from supervisor.peak import Model, Traced
-from supervisor.plan import Wishes, plan
+from supervisor.plan import plan
 
 FOLDER = Path("/models/a")
 

@@ -10,9 +10,10 @@ import pytest
 from proxy.plan_report import document, screen
 from supervisor.ceiling import Bound, Ceiling
 from supervisor.cost import Kind, Law, Part
+from supervisor.flags import Wishes
 from supervisor.model import ModelFacts
 from supervisor.peak import Model, Traced
-from supervisor.plan import Plan, Wishes, plan
+from supervisor.plan import Plan, plan
 
 FACTS = ModelFacts("gemma3", 62, 131_072, "BF16", 4, 17 * 10**9)
 TRACED = Traced(

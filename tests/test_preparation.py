@@ -16,9 +16,10 @@ from proxy.tokens import TokenizerInfo, TokenizerUnavailable, Tokens
 from supervisor.causes import Cause
 from supervisor.ceiling import Ceiling
 from supervisor.cost import Kind, Law, Part
+from supervisor.flags import Wishes
 from supervisor.model import ModelUnavailable
 from supervisor.peak import Model, Traced
-from supervisor.plan import Plan, Wishes, plan
+from supervisor.plan import Plan, plan
 from supervisor.runner import CannotStart
 
 INFO = TokenizerInfo(

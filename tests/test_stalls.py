@@ -15,7 +15,7 @@ from proxy.core.child_stream import Seen
 from proxy.core.mirror import Rules
 from proxy.job import Job
 from proxy.mirroring import Mirroring
-from proxy.stalls import Stalls
+from proxy.stalls import Reading, Stalls
 from supervisor.generation import Change
 from supervisor.lifecycle import State
 from tests.test_job import a_job
@@ -78,16 +78,16 @@ def job(id: str = "a") -> Job:
 
 async def test_what_comes_from_the_cache(world: World) -> None:
     world.worker.answers["foresee"] = told(cached=7)
-    assert await world.stalls.foresee(job()) == 7
+    assert await world.stalls.foresee(job()) == Reading(cached=7, segments=1)
     world.worker.answers["foresee"] = None
-    assert await world.stalls.foresee(job()) == 0
+    assert (await world.stalls.foresee(job())).cached == 0
 
 
 async def test_prompts_with_images_are_not_followed(world: World) -> None:
     made = job()
     part = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AA=="}}
     made.fitted = replace(made.fitted, prompt=ChatPrompt(({"role": "user", "content": [part]},)))
-    assert await world.stalls.foresee(made) == 0
+    assert (await world.stalls.foresee(made)).cached == 0
     assert "foresee" not in world.worker.asked
 
 

@@ -16,6 +16,7 @@ class Need(NamedTuple):
         cached: of the prompt, given back by the server's prompt cache.
         among: once it generates: prompts that were read together at most, its own included. 0: it is unread.
         longest: the longest of these.
+        segments: in which its prompt is read, at most. 0: nobody knows.
     """
 
     prompt: int = 0
@@ -23,6 +24,7 @@ class Need(NamedTuple):
     cached: int = 0
     among: int = 0
     longest: int = 0
+    segments: int = 0
 
 
 #: Of one of which nothing is known.

@@ -22,9 +22,9 @@ from proxy.core.budget import Budget, Need
 from proxy.core.gate_events import Arrive, Event, Grew, Leave, SetBudget, SetRetained, Wake
 from proxy.core.waiting import Ticket
 from proxy.costs import PlannedCosts
-from supervisor.batch import Serving
 from supervisor.cost import Kind, Law, Part
 from supervisor.peak import Model, Traced
+from supervisor.sequence import Serving
 from tests.figures import bar
 
 WAITING = 1000

@@ -2,8 +2,8 @@
 
 Each scenario of scenarios.toml runs N times in one child, which is displaced in between. Predicted is the
 most that the gate would reckon with at any grant: from tokens, from what the idle child holds (less what goes
-when the next request joins), and from what those that have ended since then leave behind. Measured is
-MLX's own peak of active memory.
+when the next request joins), from who generates, from what those that have ended since then leave behind, and
+from telemetry, as memory_guard.py tells it. Measured is MLX's own peak of active memory.
 """
 
 from __future__ import annotations
@@ -16,8 +16,10 @@ import sys
 import tempfile
 import time
 import tomllib
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +27,11 @@ from proxy.core.budget import Budget, Need
 from proxy.core.room import Room
 from proxy.core.waiting import Ticket
 from proxy.costs import PlannedCosts
-from supervisor.batch import Member, Serving, stale
+from supervisor.batch import stale
 from supervisor.model import describe
 from supervisor.peak import Model
 from supervisor.probing import probe
+from supervisor.sequence import Member, Serving
 from tests.bench.law_stand import Answer, Stand, next_turn, prompt_of, stand, tiny
 from tests.figures import ROOT, bar
 
@@ -51,14 +54,15 @@ class Run:
 
 @dataclass(slots=True)
 class Sent:
-    """A request of a run, and which ones had begun to answer and had ended when it was sent."""
+    """A request of a run, and when it was sent, by time.monotonic."""
 
     answer: Answer
-    ended: list[int] = field(default_factory=list)
-    begun: list[int] = field(default_factory=list)
+    at: float
 
     def ticket(self, id: str) -> Ticket:
-        need = Need(self.answer.prompt, self.answer.completion, self.answer.cached)
+        answer = self.answer
+        segments = 2 if answer.messages[0]["role"] == "system" else 1
+        need = Need(answer.prompt, answer.completion, answer.cached, segments=segments)
         return Ticket(id, turn="", arrived=0, deadline=0, need=need, least=need)
 
 
@@ -84,13 +88,11 @@ def run(scene: dict[str, Any], running: Stand, serving: Serving, draw: random.Ra
             system = scene.get("system", 0)
             messages = prompt_of(draw, prompt - system - running.overhead[bool(system)], system)
         _wait(scene.get("order", ""), sent)
-        ended = [index for index, each in enumerate(sent) if each.answer.ended.is_set()]
-        begun = [index for index, each in enumerate(sent) if each.answer.started.is_set()]
-        sent.append(Sent(running.send(messages, completion), ended, begun))
+        sent.append(Sent(running.send(messages, completion), time.monotonic()))
     for each in sent:
         each.answer.ended.wait()
     assert all(each.answer.completion for each in sent), "the child did not answer"
-    return Run(predicted(serving, sent, retained), running.memory()["peak"])
+    return Run(predicted(serving, sent, running.seen, retained), running.memory()["peak"])
 
 
 def _wait(order: str, sent: Sequence[Sent]) -> None:
@@ -100,19 +102,35 @@ def _wait(order: str, sent: Sequence[Sent]) -> None:
         time.sleep(0.005)
 
 
-def predicted(serving: Serving, sent: Sequence[Sent], retained: int) -> int:
-    """The most that the gate reckons with at any of the grants."""
+def predicted(
+    serving: Serving, sent: Sequence[Sent], samples: Sequence[tuple[float, int]], retained: int
+) -> int:
+    """The most that the gate reckons with at any of the grants, from all that it sees, as it sees it."""
     room = Room(Budget(len(sent), costs=PlannedCosts(serving)))
     room.retained, most = retained, 0
-    for number, each in enumerate(sent):
-        for index in each.begun:
-            if room.is_unread(str(index)):
-                room.grow(str(index), 1)
-        for index in each.ended:
-            room.leave_behind(str(index))
-            room.release(str(index))
-        room.take(each.ticket(str(number)))
+
+    def grant(id: str, each: Sent) -> None:
+        nonlocal most
+        room.take(each.ticket(id))
         most = max(most, room.reserved)
+
+    def end(id: str) -> None:
+        room.leave_behind(id)
+        room.release(id)
+
+    def look(active: int) -> None:
+        if len(room):
+            room.retained = min(room.retained, max(0, active - serving.model.weights - room.holding))
+
+    events: list[tuple[float, Callable[[], object]]] = []
+    for number, each in enumerate(sent):
+        id = str(number)
+        events.append((each.at, partial(grant, id, each)))
+        events.append((each.answer.started_at, partial(room.grow, id, 1)))
+        events.append((each.answer.ended_at, partial(end, id)))
+    events += [(at, partial(look, active)) for at, active in samples if at > sent[0].at]
+    for _, event in sorted(events, key=itemgetter(0)):
+        event()
     return most
 
 

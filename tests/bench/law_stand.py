@@ -33,6 +33,18 @@ class Answer:
     text: str = ""
     started: threading.Event = field(default_factory=threading.Event)
     ended: threading.Event = field(default_factory=threading.Event)
+    started_at: float = 0.0  # by time.monotonic
+    ended_at: float = 0.0
+
+    def begins(self) -> None:
+        if not self.started.is_set():
+            self.started_at = time.monotonic()
+            self.started.set()
+
+    def ends(self) -> None:
+        self.begins()
+        self.ended_at = time.monotonic()
+        self.ended.set()
 
 
 class Stand:
@@ -42,20 +54,20 @@ class Stand:
         self.process = process
         self.port = port
         self.sample: dict[str, int] = {}
+        self.seen: list[tuple[float, int]] = []  # when, and active bytes, as telemetry told them
         self.overhead: dict[bool, int] = {}  # tokens that the template adds, without and with a system prompt
-        self._samples = 0
         threading.Thread(target=self._read, args=(telemetry,), daemon=True).start()
 
     def _read(self, telemetry: int) -> None:
         with os.fdopen(telemetry) as lines:
             for line in lines:
                 self.sample = json.loads(line)
-                self._samples += 1
+                self.seen.append((time.monotonic(), self.sample["active"]))
 
     def memory(self) -> dict[str, int]:
         """A sample that was taken after this call."""
-        after = self._samples + 2
-        until("telemetry", lambda: self._samples >= after or self.process.poll() is not None)
+        after = len(self.seen) + 2
+        until("telemetry", lambda: len(self.seen) >= after or self.process.poll() is not None)
         assert self.process.poll() is None, "the child has ended"
         return self.sample
 
@@ -106,8 +118,7 @@ class Stand:
                 if line.startswith(b"data: {"):
                     _take(answer, json.loads(line[6:]))
         finally:
-            answer.started.set()
-            answer.ended.set()
+            answer.ends()
 
     def displace(self, draw: random.Random, kept: int) -> Answer:
         """Push everything out of the prompt cache, which keeps so many sequences; the last request.
@@ -119,7 +130,7 @@ class Stand:
 
 def _take(answer: Answer, event: dict[str, Any]) -> None:
     for choice in event.get("choices", ()):
-        answer.started.set()
+        answer.begins()
         answer.text += choice.get("delta", {}).get("content") or ""
     if usage := event.get("usage"):
         answer.prompt, answer.completion = usage["prompt_tokens"], usage["completion_tokens"]

@@ -10,9 +10,10 @@ from supervisor.advice import Facts, advise
 from supervisor.causes import Cause
 from supervisor.ceiling import Ceiling
 from supervisor.cost import Kind, Law, Part
+from supervisor.flags import Wishes
 from supervisor.inquest import AtWork
 from supervisor.peak import Model, Traced
-from supervisor.plan import Plan, Wishes, plan
+from supervisor.plan import Plan, plan
 
 
 def work(tokens: int) -> AtWork:

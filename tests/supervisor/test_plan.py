@@ -6,11 +6,13 @@ from dataclasses import replace
 
 import pytest
 
-from supervisor.batch import Member, peak
+from supervisor.batch import peak
 from supervisor.ceiling import Bound, Ceiling
 from supervisor.cost import Kind, Law, Part, Quantization
+from supervisor.flags import Wishes
 from supervisor.peak import Model, Traced
-from supervisor.plan import COMPLETION, Plan, Wishes, least_answer, plan, with_answer
+from supervisor.plan import COMPLETION, Plan, least_answer, plan, with_answer
+from supervisor.sequence import Member
 
 FLAGS = frozenset(
     {
@@ -69,16 +71,6 @@ def test_a_roomy_machine_runs_sessions_together_and_takes_the_whole_context() ->
     assert found.advice == ()
 
 
-def test_a_tight_machine_runs_one_at_a_time_by_both_flags() -> None:
-    """generate.py takes the larger of the two, so one alone does nothing."""
-    found = make(24)
-    assert found.running == 1
-    assert found.value("decode_concurrency") == found.value("prompt_concurrency") == 1
-    assert found.value("prompt_cache_size") == 4
-    assert found.max_prompt is not None
-    assert found.max_prompt == with_answer(found.fits[1])
-
-
 def test_room_for_an_answer_is_a_small_part_of_a_small_machine() -> None:
     assert with_answer(100_000) == 100_000 - COMPLETION
     assert with_answer(1600) == 1550
@@ -86,17 +78,6 @@ def test_room_for_an_answer_is_a_small_part_of_a_small_machine() -> None:
 
 def test_a_prompt_limit_that_is_set_stands() -> None:
     assert make(24, wishes=Wishes(max_prompt_tokens=999)).max_prompt == 999
-
-
-def test_what_is_set_wins_and_says_so() -> None:
-    wishes = Wishes(prefill_step_size=128, decode_concurrency=3, prompt_cache_bytes=7, max_active_kv_bytes=9)
-    found = make(96, wishes=wishes)
-    assert found.value("prefill_step_size") == 128
-    assert found.running == 3
-    assert found.max_active_kv == 9
-    reasons = {choice.name: choice.reason for choice in found.choices}
-    assert reasons["prompt_cache_bytes"] == "set in the configuration"
-    assert "set" not in reasons["prompt_cache_size"]
 
 
 def test_a_flag_that_the_server_lacks_is_not_given() -> None:
@@ -110,10 +91,6 @@ def test_a_server_without_help_gets_no_flags() -> None:
     found = make(96, offered=frozenset())
     assert not any(choice.given for choice in found.choices)
     assert any("--help" in warning for warning in found.warnings)
-
-
-def test_an_own_command_has_nobody_to_limit_mlxs_cache() -> None:
-    assert make(96, wishes=Wishes(own_command=True)).cache_limit is None
 
 
 def test_requests_that_cannot_be_batched_wait_at_the_gate() -> None:
@@ -185,14 +162,6 @@ def test_costs_are_asked_for_as_the_child_will_run() -> None:
     assert serving.kept_sequences == found.value("prompt_cache_size")
     assert make(48, offered=frozenset()).serving.decodes == 32  # the server's own default
     assert make(48, traced=replace(MOE, batched=False)).serving.decodes == 1
-
-
-def test_sessions_that_gain_nothing_run_one_by_one() -> None:
-    """A processor works out each one's attention; there is next to nothing that they would share."""
-    small = Model(weights=10**6, law=MOE.law, traced=replace(MOE, backend="cpu"), batched=True)
-    found = plan(small, Ceiling(192 * 10**9, "a test"), Wishes(), FLAGS, CONTEXT)
-    assert found.running == 1
-    assert any("no faster" in choice.reason for choice in found.choices)
 
 
 @pytest.mark.parametrize("rows", [*range(32, 3000, 7), 31_744, 32_768, 40_000, 131_072])

@@ -1,0 +1,135 @@
+"""One sequence among those that run together: what its caches take by themselves. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache, partial
+
+from supervisor.cost import Kind, Law, prefill
+from supervisor.peak import Model, Traced, working
+
+#: The system prompt, the rest, and a tail that opens a thought (server.py, `_tokenize`).
+MOST_SEGMENTS = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """One running request, in tokens.
+
+    Attributes:
+        prompt: all of it.
+        completion: still expected to be generated, at most.
+        cached: of the prompt, given back by the server's prompt cache.
+        among: once it generates: prompts that were read together at most, its own included. 0: it is unread.
+        longest: the longest of these.
+        segments: in which its prompt is read, at most: a step ends where a segment does.
+    """
+
+    prompt: int
+    completion: int
+    cached: int = 0
+    among: int = 0
+    longest: int = 0
+    segments: int = MOST_SEGMENTS
+
+
+@dataclass(frozen=True, slots=True)
+class Serving:
+    """How the child runs: the model, and its flags.
+
+    Attributes:
+        step: --prefill-step-size.
+        decodes, prompts: --decode-concurrency, --prompt-concurrency.
+        kept_sequences, kept_bytes: --prompt-cache-size, --prompt-cache-bytes; None: no limit.
+    """
+
+    model: Model
+    step: int
+    decodes: int
+    prompts: int
+    kept_sequences: int
+    kept_bytes: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Buffers:
+    """One sequence's caches by themselves, in bytes.
+
+    Attributes:
+        reading, works_in: at the fullest while the prompt is read, and what the step works in beside them.
+        prompt: when it has been read: what its snapshot pins.
+        end: when all has been generated.
+        slack: what `end` can be larger by where it was cut out of a padded buffer: it grows from there.
+        kept: its snapshot stays when it has ended.
+        grows: the buffer that the snapshot pins is not large enough for what is generated.
+    """
+
+    reading: int
+    works_in: int
+    prompt: int
+    end: int
+    slack: int
+    kept: bool
+    grows: bool
+
+
+@lru_cache(maxsize=8)
+def buffers_of(serving: Serving) -> Callable[[Member], Buffers]:
+    """The buffers of any member. What serves is hashed once a question and not once a member."""
+    model = serving.model
+    return lru_cache(maxsize=8192)(partial(_buffers, model.traced, model.law, serving.step))
+
+
+@lru_cache(maxsize=8)
+def leading(serving: Serving) -> Callable[[Member, int], tuple[int, ...]]:
+    """Bytes per sequence of a buffer in which a member is the longest, after each step that it is read in,
+    the largest first. Others are fed so many tokens in a step at most, which are appended to all; at its
+    start they would be the longest.
+    """
+    return lru_cache(maxsize=8192)(partial(_led, serving.model.law, serving.step))
+
+
+def _led(law: Law, step: int, member: Member, beside: int) -> tuple[int, ...]:
+    given, chunks = _chunks(member, step)
+    held = law.restored(given)
+    sizes: list[int] = []
+    for chunk in chunks:
+        appended = max(chunk, beside) if given or sizes else chunk
+        sizes.append(law.bytes_of(law.replay((appended,), held)))
+        held = law.replay((chunk,), held)
+    return tuple(sorted([*sizes, *sizes[-1:] * (member.segments - 1)], reverse=True))
+
+
+def _chunks(member: Member, step: int) -> tuple[int, list[int]]:
+    """What the prompt cache gave back, and the chunks of the rest; the last token begins the answer."""
+    given = min(member.cached, max(0, member.prompt - 1))
+    return given, list(prefill(member.prompt - given, step))[:-1]
+
+
+def _buffers(traced: Traced, law: Law, step: int, member: Member) -> Buffers:
+    given, chunks = _chunks(member, step)
+    held, rows = law.restored(given), given
+    stages = [(law.bytes_of(held), 0)]
+    for chunk in chunks:
+        held, rows = law.replay((chunk,), held), rows + chunk
+        stages.append((law.bytes_of(held), working(traced, rows, 1, chunk)))
+    reading, works_in = max(stages, key=sum)
+    read, end = law.bytes_of(held), law.generated(held, 1 + member.completion)
+    return Buffers(
+        reading=reading,
+        works_in=works_in,
+        prompt=read,
+        end=end,
+        slack=max(0, law.generated(law.restored(rows), 1 + member.completion) - end),
+        kept=not _trimmable(law, member.prompt),
+        grows=end > read,
+    )
+
+
+def _trimmable(law: Law, rows: int) -> bool:
+    """Whether the server can cut such caches, and takes snapshots away that a longer one makes needless."""
+    return all(
+        part.kind in (Kind.GROWING, Kind.CHUNK) or (part.kind is Kind.WINDOW and rows < part.size)
+        for part in law.parts
+    )

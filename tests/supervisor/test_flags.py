@@ -1,0 +1,44 @@
+"""The flags' values and reasons, as the plan puts them together."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from supervisor.ceiling import Ceiling
+from supervisor.flags import Wishes
+from supervisor.peak import Model
+from supervisor.plan import plan, with_answer
+from tests.supervisor.test_plan import CONTEXT, FLAGS, MOE, make
+
+
+def test_a_tight_machine_runs_one_at_a_time_by_both_flags() -> None:
+    """generate.py takes the larger of the two, so one alone does nothing."""
+    found = make(24)
+    assert found.running == 1
+    assert found.value("decode_concurrency") == found.value("prompt_concurrency") == 1
+    assert found.value("prompt_cache_size") == 4
+    assert found.max_prompt is not None
+    assert found.max_prompt == with_answer(found.fits[1])
+
+
+def test_what_is_set_wins_and_says_so() -> None:
+    wishes = Wishes(prefill_step_size=128, decode_concurrency=3, prompt_cache_bytes=7, max_active_kv_bytes=9)
+    found = make(96, wishes=wishes)
+    assert found.value("prefill_step_size") == 128
+    assert found.running == 3
+    assert found.max_active_kv == 9
+    reasons = {choice.name: choice.reason for choice in found.choices}
+    assert reasons["prompt_cache_bytes"] == "set in the configuration"
+    assert "set" not in reasons["prompt_cache_size"]
+
+
+def test_an_own_command_has_nobody_to_limit_mlxs_cache() -> None:
+    assert make(96, wishes=Wishes(own_command=True)).cache_limit is None
+
+
+def test_sessions_that_gain_nothing_run_one_by_one() -> None:
+    """A processor works out each one's attention; there is next to nothing that they would share."""
+    small = Model(weights=10**6, law=MOE.law, traced=replace(MOE, backend="cpu"), batched=True)
+    found = plan(small, Ceiling(192 * 10**9, "a test"), Wishes(), FLAGS, CONTEXT)
+    assert found.running == 1
+    assert any("no faster" in choice.reason for choice in found.choices)

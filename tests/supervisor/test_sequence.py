@@ -1,0 +1,46 @@
+"""One sequence by itself: what it holds when, and as the longest of a buffer."""
+
+from __future__ import annotations
+
+from supervisor.cost import Kind, Law, Part
+from supervisor.peak import Model, Traced
+from supervisor.sequence import Member, Serving, buffers_of, leading
+
+ROW = 1000
+GROWING = Part(Kind.GROWING, ROW)
+
+
+def serving(*parts: Part, step: int = 512) -> Serving:
+    traced = Traced(Law(parts or (GROWING,)))
+    return Serving(Model(0, traced.law, traced, batched=True), step, 8, 8, 10)
+
+
+def test_it_holds_more_when_it_has_written_than_when_it_was_read() -> None:
+    found = buffers_of(serving())(Member(500, 100))
+    assert (found.prompt, found.end) == (512 * ROW, 768 * ROW)
+    assert found.grows
+    assert not found.kept
+
+
+def test_its_snapshot_stays_where_caches_cannot_be_trimmed() -> None:
+    window = Part(Kind.WINDOW, ROW, size=256)
+    assert buffers_of(serving(GROWING, window))(Member(600, 10)).kept
+    assert not buffers_of(serving(GROWING, window))(Member(100, 10)).kept
+    assert buffers_of(serving(GROWING, Part(Kind.CONSTANT, ROW)))(Member(100, 10)).kept
+
+
+def test_the_longest_of_a_buffer_tells_its_size_after_each_of_its_steps() -> None:
+    assert leading(serving())(Member(1200, 10, segments=1), 100) == (1280 * ROW, 1024 * ROW, 512 * ROW)
+
+
+def test_a_longer_chunk_beside_its_last_is_appended_to_all() -> None:
+    assert leading(serving())(Member(1030, 10, segments=1), 512)[0] == (1024 + 512) * ROW
+
+
+def test_a_segment_more_is_a_step_more() -> None:
+    assert leading(serving())(Member(300, 10, segments=3), 0) == (512 * ROW,) * 3
+    assert leading(serving())(Member(1, 10), 512) == ()
+
+
+def test_what_the_cache_gave_back_is_not_read() -> None:
+    assert len(leading(serving())(Member(1200, 10, cached=1100, segments=1), 0)) == 1
