@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,17 +18,15 @@ from typing import Any
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
 from proxy.carried import PROMPTS, Sender
-from proxy.core.chat import ChatPrompt, Prompt, TextPrompt
-from proxy.errors import InvalidRequest, Unavailable
+from proxy.core.chat import Prompt, TextPrompt
+from proxy.errors import Unavailable
+from proxy.tokenizer_refusals import translated
 from proxy.worker import Refused, Stalled, Worker, WorkerDied
 
 log = logging.getLogger("mlxguard.tokens")
 
 _COMMAND = (sys.executable, "-P", "-m", "proxy.tokenizer_worker")  # -P: the current folder shadows nothing
 _STARTS = 3
-#: Agents match on digits of statuses in error texts; a template author's text may have any.
-_DIGITS = re.compile(r"\d+")
-_LONGEST_REASON = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,7 +168,7 @@ class Tokens:
         try:
             return await self._ask_twice({**request, "incremental": self._incremental})
         except Refused as refusal:
-            raise _translated(refusal, prompt) from refusal
+            raise translated(refusal, prompt) from refusal
         except Stalled:
             raise Unavailable("tokenizer_stalled") from None
         except (WorkerDied, TokenizerUnavailable) as error:
@@ -245,17 +242,3 @@ class Tokens:
         if load is not self._load:
             raise TokenizerUnavailable("stopped while it was loaded")
         return info
-
-
-def _translated(refusal: Refused, prompt: Prompt) -> Exception:
-    """What the client is told. Only a template's own words pass: other exceptions may quote the prompt."""
-    if refusal.kind == "MemoryError":
-        return Unavailable("tokenizer_memory")
-    reason = "The model's tokenizer does not accept it."
-    if refusal.kind == "BadPicture":
-        reason = str(refusal)
-    elif refusal.kind == "TemplateError":
-        reason = "The model's chat template says: " + _DIGITS.sub("N", str(refusal))[:_LONGEST_REASON]
-    elif isinstance(prompt, ChatPrompt):
-        reason = "The model's chat template does not accept this conversation."
-    return InvalidRequest(reason, param="messages" if isinstance(prompt, ChatPrompt) else "prompt")
