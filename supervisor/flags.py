@@ -135,10 +135,13 @@ def cache_bytes(room: Room, wishes: Wishes) -> Choice:
     return Choice(name, room.kept, "half of what is left: kept sequences are there twice")
 
 
-def cache_size(room: Room, wishes: Wishes) -> Choice:
+def cache_size(room: Room, wishes: Wishes, running: int) -> Choice:
+    """Where several run together, an entry pins the buffer of all, and the server counts its part of it."""
     name = "prompt_cache_size"
     if wishes.prompt_cache_size is not None:
         return _set(name, wishes.prompt_cache_size)
+    if running == 1:
+        return Choice(name, SEQUENCES, "the limit in bytes holds, where nothing runs together")
     kept = room.kept // max(1, room.model.law.cold(room.typical))
     sequences = max(_LEAST_SEQUENCES, min(SEQUENCES, kept))
     return Choice(name, sequences, f"{kept} sessions of {room.typical:,} tokens fit in that")

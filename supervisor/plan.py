@@ -103,7 +103,7 @@ def plan(
         running,
         flags.prompts(wishes, running.value),
         flags.cache_bytes(room, wishes),
-        flags.cache_size(room, wishes),
+        flags.cache_size(room, wishes, running.value),
     )
     serving = _serving(model, choices, offered)
     fits = {number: _rows(serving, available, number, most) for number in SESSIONS}

@@ -55,7 +55,7 @@ def test_what_the_plan_lets_run_fits_under_the_ceiling() -> None:
 
 def test_more_memory_never_means_less() -> None:
     plans = [make(gigabytes) for gigabytes in (20, 24, 32, 48, 96, 192)]
-    for name in ("prefill_step_size", "decode_concurrency", "prompt_cache_bytes", "prompt_cache_size"):
+    for name in ("prefill_step_size", "decode_concurrency", "prompt_cache_bytes"):
         values = [each.value(name) for each in plans]
         assert values == sorted(values), name
     prompts = [each.max_prompt or 0 for each in plans]
