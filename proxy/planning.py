@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
+from proxy.companions import Companions, companions, found
 from proxy.config import Settings
 from proxy.learned_limits import LearnedLimits
 from proxy.limits_file import Key, key_of
@@ -18,7 +19,6 @@ from supervisor import limits
 from supervisor.ceiling import Ceiling, ceiling
 from supervisor.cost import Quantization
 from supervisor.flags import Wishes
-from supervisor.hub_cache import downloaded
 from supervisor.learned import Learned, bound
 from supervisor.model import EMBEDDED, ModelUnavailable, describe
 from supervisor.peak import Model, Traced
@@ -37,6 +37,7 @@ class _Known:
     """What a plan follows from beside memory; it holds while `signs` stay.
 
     `offered`: flags that the server's --help names. `key`: what learned limits must have been learned for.
+    `missing`: draft models that are not on this machine.
     """
 
     signs: object
@@ -44,6 +45,7 @@ class _Known:
     offered: frozenset[str]
     context: int | None
     key: Key
+    missing: tuple[str, ...] = ()
 
 
 class Planner:
@@ -103,31 +105,45 @@ class Planner:
 
     def _decide(self, known: _Known, lessons: Learned, child: int = 0, wished: Wishes | None = None) -> Plan:
         top = _ceiling(self._settings, known.model.traced, lessons, child)
-        return plan(known.model, top, wished or wishes(self._settings), known.offered, known.context)
+        made = plan(known.model, top, wished or wishes(self._settings), known.offered, known.context)
+        missing = [
+            f"The draft model {name} is not on this machine, so its memory is not part of the plan."
+            for name in known.missing
+        ]
+        return replace(made, warnings=(*made.warnings, *missing))
 
     async def _look(self, folder: Path) -> _Known:
         options = server_options(self._settings.upstream.args)
-        signs = _signs(folder, options)
+        named = _named(self._settings, options)
+        signs = _signs(folder, *named)
         if self._known is not None and self._known.signs == signs and self._clock() < self._known_until:
             return self._known
         facts = await asyncio.to_thread(describe, folder)
-        traced, draft, offered = await asyncio.gather(
+        traced, beside, offered = await asyncio.gather(
             probe(folder, self._cache_dir, trusted=self._settings.model.trust_remote_code),
-            _draft(options.draft_model, self._cache_dir),
+            companions(*named, self._cache_dir),
             offered_flags(self._settings.upstream.command, self._cache_dir),
         )
-        weights = facts.weights_bytes + _adapter_bytes(options.adapter_path)
-        model, key = _model(weights, traced, draft, options), key_of(self._settings, folder)
-        self._known = _Known(signs, model, offered, facts.context_length, key)
-        lasting = traced.reason is None and offered and not self._settings.upstream.command
+        model, key = _model(facts.weights_bytes, traced, beside, options), key_of(self._settings, folder)
+        self._known = _Known(signs, model, offered, facts.context_length, key, beside.missing)
+        exact = model.traced.reason is None and not beside.missing
+        lasting = exact and offered and not self._settings.upstream.command
         self._known_until = math.inf if lasting else self._clock() + _DOUBTFUL_S
         return self._known
 
 
-def _signs(folder: Path, options: argparse.Namespace) -> object:
+def _named(settings: Settings, options: argparse.Namespace) -> tuple[list[str], list[Path]]:
+    """Draft models and adapters, of the flags and of those that requests may name."""
+    drafts = [options.draft_model] if options.draft_model is not None else []
+    adapters = [options.adapter_path] if options.adapter_path is not None else []
+    request = settings.request
+    return [*drafts, *request.draft_models], [*adapters, *map(Path, request.adapters)]
+
+
+def _signs(folder: Path, drafts: Sequence[str], adapters: Sequence[Path]) -> object:
     """Changes with all that probe, server and files were asked about."""
-    draft = _found(options.draft_model) if options.draft_model is not None else None
-    folders = [each for each in (folder, draft, options.adapter_path) if each is not None]
+    there = (found(draft) for draft in drafts)
+    folders = [folder, *(each for each in there if each is not None), *adapters]
     stats = [
         (str(file), file.stat().st_size, file.stat().st_mtime_ns)
         for each in folders
@@ -199,36 +215,16 @@ def _ceiling(settings: Settings, traced: Traced, lessons: Learned, child: int) -
     return ceiling(readings, configured=configured, reserve=reserve, child=child, learned=taught)
 
 
-def _model(
-    weights: int, traced: Traced, draft: tuple[int, Traced] | None, options: argparse.Namespace
-) -> Model:
+def _model(weights: int, traced: Traced, beside: Companions, options: argparse.Namespace) -> Model:
     law, batched = traced.law, traced.batched and options.kv_bits is None and options.draft_model is None
-    if draft is not None:
-        weights, law = weights + draft[0], law + draft[1].law
+    if beside.law is not None:
+        law = law + beside.law
+    if traced.reason is None and beside.reason is not None:
+        traced = replace(traced, reason=f"the draft model's: {beside.reason}")
     if options.kv_bits is not None:
         start = options.quantized_kv_start
         law = replace(law, quantization=Quantization(options.kv_bits, options.kv_group_size, start))
-    return Model(weights=weights, law=law, traced=traced, batched=batched)
-
-
-async def _draft(name: str | None, cache_dir: Path) -> tuple[int, Traced] | None:
-    """Weights and law of the draft model; None without one, or while it is not downloaded."""
-    folder = await asyncio.to_thread(_found, name) if name is not None else None
-    if folder is None:
-        return None
-    facts = await asyncio.to_thread(describe, folder)
-    return facts.weights_bytes, await probe(folder, cache_dir)
-
-
-def _found(name: str, revision: str | None = None) -> Path | None:
-    """A folder, or a hub id's snapshot."""
-    folder = Path(name).expanduser()
-    return folder if folder.is_dir() else downloaded(name, revision)
-
-
-def _adapter_bytes(folder: Path | None) -> int:
-    """Adapters add weights and no KV."""
-    return sum(file.stat().st_size for file in folder.glob("*.safetensors")) if folder is not None else 0
+    return Model(weights=weights + beside.weights, law=law, traced=traced, batched=batched)
 
 
 def local_folder(settings: Settings, cache_dir: Path) -> Path:
@@ -238,7 +234,7 @@ def local_folder(settings: Settings, cache_dir: Path) -> Path:
         ModelUnavailable: it is not.
     """
     path = settings.model.path
-    folder = cache_dir / EMBEDDED if path == EMBEDDED else _found(path, settings.model.revision)
+    folder = cache_dir / EMBEDDED if path == EMBEDDED else found(path, settings.model.revision)
     if folder is None or not folder.is_dir():
         raise ModelUnavailable(f'"{path}" is neither a folder nor downloaded; nothing is fetched for a plan.')
     return folder

@@ -97,6 +97,7 @@ async def test_flags_of_the_server_change_the_law(llama: Path, gemma: Path, cach
 @pytest.mark.real
 async def test_an_adapter_is_weights_only(llama: Path, cache: Path, tmp_path: Path) -> None:
     (tmp_path / "adapters.safetensors").write_bytes(b"x" * 1000)
+    (tmp_path / "0000100_adapters.safetensors").write_bytes(b"x" * 1000)  # of training; never loaded
     args = ["--adapter-path", str(tmp_path)]
     plan = await Planner(settings(upstream={"args": args}), cache).plan(llama)
     assert plan.model.weights == 39_700_001_000
