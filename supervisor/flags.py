@@ -20,7 +20,8 @@ _LEAST_CACHE, _MOST_CACHE = 64 * 2**20, 2 * 2**30
 #: The server's own default (its argparse), and the entries that one session with side requests needs.
 SEQUENCES, _LEAST_SEQUENCES = 10, 4
 #: Running several must be worth the memory, which could keep prompts instead. It is judged at a length
-#: between that of titles, which run beside a long session, and that of the session.
+#: between that of titles, which run beside a long session, and that of the session. How many long ones run
+#: together is not decided here, but by the gate, at their lengths.
 _LEAST_GAIN, _MIDDLING = 1.1, 4096
 #: Prompts that are read together where several sequences run.
 _READ_TOGETHER = 2
@@ -106,17 +107,21 @@ def running(room: Room, wishes: Wishes, step: int) -> Choice:
         return _set(name, wishes.decode_concurrency)
     if not room.model.batched:
         return Choice(name, 1, "the server takes one at a time with this model and these flags")
+    rows = min(room.typical, _MIDDLING)
     for members in _CONCURRENCIES:
-        serving = Serving(room.model, step, members, _READ_TOGETHER, SEQUENCES)
-        if peak(serving, [Member(room.typical, 0)] * members).total <= room.available:
-            middling = min(room.typical, _MIDDLING)
-            speed = gain(room.model, middling, members)
-            if speed >= _LEAST_GAIN:
-                fit = f"{members} sessions of {room.typical:,} tokens fit"
-                reason = f"{fit}; of {middling:,} they make up to {speed:.1f}x the tokens/s"
-                return Choice(name, members, reason)
+        serving = Serving(room.model, step, members, _together(members), SEQUENCES)
+        if peak(serving, [Member(rows, 0)] * members).total > room.available:
+            continue
+        speed = gain(room.model, rows, members)
+        if speed < _LEAST_GAIN:
             return Choice(name, 1, f"{members} sessions together would be no faster than one by one")
-    return Choice(name, 1, f"two sessions of {room.typical:,} tokens do not fit together")
+        fit = f"{members} sessions of {rows:,} tokens fit"
+        return Choice(name, members, f"{fit}, at up to {speed:.1f}x the tokens/s of one; longer ones wait")
+    return Choice(name, 1, f"two sessions of {rows:,} tokens do not fit together")
+
+
+def _together(running: int) -> int:
+    return max(_READ_TOGETHER, running // 2)
 
 
 def prompts(wishes: Wishes, running: int) -> Choice:
@@ -125,7 +130,7 @@ def prompts(wishes: Wishes, running: int) -> Choice:
         return _set(name, wishes.prompt_concurrency)
     if running == 1:
         return Choice(name, 1, "the larger of the two is what the server goes by")
-    return Choice(name, _READ_TOGETHER, "a short prompt need not wait for a long one")
+    return Choice(name, _together(running), "a short prompt need not wait for a long one")
 
 
 def cache_bytes(room: Room, wishes: Wishes) -> Choice:

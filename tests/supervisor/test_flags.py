@@ -13,12 +13,20 @@ from tests.supervisor.test_plan import CONTEXT, FLAGS, MOE, make
 
 def test_a_tight_machine_runs_one_at_a_time_by_both_flags() -> None:
     """generate.py takes the larger of the two, so one alone does nothing."""
-    found = make(24)
+    found = make(19)
     assert found.running == 1
     assert found.value("decode_concurrency") == found.value("prompt_concurrency") == 1
     assert found.value("prompt_cache_size") == 10, "they pin nothing but themselves"
     assert found.max_prompt is not None
     assert found.max_prompt == with_answer(found.fits[1])
+
+
+def test_how_many_run_is_for_short_sessions_and_how_many_long_ones_do_is_not_a_flag() -> None:
+    found = make(48)
+    assert found.running == found.value("decode_concurrency") == 8
+    assert found.fits[8] < 32_768 < found.fits[2], "eight of those do not fit: the gate sees to that"
+    reasons = {choice.name: choice.reason for choice in found.choices}
+    assert "8 sessions of 4,096 tokens fit" in reasons["decode_concurrency"]
 
 
 def test_what_is_set_wins_and_says_so() -> None:

@@ -65,7 +65,7 @@ def test_more_memory_never_means_less() -> None:
 def test_a_roomy_machine_runs_sessions_together_and_takes_the_whole_context() -> None:
     found = make(192)
     assert found.running == found.value("decode_concurrency") == 8
-    assert found.value("prompt_concurrency") == 2
+    assert found.value("prompt_concurrency") == 4
     assert found.value("prefill_step_size") == 2048
     assert found.max_prompt == CONTEXT
     assert found.advice == ()
