@@ -48,7 +48,7 @@ ENOUGH_S = 0.15
 
 #: Next turns that are timed, and how much more than a repeated one each may cost; encoding 190,000 tokens
 #: anew takes 50 times as long.
-TURNS, NEW_MS = 12, 3.0
+TURNS, NEW_MS = 24, 3.0
 
 Bodies = tuple[list[bytes], list[bytes]]
 
