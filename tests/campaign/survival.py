@@ -181,11 +181,12 @@ def endurance() -> Table | None:
     draw(document)
     rows = []
     for seed in document["seeds"]:
-        for name in ("bare", "guarded"):
+        sides = {"bare": "bare", "guarded": "guarded", "fixed": f"bare, {seed['at_a_time']} at a time"}
+        for name, words in sides.items():
             run = seed["runs"][name]
             peak = max(size for _, size in run["curve"]) / 2**20
             rows.append((
-                f"{name}, seed {seed['seed']}",
+                f"{words}, seed {seed['seed']}",
                 f"{run['turns']} of {seed['turns']}",
                 str(run["broken"]),
                 "yes" if run["died"] or run["deaths"] else "no",
