@@ -127,9 +127,9 @@ def _writing(
         return number * max(padded.end, padded.reading), grows
     writing = number - ended
     caches = pinned.of(number if padded.kept else writing)
-    caches += (_steps(number) - _steps(writing - 1)) * padded.end
-    slack = writing * padded.slack if min(number, serving.prompts) > 1 else 0
-    return caches + slack, writing * (grows + logits(traced))
+    end = padded.end + (padded.slack if min(number, serving.prompts) > 1 else 0)
+    caches += (_steps(number) - _steps(writing - 1)) * end
+    return caches, writing * (grows + logits(traced))
 
 
 def _reading_alone(padded: Buffers, number: int, unread: Sequence[Buffers]) -> tuple[int, int]:
