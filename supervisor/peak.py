@@ -16,15 +16,37 @@ _ACTIVATIONS = 2
 #: turned by its position and as laid out for attention, and what comes out. Both were measured on the CPU
 #: build, for one to eight prompts of 128 to 1,024 tokens a step; on Metal neither was.
 _ATTENTION = 14
-#: Score matrices that live at once where attention is not fused. CUDA: from one model on an H200, whose
-#: 128k prompt peaked at 126 GB with 14.7 GB of KV.
-_SCORES = {"cuda": 11, "metal": 2, "cpu": 2}
 #: Head sizes of Metal's fused kernel for prompts (mlx/backend/metal/scaled_dot_product_attention.cpp).
 _FUSED_HEADS = (64, 80, 128)
 #: Causal masks: a boolean per query and key, and the comparisons that it is made from.
 _MASK_BYTES = 3
 #: Logits, their logarithms and a copy or two for sampling, in float32.
 _LOGITS_BYTES = 4 * 4
+
+
+@dataclass(frozen=True, slots=True)
+class _InFlight:
+    """What lives at once, for a backend that is given work before it has done, and freed, what came before.
+
+    Attributes:
+        layers: layers' activations.
+        most: matrices of attention scores, as long as they are small;
+        size: more than so many bytes of them only where `least` matrices are larger.
+    """
+
+    layers: int
+    most: int
+    size: int
+    least: int
+
+
+#: CUDA: from one model on an H200 with mlx 0.32.4, which ends a graph of calls by their number and bytes and
+#: has several under way; 26 steps of 1 to 8 prompts, and one prompt of 128k. CPU: measured. Metal: not.
+_IN_FLIGHT = {
+    "cuda": _InFlight(layers=16, most=46, size=26 * 10**9, least=12),
+    "metal": _InFlight(layers=1, most=2, size=0, least=2),
+    "cpu": _InFlight(layers=1, most=2, size=0, least=2),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,11 +110,12 @@ class Peak:
 def working(traced: Traced, rows: int, members: int, step: int) -> int:
     """Bytes that reading one step of the prompts of `members` takes beside the caches, up to `rows` rows."""
     tokens = members * min(step, max(rows, 1))
-    scores = max((_scores(traced, *attention) for attention in traced.attention), default=0)
+    flight = _IN_FLIGHT[traced.backend]
+    matrix = tokens * rows * max((_scores(traced, *attention) for attention in traced.attention), default=0)
+    scores = max(flight.least * matrix, min(flight.most * matrix, flight.size))
     queries = max((heads * key for heads, key, _ in traced.attention), default=0)
     elements = max(traced.layer_width * _ACTIVATIONS, queries * _ATTENTION)
-    per_token = elements * traced.itemsize + rows * (scores + _MASK_BYTES)
-    return tokens * per_token
+    return scores + tokens * (flight.layers * elements * traced.itemsize + rows * _MASK_BYTES)
 
 
 def logits(traced: Traced) -> int:
@@ -101,7 +124,7 @@ def logits(traced: Traced) -> int:
 
 
 def _scores(traced: Traced, heads: int, key: int, value: int) -> int:
-    """Bytes of attention scores per query and key."""
+    """Bytes of one matrix of attention scores, per query and key; none where attention is fused."""
     if traced.backend == "metal" and key == value and key in _FUSED_HEADS:
         return 0
-    return heads * traced.itemsize * _SCORES[traced.backend]
+    return heads * traced.itemsize
