@@ -17,6 +17,7 @@ from proxy.core.displacement import Displacing, Recycles, tiny
 from proxy.core.gate_snapshot import GateSnapshot
 from proxy.core.pressure import Marks, Reading
 from supervisor.generation import Snapshot
+from supervisor.tasks import Tasks
 
 log = logging.getLogger("mlxguard.memory")
 
@@ -77,6 +78,7 @@ class Reclaim:
         self._count = 0
         self._recycles = Recycles()
         self._tiny = 0
+        self._tasks = Tasks()
         self._going: asyncio.Task[None] | None = None
         self._looked = asyncio.Event()
         self._fresh: int | None = None  # bytes that the child held beside the weights when it was fresh
@@ -107,12 +109,10 @@ class Reclaim:
         if not self._wanted(reading, marks, gate, idle_s):
             return
         self._count += 1
-        self._going = asyncio.create_task(self._displace(marks), name="reclaim")
-        self._going.add_done_callback(_log_failure)
+        self._going = self._tasks.start(self._displace(marks), "reclaim")
 
     def stop(self) -> None:
-        if self._going is not None:
-            self._going.cancel()
+        self._tasks.cancel()
 
     def _wanted(self, reading: Reading, marks: Marks, gate: GateSnapshot, idle_s: float | None) -> bool:
         if reading.fresh is None or (self._going is not None and not self._going.done()):
@@ -179,8 +179,3 @@ class Reclaim:
             return
         self._recycles = self._recycles.after(now)
         await self._supervisor.recycle("idle memory stays above plan")
-
-
-def _log_failure(task: asyncio.Task[None]) -> None:
-    if not task.cancelled() and (error := task.exception()) is not None:
-        log.error("reclaim_failed", exc_info=error)

@@ -11,7 +11,7 @@ import asyncio
 import itertools
 import logging
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, NamedTuple, Protocol
 
@@ -23,6 +23,7 @@ from proxy.mirroring import Mirroring
 from proxy.synthetic import Kind
 from supervisor.generation import Change
 from supervisor.lifecycle import State
+from supervisor.tasks import Tasks
 
 log = logging.getLogger("mlxguard.stalls")
 
@@ -100,7 +101,7 @@ class Stalls(Blind):
         self._silent_until = 0.0
         self._numbers = itertools.count(1)
         self._asked: dict[str, int] = {}  # jobs that the child has, and what their searches copy
-        self._tasks: set[asyncio.Task[Any]] = set()
+        self._tasks = Tasks()
         self._curing: asyncio.Task[None] | None = None
         self._evading = asyncio.Lock()
 
@@ -155,12 +156,11 @@ class Stalls(Blind):
         cached = job.usage.cached_tokens if job.usage else None
         self._mirroring.ended(job.answer.id, job.completion_tokens, cached, complete=complete)
         if self._curing is None or self._curing.done():
-            self._curing = self._start(self._cure())
+            self._curing = self._tasks.start(self._cure(), "cure")
 
     async def stop(self) -> None:
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._tasks.cancel()
+        await self._tasks.finish()
 
     # Requests of our own
 
@@ -215,12 +215,6 @@ class Stalls(Blind):
             return
         self._silent_until = max(self._silent_until, self._clock()) + _DOUBT * seconds
         self._supervisor.expect_silence(self._silent_until)
-
-    def _start(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
-        task = asyncio.get_running_loop().create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        return task
 
 
 def _prompt(body: Mapping[str, Any]) -> Prompt:
