@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 
 from proxy.core.budget import Budget, Need
 from supervisor import batch
@@ -90,6 +91,7 @@ def _members(needs: Sequence[Need]) -> list[Member]:
     return [_member(need) for need in needs]
 
 
+@lru_cache(maxsize=8192)
 def _member(need: Need) -> Member:
     segments = need.segments or MOST_SEGMENTS
     return Member(need.prompt, need.completion, need.cached, need.among, need.longest, segments)

@@ -29,10 +29,9 @@ class Running:
     longest: int = 0
 
     def beside(self, other: Need) -> None:
-        """Another's prompt is read from now on, too."""
-        if not self.generated:
-            self.among += 1
-            self.longest = max(self.longest, other.prompt)
+        """Another's prompt is read from now on, too, while its own still is."""
+        self.among += 1
+        self.longest = max(self.longest, other.prompt)
 
 
 class Room:
@@ -65,8 +64,8 @@ class Room:
 
     @property
     def solitary(self) -> bool:
-        """Whether a suspect has the child for itself."""
-        return any(each.ticket.alone for each in self._running.values())
+        """Whether a suspect has the child for itself: nobody is let in beside one."""
+        return len(self._running) == 1 and next(iter(self._running.values())).ticket.alone
 
     @property
     def reserved(self) -> int:
@@ -107,9 +106,10 @@ class Room:
         self.retained, self._last = self._staying(), None
         alone = not self._running and not self.budget.has_room((), ticket.need, self.retained)
         need, before = ticket.least if alone else ticket.need, self.reserved
-        unread = [need.prompt, *[each.need.prompt for each in self.running if not each.generated]]
-        taken = Running(ticket, need, 0, among=len(unread), longest=max(unread))
-        for each in self._running.values():
+        unread = [each for each in self._running.values() if not each.generated]
+        longest = max([need.prompt, *[each.need.prompt for each in unread]])
+        taken = Running(ticket, need, 0, among=1 + len(unread), longest=longest)
+        for each in unread:
             each.beside(need)
         self._running[ticket.id] = taken
         taken.reserved = max(0, self.reserved - before)
