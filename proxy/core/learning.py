@@ -200,8 +200,7 @@ class Peaks:
         self._watched[id] = _Watched(retained, self._held)
         together = len(self._watched) > 1
         for each in self._watched.values():
-            if each.predicted < predicted:
-                each.predicted = predicted
+            each.predicted = max(each.predicted, predicted)
             each.together |= together
 
     def saw(self, held: int, highest: int | None = None) -> dict[str, int]:
