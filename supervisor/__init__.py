@@ -34,6 +34,7 @@ Where things are, from decision to deed:
     output.py      the child's output: lines, masked, the last ones kept
     tasks.py       background tasks that do not fail in silence
     machine.py     what the operating system knows; all that differs by platform
+    trials.py      tries what differs by platform, on specimens.py: for `mlxguard-proxy doctor`
     records.py     state folder: lock, running child, crash reports
     model.py       the model's folder: the embedded tiny model, a folder, a hub id
     hub_cache.py   a downloaded hub id's folder, without the hub's client

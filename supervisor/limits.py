@@ -8,19 +8,17 @@ from __future__ import annotations
 
 import ctypes
 import os
-import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from supervisor.ceiling import Readings
-from supervisor.machine import free_memory, total_memory
+from supervisor.machine import free_memory, sysctl, total_memory
 
 _MIB = 2**20
 #: cgroup v1 writes the largest multiple of a page where there is no limit.
 _NO_LIMIT = 2**62
-_SYSCTL_S = 5.0
 
 
 def read(backend: str, working_set: int | None) -> Readings:
@@ -91,12 +89,8 @@ def wired_limit(platform: str = sys.platform) -> int | None:
     """`sysctl iogpu.wired_limit_mb` in bytes: 0 means Metal's own; None where the system has none."""
     if platform != "darwin":
         return None
-    command = ("/usr/sbin/sysctl", "-n", "iogpu.wired_limit_mb")
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=_SYSCTL_S, check=False)
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return int(done.stdout) * _MIB if done.stdout.strip().isdigit() else None
+    answer = sysctl("iogpu.wired_limit_mb")
+    return int(answer) * _MIB if answer is not None and answer.isdigit() else None
 
 
 class _NvmlMemory(ctypes.Structure):

@@ -10,6 +10,7 @@ import contextlib
 import ctypes
 import functools
 import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -21,6 +22,8 @@ import psutil
 _RUSAGE_INFO_V0 = 0
 _WORDS = 10
 _PHYS_FOOTPRINT = 7
+
+_SYSCTL_S = 5.0
 
 
 class _RusageInfoV0(ctypes.Structure):
@@ -91,6 +94,27 @@ def total_memory() -> int:
 def free_memory() -> int:
     """Bytes that could be had without swapping."""
     return int(psutil.virtual_memory().available)
+
+
+def sysctl(name: str) -> str | None:
+    """What macOS says of it; None where there is no such name, or no such command."""
+    command = ("/usr/sbin/sysctl", "-n", name)
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=_SYSCTL_S, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() or None
+
+
+def chip(platform: str = sys.platform) -> str | None:
+    """The processor's name, as "Apple M3 Max"; None if the system does not say."""
+    if platform == "darwin":
+        return sysctl("machdep.cpu.brand_string")
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return None
 
 
 def system_kills() -> int | None:

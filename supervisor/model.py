@@ -96,13 +96,18 @@ def describe(folder: Path) -> ModelFacts:
     )
 
 
+def may_be_downloaded(path: str) -> bool:
+    """Whether it has the form of a hub id."""
+    return _HUB_ID.fullmatch(path) is not None
+
+
 def _local(path: str) -> Path | None:
     """The folder that is meant, or None where only the hub can have it."""
     folder = Path(path).expanduser()
     if folder.exists():
         _require_complete(folder)
         return folder.resolve()
-    if not _HUB_ID.fullmatch(path):
+    if not may_be_downloaded(path):
         raise ModelUnavailable(f"There is no folder {folder}.")
     return None
 

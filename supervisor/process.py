@@ -166,7 +166,7 @@ class Child:
 
     async def _finish_alone(self) -> Exit:
         """The keeper was killed: do its work. The child is init's now, which tells us nothing."""
-        while self.pid is not None and _runs(self.pid):
+        while self.pid is not None and runs(self.pid):
             self.kill()
             await asyncio.sleep(0.02)
         return Exit(None, None)
@@ -202,7 +202,8 @@ def widen(pipe: int, size: int) -> None:
             fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, size)
 
 
-def _runs(pid: int) -> bool:
+def runs(pid: int) -> bool:
+    """True unless the process has ended; a zombie that its parent has not yet reaped has."""
     try:
         return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:

@@ -82,8 +82,8 @@ class Records:
         self._lock.release()
 
     def _describe_holder(self) -> str:
-        holder = read_json(self.folder / "proxy.json") or {}
-        pid, port = holder.get("pid", "unknown"), holder.get("port") or "unknown"
+        found = holder(self.folder)
+        pid, port = found.get("pid", "unknown"), found.get("port") or "unknown"
         return f"another mlxguard-proxy (pid {pid}, port {port}) uses the state folder {self.folder}"
 
     # The child
@@ -129,6 +129,11 @@ class Records:
         write_json(folder / f"{report['id']}.json", report)
         for old in sorted(folder.glob("*.json"))[:-CRASH_REPORTS]:
             old.unlink(missing_ok=True)
+
+
+def holder(state_dir: Path) -> dict[str, Any]:
+    """`pid` and `port` of the proxy that took the folder last; empty if none is known."""
+    return read_json(state_dir / "proxy.json") or {}
 
 
 def crash_reports(state_dir: Path) -> list[dict[str, Any]]:

@@ -78,7 +78,7 @@ def test_the_wired_limit_as_sysctl_prints_it(
     def sysctl(command: tuple[str, ...], **_: object) -> subprocess.CompletedProcess[str]:
         return subprocess.CompletedProcess(command, status, output, "")
 
-    monkeypatch.setattr(limits.subprocess, "run", sysctl)
+    monkeypatch.setattr(subprocess, "run", sysctl)
     assert limits.wired_limit("darwin") == expected
 
 

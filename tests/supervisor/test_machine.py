@@ -44,6 +44,25 @@ def test_what_the_system_killed_is_counted_on_linux_only(monkeypatch: pytest.Mon
     assert machine.system_kills() is None
 
 
+def test_the_chip_has_a_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    def sysctl(command: tuple[str, ...], **_: object) -> subprocess.CompletedProcess[str]:
+        assert command == ("/usr/sbin/sysctl", "-n", "machdep.cpu.brand_string")
+        return subprocess.CompletedProcess(command, 0, "Apple M3 Max\n", "")
+
+    monkeypatch.setattr(subprocess, "run", sysctl)
+    assert machine.chip("darwin") == "Apple M3 Max"
+    monkeypatch.setattr(machine.Path, "read_text", lambda *_, **__: "processor : 0\nmodel name : AMD EPYC\n")
+    assert machine.chip("linux") == "AMD EPYC"
+
+
+def test_a_system_without_sysctl(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(*_: object, **__: object) -> subprocess.CompletedProcess[str]:
+        raise FileNotFoundError(2, "No such file or directory")
+
+    monkeypatch.setattr(subprocess, "run", missing)
+    assert machine.sysctl("hw.memsize") is None
+
+
 def test_a_stopped_process_is_told_from_one_that_runs() -> None:
     command = [sys.executable, "-S", "-c", "import time; time.sleep(60)"]
     with subprocess.Popen(command) as process:
