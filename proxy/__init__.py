@@ -18,7 +18,7 @@ again, learned_limits.py, what deaths taught of memory, memory_guard.py, which s
 run out of it (core/pressure.py), reclaim.py, which takes back what finished sequences hold
 (core/displacement.py), synthetic.py, requests of our own to the child, mirroring.py, which follows the
 child's prompt cache and foresees its searches, stalls.py, which cures them and evades what would kill it
-there, and actions.py, what an administrator may do.
+there, and actions.py, what an administrator may do. Apart from all that: doctor.py, which tries the machine.
 
 Words: the *child* is the supervised server process; a *generation* is one life of it. An *answer* is what
 one client gets; it keeps its id over keep-alives and *replays* (running a request again after a death,

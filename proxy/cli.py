@@ -1,4 +1,4 @@
-"""mlxguard-proxy, the command: serve, check, plan, crashes, limits, init, tiny-model.
+"""mlxguard-proxy, the command: serve, check, doctor, plan, crashes, limits, init, tiny-model.
 
 What a command needs is imported when it runs: --help and the first answer of `serve` wait for nothing else.
 """
@@ -74,6 +74,12 @@ def _check(arguments: argparse.Namespace) -> int:
         return ExitCode.CONFIGURATION
     print(summary(loaded))
     return ExitCode.OK
+
+
+def _doctor(arguments: argparse.Namespace) -> int:
+    from proxy.doctor import run
+
+    return run(arguments.config, arguments.set, as_json=arguments.json)
 
 
 def _plan(arguments: argparse.Namespace) -> int:
@@ -198,6 +204,10 @@ def _parser() -> argparse.ArgumentParser:
     for command, run in ((serve, _serve), (check, _check)):
         command.set_defaults(run=run)
         _add_settings(command)
+    doctor = commands.add_parser("doctor", help="prove that everything works on this machine")
+    doctor.set_defaults(run=_doctor)
+    doctor.add_argument("--json", action="store_true", help="for programs")
+    _add_settings(doctor)
     plan = commands.add_parser("plan", help="tell what fits on this machine, and the flags that follow")
     plan.set_defaults(run=_plan)
     plan.add_argument("--json", action="store_true", help="for programs: bytes and tokens")

@@ -135,7 +135,7 @@ def serve(settings: Settings, source: str) -> int:
     try:
         sock = listen(settings.server)
     except OSError as error:
-        log.error("cannot_listen", extra={"reason": _why_not(settings.server, error)})
+        log.error("cannot_listen", extra={"reason": why_not(settings.server, error)})
         return ExitCode.PORT_IN_USE if error.errno == errno.EADDRINUSE else ExitCode.CONFIGURATION
     with sock:
         return asyncio.run(_serve(settings, sock, source))
@@ -151,7 +151,8 @@ async def _serve(settings: Settings, sock: socket.socket, source: str) -> int:
     return code
 
 
-def _why_not(server: ServerSettings, error: OSError) -> str:
+def why_not(server: ServerSettings, error: OSError) -> str:
+    """A sentence for what `listen` raised: who holds the port, and what to do."""
     from supervisor.machine import holder_of_port  # noqa: PLC0415 - loads psutil, which a start need not wait for
 
     holder = holder_of_port(server.port) if error.errno == errno.EADDRINUSE else None

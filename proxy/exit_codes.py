@@ -22,4 +22,5 @@ class ExitCode(IntEnum):
     PORT_IN_USE = 3, "the port is taken; the message names its holder"
     STATE_LOCKED = 4, "another proxy is using the state folder"
     INSTALLATION = 5, "another package hides `proxy` or `supervisor`"
+    UNFIT = 6, "`doctor` found something that does not work here"
     INTERRUPTED = 130, "stopped at once by a second Ctrl-C"

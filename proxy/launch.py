@@ -11,7 +11,7 @@ if TYPE_CHECKING:  # `check` answers in a moment, and has no plan
     from supervisor.plan import Plan
 
 #: [upstream] keys that are flags of mlx_lm.server under the same name (its argparse, `mlx_lm.server --help`).
-_FLAGS = (
+FLAGS = (
     "prefill_step_size",
     "decode_concurrency",
     "prompt_concurrency",
@@ -27,7 +27,7 @@ def server_flags(settings: Settings, folder: Path, plan: Plan | None = None) -> 
     """
     planned = {choice.name: choice.value for choice in plan.choices if choice.given} if plan else {}
     flags = ["--model", str(folder)]
-    for name in _FLAGS:
+    for name in FLAGS:
         value = getattr(settings.upstream, name)
         chosen = planned.get(name) if value == "auto" else value
         if chosen is not None:

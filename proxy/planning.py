@@ -16,7 +16,7 @@ from proxy.config import Settings
 from proxy.learned_limits import LearnedLimits
 from proxy.limits_file import Key, key_of
 from supervisor import limits
-from supervisor.ceiling import Ceiling, ceiling
+from supervisor.ceiling import Bound, Ceiling, Readings, ceiling
 from supervisor.cost import Quantization
 from supervisor.flags import Wishes
 from supervisor.learned import Learned, bound
@@ -206,13 +206,18 @@ def _fixed(value: _T | str) -> _T | None:
 
 def _ceiling(settings: Settings, traced: Traced, lessons: Learned, child: int) -> Ceiling:
     readings = limits.read(traced.backend, traced.working_set)
+    allowed = machine_ceiling(settings, readings, child)
+    taught = bound(lessons, allowed.bytes)
+    return allowed if taught is None else machine_ceiling(settings, readings, child, taught)
+
+
+def machine_ceiling(
+    settings: Settings, readings: Readings, child: int = 0, learned: Bound | None = None
+) -> Ceiling:
+    """What the child may take with these settings; see `ceiling`."""
     configured = _fixed(settings.memory.max_active_memory_bytes)
     reserve = _fixed(settings.memory.reserve_system_bytes)
-    allowed = ceiling(readings, configured=configured, reserve=reserve, child=child)
-    taught = bound(lessons, allowed.bytes)
-    if taught is None:
-        return allowed
-    return ceiling(readings, configured=configured, reserve=reserve, child=child, learned=taught)
+    return ceiling(readings, configured=configured, reserve=reserve, child=child, learned=learned)
 
 
 def _model(weights: int, traced: Traced, beside: Companions, options: argparse.Namespace) -> Model:

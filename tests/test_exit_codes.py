@@ -18,6 +18,7 @@ def test_numbers() -> None:
         "PORT_IN_USE": 3,
         "STATE_LOCKED": 4,
         "INSTALLATION": 5,
+        "UNFIT": 6,
         "INTERRUPTED": 130,
     }
 
