@@ -3,9 +3,9 @@
 Own process, because the server's modules import mlx, tokenizers hold the interpreter lock while they encode,
 and a model may bring remote code.
 
-Speaks `proxy.frames` on its standard input and output. A request is `{"id", "op", ...}`, an answer
-`{"id", "result"}` or `{"id", "error": {"kind", "message"}}`. It ends when its input does, so that it never
-outlives the gateway, however that ended.
+Speaks `proxy.frames` on its standard input and output. A frame in is a list of requests `{"id", "op", ...}`,
+a frame out an answer `{"id", "result"}` or `{"id", "error": {"kind", "message"}}`; where the id is null, none
+is given. It ends when its input does, so that it never outlives the gateway, however that ended.
 """
 
 from __future__ import annotations
@@ -82,16 +82,17 @@ def _private_streams() -> tuple[BinaryIO, BinaryIO]:
     return source, sink
 
 
-def _read_into(requests: queue.SimpleQueue[Any], source: BinaryIO) -> NoReturn:
+def _read_into(requests: queue.SimpleQueue[list[dict[str, Any]]], source: BinaryIO) -> NoReturn:
     """Reader thread: sees the end of the input even while a count runs, and ends the process there.
 
     It ends it too where a request cannot be put together: the gateway starts another and asks that.
     """
     receiver = Receiver()
     try:
-        while (request := frames.read(source)) is not None:
-            prompts = {name: receiver.unpacked(request[name]) for name in PROMPTS if name in request}
-            requests.put(request | prompts)
+        while (frame := frames.read(source)) is not None:
+            for request in frame:
+                request |= {name: receiver.unpacked(request[name]) for name in PROMPTS if name in request}
+            requests.put(frame)
     finally:
         os._exit(0)
 
@@ -107,6 +108,14 @@ def _load(request: dict[str, Any]) -> tuple[ChildTokenizer | None, dict[str, Any
         return None, _failure(request["id"], error)
 
 
+def _tell(answer: dict[str, Any], sink: BinaryIO) -> None:
+    if answer["id"] is not None:
+        sink.write(frames.encode(answer))
+        sink.flush()
+    elif "error" in answer:  # of what was told, and needs no answer
+        log.warning("not_noted: %s", answer["error"]["kind"])
+
+
 def _return_memory() -> None:
     """Give back what reading the tokenizer's file took and freed; with 50,000 entries that is 30 MB."""
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's; others keep less
@@ -115,25 +124,22 @@ def _return_memory() -> None:
 
 
 def main() -> NoReturn:
-    """First frame in: `{"id", "model_path", "server_argv", "most_pixels"}`; out: the tokenizer's info."""
+    """First frame in: `[{"id", "model_path", "server_argv", "most_pixels"}]`; out: the tokenizer's info."""
     os.nice(_NICENESS)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the gateway still drains
     source, sink = _private_streams()
-    requests: queue.SimpleQueue[Any] = queue.SimpleQueue()
+    requests: queue.SimpleQueue[list[dict[str, Any]]] = queue.SimpleQueue()
     threading.Thread(target=_read_into, args=(requests, source), daemon=True).start()
-    tokenizer, answer = _load(requests.get())
+    tokenizer, loaded = _load(*requests.get())
     foresight = Foresight(ChildIds(tokenizer)) if tokenizer else None
     gc.freeze()  # the libraries' objects stay; a collection that walks them takes longer than most counts
     _return_memory()
+    _tell(loaded, sink)
+    if tokenizer is None or foresight is None:
+        os._exit(1)  # not sys.exit: the reader thread sits in a read that Python would wait for
     while True:
-        if answer["id"] is not None:
-            sink.write(frames.encode(answer))
-            sink.flush()
-        elif "error" in answer:  # of what was told, and needs no answer
-            log.warning("not_noted: %s", answer["error"]["kind"])
-        if tokenizer is None or foresight is None:
-            os._exit(1)  # not sys.exit: the reader thread sits in a read that Python would wait for
-        answer = _answer(tokenizer, foresight, requests.get())
+        for request in requests.get():
+            _tell(_answer(tokenizer, foresight, request), sink)
 
 
 if __name__ == "__main__":

@@ -39,7 +39,9 @@ class Refused(Exception):
 
 
 class Worker:
-    """One life of a worker process. Requests are dicts, answers as `proxy.tokenizer_worker` gives them."""
+    """One life of a worker process. Frames to it are lists of requests, which are dicts; answers are as
+    `proxy.tokenizer_worker` gives them.
+    """
 
     def __init__(self, process: asyncio.subprocess.Process, stall_s: float) -> None:
         assert process.stdin is not None and process.stdout is not None and process.stderr is not None
@@ -50,7 +52,7 @@ class Worker:
         self._ids = itertools.count()
         self._pending: dict[int, asyncio.Future[Any]] = {}
         self._watchdog: asyncio.TimerHandle | None = None
-        self._told: list[bytes] = []
+        self._told: list[dict[str, Any]] = []
         self._telling: asyncio.TimerHandle | None = None
         self._reader = asyncio.create_task(self._read())
         self._listener = asyncio.create_task(self._listen())
@@ -88,7 +90,7 @@ class Worker:
         try:
             if self._watchdog is None:
                 self._arm()
-            self._send(frames.encode({"id": request_id, **request}))
+            self._send({"id": request_id, **request})
             with contextlib.suppress(ConnectionError):  # the reader sees the death and fails the answer
                 await self._stdin.drain()
             return await answer
@@ -98,17 +100,18 @@ class Worker:
 
     def tell(self, request: dict[str, Any]) -> None:
         """Send what needs no answer, with the next request or soon: by itself it would wake the process."""
-        self._told.append(frames.encode({"id": None, **request}))
+        self._told.append({"id": None, **request})
         if self._telling is None:
             self._telling = self._loop.call_later(_TELL_S, self._send)
 
-    def _send(self, frame: bytes = b"") -> None:
-        """What was told goes first: the order is kept."""
+    def _send(self, *asked: dict[str, Any]) -> None:
+        """What was told goes first, in the same frame: the order is kept, and the process woken once."""
+        frame = frames.encode([*self._told, *asked])
+        self._told.clear()
         if self._telling is not None:
             self._telling.cancel()
             self._telling = None
-        self._stdin.write(b"".join((*self._told, frame)))
-        self._told.clear()
+        self._stdin.write(frame)
 
     async def stop(self, grace_s: float) -> None:
         """End the process: its input closes, and after `grace_s` it is killed."""

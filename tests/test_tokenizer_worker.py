@@ -31,7 +31,7 @@ except EOFError:
 
 
 def test_a_model_that_does_not_load_is_an_answer_and_the_end(tmp_path: Path) -> None:
-    load = frames.encode({"id": 7, "model_path": str(tmp_path), "server_argv": [], "most_pixels": 1})
+    load = frames.encode([{"id": 7, "model_path": str(tmp_path), "server_argv": [], "most_pixels": 1}])
     with subprocess.Popen(
         COMMAND, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
     ) as worker:

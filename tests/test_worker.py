@@ -15,7 +15,10 @@ SCRIPT = """
 import os, sys, time
 from proxy import frames
 out, told = sys.stdout.buffer, []
-while (request := frames.read(sys.stdin.buffer)) is not None:
+def requests():
+    while (frame := frames.read(sys.stdin.buffer)) is not None:
+        yield from frame
+for request in requests():
     match request["do"]:
         case "hang": time.sleep(60)
         case "die": os._exit(3)
