@@ -10,6 +10,8 @@ Read in mlx_lm/generate.py, models/cache.py and server.py (mlx-lm 0.32.2), and s
 - ending: what the prompt cache keeps of it is again a view, of the whole generation buffer. The others are
   copied out in the next step (`filter`). So n that end one after the other leave buffers of n, n - 1, ... 1
   sequences behind: n (n + 1) / 2 in all.
+- copying: buffers are copied one cache (layer) after the other; what was copied out is copied once more as
+  padding is cut off it or a window is cut to size, and of one cache that is there at the same time.
 - where caches can be trimmed, a finished sequence takes its own snapshots out of the prompt cache; where they
   cannot (windows that are full, states), snapshots stay until they are displaced. The last snapshot of all is
   held by a local variable of the server until the next request joins.
@@ -112,24 +114,32 @@ def _padded(buffers: Sequence[Buffers]) -> Buffers:
         prompt=max(each.prompt for each in buffers),
         end=max(each.end for each in buffers),
         slack=max(each.slack for each in buffers),
+        layer=max(each.layer for each in buffers),
         kept=any(each.kept for each in buffers),
-        grows=any(each.grows for each in buffers),
+        copied=_joined([each.layer for each in buffers]),
     )
+
+
+def _joined(layers: Sequence[int]) -> int:
+    """As some join the others, one cache of all is made anew, beside the old ones and one side's padded one.
+    The longest is on the one side only.
+    """
+    longest, second = ([*sorted(layers, reverse=True), 0])[:2]
+    return len(layers) * longest + (len(layers) - 1) * second
 
 
 def _writing(
     serving: Serving, padded: Buffers, number: int, pinned: Snapshots, ended: int
 ) -> tuple[int, int]:
     """When all prompts are read, and `ended` have ended: (caches, working memory)."""
-    traced = serving.model.traced
-    grows = padded.end // traced.layers if padded.grows else 0
     if not serving.model.batched:  # one by one (generate.py, `generate_step`): no snapshot, and one buffer
-        return number * max(padded.end, padded.reading), grows
+        return number * max(padded.end, padded.reading), padded.copied
     writing = number - ended
     caches = pinned.of(number if padded.kept else writing)
     end = padded.end + (padded.slack if min(number, serving.prompts) > 1 else 0)
     caches += (_steps(number) - _steps(writing - 1)) * end
-    return caches, writing * (grows + logits(traced))
+    copied = writing * padded.layer if ended else padded.copied
+    return caches, copied + writing * logits(serving.model.traced)
 
 
 def _reading_alone(padded: Buffers, number: int, unread: Sequence[Buffers]) -> tuple[int, int]:

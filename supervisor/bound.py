@@ -47,8 +47,8 @@ def bound(config: Mapping[str, Any]) -> Law:
     state = max((*_numbers(every, _STATES), size, 16))
     return Law(
         (
-            Part(Kind.GROWING, row, itemsize=_ITEM),
-            Part(Kind.CONSTANT, layers * _BUFFERS * max(heads * size, width) * state * _ITEM, itemsize=_ITEM),
+            Part(Kind.GROWING, row, itemsize=_ITEM, caches=layers),
+            Part(Kind.CONSTANT, row * state, itemsize=_ITEM, caches=layers),
         )
     )
 

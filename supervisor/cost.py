@@ -39,6 +39,7 @@ class Part:
         keep: WINDOW: rows at the start that are never overwritten.
         itemsize: bytes of one element.
         quantizable: `--kv-bits` turns it into a QuantizedKVCache.
+        caches: how many they are.
     """
 
     kind: Kind
@@ -47,6 +48,7 @@ class Part:
     keep: int = 0
     itemsize: int = 2
     quantizable: bool = False
+    caches: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,9 +138,13 @@ class Law:
         return held
 
     def generated(self, held: tuple[Held, ...], tokens: int) -> int:
-        """Bytes when `tokens` more have been fed one by one, as `replay` would find them, at once."""
-        return sum(
-            self._bytes(part, self._quantized(part, _generated(part, h, tokens)))
+        """Bytes when `tokens` more have been fed one by one."""
+        return self.bytes_of(self.written(held, tokens))
+
+    def written(self, held: tuple[Held, ...], tokens: int) -> tuple[Held, ...]:
+        """The buffers when `tokens` more have been fed one by one, as `replay` would find them, at once."""
+        return tuple(
+            self._quantized(part, _generated(part, h, tokens))
             for part, h in zip(self.parts, held, strict=True)
         )
 
@@ -148,6 +154,10 @@ class Law:
 
     def bytes_of(self, held: tuple[Held, ...]) -> int:
         return sum(self._bytes(part, h) for part, h in zip(self.parts, held, strict=True))
+
+    def widest(self, held: tuple[Held, ...]) -> int:
+        """Bytes of the largest of all caches."""
+        return max((self._bytes(p, h) // p.caches for p, h in zip(self.parts, held, strict=True)), default=0)
 
     def _bytes(self, part: Part, held: Held) -> int:
         if held.quantized and self.quantization is not None:
@@ -173,12 +183,14 @@ def prefill(tokens: int, step: int = 2048) -> Iterator[int]:
 
 def merged(parts: Iterable[Part]) -> tuple[Part, ...]:
     """Like parts as one, in the order in which they came first."""
-    found: dict[Part, int] = {}
+    found: dict[Part, list[Part]] = {}
     for part in parts:
         if part.row_bytes:
-            alike = replace(part, row_bytes=0)
-            found[alike] = found.get(alike, 0) + part.row_bytes
-    return tuple(replace(alike, row_bytes=row_bytes) for alike, row_bytes in found.items())
+            found.setdefault(replace(part, row_bytes=0, caches=0), []).append(part)
+    return tuple(
+        replace(alike, row_bytes=sum(p.row_bytes for p in same), caches=sum(p.caches for p in same))
+        for alike, same in found.items()
+    )
 
 
 def rounded(rows: int) -> int:
@@ -303,6 +315,7 @@ def to_document(parts: Iterable[Part]) -> list[dict[str, Any]]:
             "keep": part.keep,
             "itemsize": part.itemsize,
             "quantizable": part.quantizable,
+            "caches": part.caches,
         }
         for part in parts
     ]

@@ -62,7 +62,7 @@ class Traced:
         layer_width: elements that one token's activations have in the widest layer.
         backend: "metal", "cuda" or "cpu".
         working_set: bytes that Metal recommends.
-        layers: caches that grow with the prompt, of which one at a time is copied as it grows.
+        layers: caches that grow with the prompt.
     """
 
     law: Law

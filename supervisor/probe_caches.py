@@ -102,7 +102,7 @@ def _concatenated(cache: Any, _: bool) -> list[Part]:
 
 
 def _state(cache: Any, _: bool) -> list[Part]:
-    return [Part(Kind.CONSTANT, array.nbytes, itemsize=array.itemsize) for array in arrays(cache).values()]
+    return [Part(Kind.CONSTANT, _bytes(cache))]
 
 
 _KNOWN: dict[str, Callable[[Any, bool], list[Part]]] = {

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache, partial
 
-from supervisor.cost import Kind, Law, prefill
+from supervisor.cost import Held, Kind, Law, prefill
 from supervisor.peak import Model, Traced, working
 
 #: The system prompt, the rest, and a tail that opens a thought (server.py, `_tokenize`).
@@ -61,8 +61,10 @@ class Buffers:
         prompt: when it has been read: what its snapshot pins.
         end: when all has been generated.
         slack: what `end` can be larger by where it was cut out of a padded buffer: it grows from there.
+        layer: the largest single cache, as it is read or as it ends.
         kept: its snapshot stays when it has ended.
-        grows: the buffer that the snapshot pins is not large enough for what is generated.
+        copied: what is there twice as it begins to write: one cache after the other, where what is generated
+            does not go into a buffer of the size that the snapshot pins.
     """
 
     reading: int
@@ -70,8 +72,9 @@ class Buffers:
     prompt: int
     end: int
     slack: int
+    layer: int
     kept: bool
-    grows: bool
+    copied: int
 
 
 @lru_cache(maxsize=8)
@@ -115,15 +118,27 @@ def _buffers(traced: Traced, law: Law, step: int, member: Member) -> Buffers:
         held, rows = law.replay((chunk,), held), rows + chunk
         stages.append((law.bytes_of(held), working(traced, rows, 1, chunk)))
     reading, works_in = max(stages, key=sum)
-    read, end = law.bytes_of(held), law.generated(held, 1 + member.completion)
+    written = law.written(held, 1 + member.completion)
+    cut = law.written(law.restored(rows), 1 + member.completion)
+    end = law.bytes_of(written)
     return Buffers(
         reading=reading,
         works_in=works_in,
-        prompt=read,
+        prompt=law.bytes_of(held),
         end=end,
-        slack=max(0, law.generated(law.restored(rows), 1 + member.completion) - end),
-        kept=not _trimmable(law, member.prompt),
-        grows=end > read,
+        slack=max(0, law.bytes_of(cut) - end),
+        layer=max(map(law.widest, (held, written, cut))),
+        kept=not _trimmable(law, member.prompt + member.completion),
+        copied=_copied(law, held, written),
+    )
+
+
+def _copied(law: Law, held: tuple[Held, ...], written: tuple[Held, ...]) -> int:
+    """The largest cache whose buffer does not stay as it is."""
+    changed = [before.rows != after.rows for before, after in zip(held, written, strict=True)]
+    return max(
+        law.widest(tuple(each if other else Held() for each, other in zip(some, changed, strict=True)))
+        for some in (held, written)
     )
 
 

@@ -51,7 +51,7 @@ def test_the_largest_prompt_fits_and_a_longer_one_does_not(gigabytes: int) -> No
 
 #: Rows are what is counted: beside them a step works in next to nothing, and a layer is next to nothing.
 LARGE = 10**12
-ROWS = Traced(Law((Part(Kind.GROWING, LARGE),)), layers=10**18)
+ROWS = Traced(Law((Part(Kind.GROWING, LARGE, caches=10**18),)))
 sequences = st.lists(st.tuples(st.integers(2, 3000), st.integers(1, 900)), min_size=1, max_size=6)
 
 
@@ -86,6 +86,38 @@ def test_no_order_of_arrivals_and_ends_takes_more(
     unread = [Member(*each, segments=1) for each in some]
     bound = peak(rows(len(some), step, prompts), unread).caches // LARGE
     assert Child(some, arrivals, step, len(some), prompts).run() <= bound + pinned(some, step) * CUT
+
+
+def in_layers(window: int, layers: int) -> Traced:
+    """As many caches that grow as have the window, of which some are copied while the others are there."""
+    grows = Part(Kind.GROWING, LARGE, caches=layers)
+    return Traced(Law((grows, Part(Kind.WINDOW, LARGE, size=window, caches=layers)) if window else (grows,)))
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    sequences, st.integers(1, 8), st.sampled_from([256, 512]), st.sampled_from([0, 256, 512, 1024]), st.data()
+)
+def test_nor_do_windows_nor_caches_that_are_copied(
+    some: list[tuple[int, int]], prompts: int, step: int, window: int, data: st.DataObject
+) -> None:
+    """Of two caches of a kind, a half is there twice as it grows, is cut out or is joined."""
+    arrivals = data.draw(st.lists(st.integers(0, 600), min_size=len(some), max_size=len(some)))
+    traced = in_layers(window, 2)
+    serving = Serving(Model(0, traced.law, traced, batched=True), step, len(some), prompts, 10)
+    found = peak(serving, [Member(*each, segments=1) for each in some])
+    allowed = pinned(some, step) * CUT * (1 + bool(window))
+    child = Child(some, arrivals, step, len(some), prompts, window, layers=2)
+    assert child.run() <= (found.caches + found.working) // LARGE + allowed
+
+
+def test_who_ends_first_is_copied_out_of_beside_all_that_windows_left() -> None:
+    """Seen in the child: 700 tokens and 64 more, the second of which comes as the first has read 512."""
+    traced = in_layers(256, 2)
+    serving = Serving(Model(0, traced.law, traced, batched=True), 256, 4, 2, 10)
+    child = Child([(700, 64), (700, 65)], [0, 2], 256, 4, 2, window=256, layers=2)
+    found = peak(serving, [Member(700, 64, segments=1), Member(700, 65, segments=1)])
+    assert child.run() <= (found.caches + found.working) // LARGE
 
 
 def known(child: Child, now: int) -> tuple[list[Member], int]:

@@ -112,9 +112,15 @@ def test_a_draft_models_caches_come_on_top() -> None:
 
 def test_like_parts_are_one() -> None:
     assert merged([GROWING, WINDOW, GROWING, Part(Kind.GROWING, 0)]) == (
-        Part(Kind.GROWING, 20, quantizable=True),
+        Part(Kind.GROWING, 20, quantizable=True, caches=2),
         WINDOW,
     )
+
+
+def test_the_widest_is_one_cache_and_not_all_that_are_alike() -> None:
+    law = Law((Part(Kind.GROWING, 30, caches=3), Part(Kind.WINDOW, 40, size=512, caches=2)))
+    assert law.widest(law.restored(100)) == 100 * 20
+    assert law.widest(law.restored(2000)) == 2000 * 10
 
 
 def test_a_law_survives_json() -> None:

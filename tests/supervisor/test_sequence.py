@@ -18,7 +18,7 @@ def serving(*parts: Part, step: int = 512) -> Serving:
 def test_it_holds_more_when_it_has_written_than_when_it_was_read() -> None:
     found = buffers_of(serving())(Member(500, 100))
     assert (found.prompt, found.end) == (512 * ROW, 768 * ROW)
-    assert found.grows
+    assert found.copied == 768 * ROW
     assert not found.kept
 
 
@@ -26,7 +26,15 @@ def test_its_snapshot_stays_where_caches_cannot_be_trimmed() -> None:
     window = Part(Kind.WINDOW, ROW, size=256)
     assert buffers_of(serving(GROWING, window))(Member(600, 10)).kept
     assert not buffers_of(serving(GROWING, window))(Member(100, 10)).kept
+    assert buffers_of(serving(GROWING, window))(Member(100, 200)).kept  # when it ends, the window is full
     assert buffers_of(serving(GROWING, Part(Kind.CONSTANT, ROW)))(Member(100, 10)).kept
+
+
+def test_a_window_that_is_cut_to_size_is_copied_though_nothing_grows() -> None:
+    found = buffers_of(serving(GROWING, Part(Kind.WINDOW, ROW, size=256), step=256))(Member(600, 10))
+    assert found.end < found.prompt
+    assert found.copied == (255 + 87) * ROW
+    assert found.layer == (599 + 256) * ROW  # cut out beside others, it grows from where it was cut
 
 
 def test_the_longest_of_a_buffer_tells_its_size_after_each_of_its_steps() -> None:
