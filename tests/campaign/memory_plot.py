@@ -14,6 +14,8 @@ from typing import Any
 _WIDTH, _HEIGHT, _LEFT, _RIGHT, _BOTTOM, _TOP = 860, 440, 64, 16, 96, 44
 _COLOURS = {"fixed": "#9a9a9a", "guarded": "#1f6fb2", "bare": "#c0392b"}
 _MIB = 2**20
+#: Seconds between two marks of the axis: the first of which ten are enough.
+_APART = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
 
 
 class _Scale:
@@ -55,9 +57,9 @@ def _axes(scale: _Scale, limit: int) -> Iterator[str]:
         yield _rule(scale.y(mib * _MIB), 'stroke="#e4e4e4"')
         yield _text(_LEFT - 8, scale.y(mib * _MIB) + 4, str(mib), 'text-anchor="end"')
     yield _text(_LEFT - 8, _TOP - 6, "MiB", 'text-anchor="end"')
-    for fifth in range(6):
-        at = scale.seconds * fifth / 5
-        yield _text(scale.x(at), _HEIGHT - _BOTTOM + 18, f"{at:.0f}", 'text-anchor="middle"')
+    apart = next(each for each in _APART if scale.seconds / each <= 10)
+    for at in range(0, int(scale.seconds) + 1, apart):
+        yield _text(scale.x(at), _HEIGHT - _BOTTOM + 18, str(at), 'text-anchor="middle"')
     middle = (_LEFT + _WIDTH - _RIGHT) / 2
     yield _text(middle, _HEIGHT - _BOTTOM + 34, "seconds at work", 'text-anchor="middle"')
     yield _rule(scale.y(limit), 'stroke="black" stroke-width="1.5" stroke-dasharray="6 4"')
