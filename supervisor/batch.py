@@ -108,12 +108,13 @@ def _padded(buffers: Sequence[Buffers]) -> Buffers:
     """The most of each: in a batch all are as long as the longest."""
     if len(buffers) == 1:
         return buffers[0]
+    end = max(each.end for each in buffers)
     return Buffers(
         reading=max(each.reading for each in buffers),
         works_in=max(each.works_in for each in buffers),
         prompt=max(each.prompt for each in buffers),
-        end=max(each.end for each in buffers),
-        slack=max(each.slack for each in buffers),
+        end=end,
+        slack=max(each.end + each.slack for each in buffers) - end,
         layer=max(each.layer for each in buffers),
         kept=any(each.kept for each in buffers),
         copied=_joined([each.layer for each in buffers]),

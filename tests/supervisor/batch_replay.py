@@ -135,7 +135,7 @@ class Child:
         for member in self.writing.members:
             self.lengths[member] += 1
             self.left[member] -= 1
-        self._look(copied=before.widest if before.size != self.writing.size else 0)
+        self._look(copied=_gathered(before, self.writing))
         ended = [member for member in self.writing.members if self.left[member] <= 0]
         for member in ended:
             self.finished[member] = self.writing
@@ -195,6 +195,7 @@ class Child:
 
 def _gathered(whole: Buffer, some: Buffer | None) -> int:
     """One cache of those that are copied out of all, which is cut to size or grows then: a copy more."""
-    if some is None or (some.rows, some.windowed) == (whole.rows, whole.windowed):
+    if some is None:
         return 0
-    return len(some.members) * max(whole.rows, whole.windowed)
+    kinds = ((whole.rows, some.rows), (whole.windowed, some.windowed))
+    return len(some.members) * max(before if before != after else 0 for before, after in kinds)

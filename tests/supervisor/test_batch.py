@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from supervisor.batch import kv, largest_prompt, left, peak
 from supervisor.cost import STEP, Kind, Law, Part
 from supervisor.peak import Model, Traced
-from supervisor.sequence import Member, Serving
+from supervisor.sequence import Member, Serving, buffers_of
+from supervisor.snapshots import snapshots
 from tests.supervisor.batch_replay import Child
 
 ROW = 100_000
@@ -170,6 +171,14 @@ def test_one_that_was_read_alone_costs_no_more_than_one_that_is_unread(
     number = data.draw(st.integers(0, len(some)))
     read = [Member(*each, 0, 1, each[0]) for each in some[:number]]
     assert peak(serving, [*read, *unread[number:]]).caches <= peak(serving, unread).caches
+
+
+def test_what_a_short_one_grows_by_does_not_come_on_top_of_a_long_one() -> None:
+    """Three sequences of 799 rows and the 256 that they grow by; a title may grow by more of its own 256."""
+    serving, long, title = rows(2, 512, 2), Member(800, 96, segments=1), Member(100, 16, segments=1)
+    both = [*map(buffers_of(serving), (long, title))]
+    read = snapshots(serving, (long, title), both, (long, title)).of(1)
+    assert peak(serving, [long, title]).caches == read + 3 * (799 + 256) * LARGE
 
 
 def test_ends_one_after_the_other_leave_a_buffer_each() -> None:
