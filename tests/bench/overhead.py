@@ -79,7 +79,10 @@ class Load:
         read_streams(side.port, self._burst[1_000])
 
     def round(self, side: Side) -> Figures:
-        return self._wholes(side) | self._streams(side) | self._bursts(side) | {"rss": rss_mb(side.processes)}
+        """Whole answers last: wrk breaks off what it has asked at its end, and whose child tells nothing, as
+        this one, has the guard keep their places for half a minute, which is the others' turn.
+        """
+        return self._streams(side) | self._bursts(side) | self._wholes(side) | {"rss": rss_mb(side.processes)}
 
     def _wholes(self, side: Side) -> Figures:
         alone = wrk(side.port, self._whole, connections=1, seconds=max(1, self._seconds / 2))
