@@ -14,7 +14,7 @@ import platform
 import resource
 import shutil
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
 import orjson
@@ -52,11 +52,14 @@ def run(config: Path | None, sets: Sequence[str], *, as_json: bool) -> int:
 
 
 async def _printed(config: Path | None, sets: Sequence[str], *, as_json: bool) -> list[Finding]:
-    findings = []
-    async for finding in _examine(config, sets):
-        findings.append(finding)
+    findings: list[Finding] = []
+
+    def tell(found: Sequence[Finding]) -> None:
+        findings.extend(found)
         if not as_json:
-            _print(finding.text())
+            _print("\n".join(finding.text() for finding in found))
+
+    await _examine(config, sets, tell)
     if as_json:
         _print(orjson.dumps(document(findings), option=orjson.OPT_INDENT_2).decode())
     else:
@@ -69,19 +72,21 @@ def _print(text: str) -> None:
     sys.stdout.flush()
 
 
-async def _examine(config: Path | None, sets: Sequence[str]) -> AsyncIterator[Finding]:
+async def _examine(
+    config: Path | None, sets: Sequence[str], tell: Callable[[Sequence[Finding]], None]
+) -> None:
     settings, source, faults = _configured(config, sets)
-    yield doctor_setup.configuration(source, faults)
     serving = asyncio.create_task(_looked("server", _served))
-    checks = [*_machine_checks(settings), *(() if faults else _setup_checks(settings))]
-    for name, look in checks:
-        for finding in await _looked(name, look):
-            yield finding
-    for finding in await serving:
-        yield finding
-    if not faults:  # the embedded model is there by now
-        for finding in await _looked("model", lambda: _model(settings)):
-            yield finding
+    try:
+        tell((doctor_setup.configuration(source, faults),))
+        for name, look in (*_machine_checks(settings), *(() if faults else _setup_checks(settings))):
+            tell(await _looked(name, look))
+        tell(await serving)
+        if not faults:  # the embedded model is there by now
+            tell(await _looked("model", lambda: _model(settings)))
+    finally:  # after Ctrl-C too, while there is still somebody to stop the server in order
+        serving.cancel()
+        await asyncio.wait((serving,))
 
 
 def _configured(config: Path | None, sets: Sequence[str]) -> tuple[Settings, str, list[str]]:

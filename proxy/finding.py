@@ -48,7 +48,8 @@ def conclusion(findings: Sequence[Finding]) -> str:
     counts = {verdict: sum(each.verdict is verdict for each in findings) for verdict in Verdict}
     if len(findings) == counts[Verdict.OK]:
         return "Everything works here."
-    return ", ".join(f"{count} {verdict}" for verdict, count in counts.items() if count)
+    words = {Verdict.WARNING: "warning" if counts[Verdict.WARNING] == 1 else "warnings"}
+    return ", ".join(f"{count} {words.get(verdict, verdict)}" for verdict, count in counts.items() if count)
 
 
 def document(findings: Sequence[Finding]) -> dict[str, Any]:

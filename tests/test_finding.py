@@ -23,6 +23,7 @@ def test_only_a_failure_counts_against_the_machine() -> None:
 def test_the_last_line_counts() -> None:
     assert conclusion([GOOD]) == "Everything works here."
     assert conclusion([GOOD, GOOD, DOUBTFUL, BAD]) == "2 ok, 1 warning, 1 failed"
+    assert conclusion([DOUBTFUL, DOUBTFUL]) == "2 warnings"
 
 
 def test_programs_get_the_same() -> None:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import orjson
+import psutil
 import pytest
 
+from proxy.exit_codes import ExitCode
 from proxy.finding import Verdict
 
 pytestmark = pytest.mark.real
@@ -35,11 +38,19 @@ CHECKS = [
 ]
 
 
+CODE = "import sys; from proxy.cli import main; sys.exit(main())"
+DOCTOR = [sys.executable, "-c", CODE, "doctor", "--model", "tiny", "--port", "0"]
+
+
+def environment(folder: Path) -> dict[str, str]:
+    """Folders of its own, the one for temporary files too."""
+    return {"PATH": "/usr/bin:/bin", "HOME": str(folder), "TMPDIR": str(folder)}
+
+
 def test_everything_works_here(tmp_path: Path) -> None:
-    code = "import sys; from proxy.cli import main; sys.exit(main())"
-    env = {"PATH": "/usr/bin:/bin", "HOME": str(tmp_path)}
-    command = [sys.executable, "-c", code, "doctor", "--json", "--model", "tiny", "--port", "0"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=env)
+    done = subprocess.run(
+        [*DOCTOR, "--json"], capture_output=True, text=True, check=False, env=environment(tmp_path)
+    )
     assert not done.stderr
     found = orjson.loads(done.stdout)["checks"]
     assert [each["check"] for each in found] == CHECKS
@@ -47,3 +58,16 @@ def test_everything_works_here(tmp_path: Path) -> None:
     bad = [each for each in found if each["verdict"] != Verdict.OK and each["check"] != "free memory"]
     assert not bad
     assert done.returncode == 0
+
+
+def test_ctrl_c_leaves_nothing_behind(tmp_path: Path) -> None:
+    with subprocess.Popen(DOCTOR, stdout=subprocess.PIPE, env=environment(tmp_path)) as doctor:
+        assert doctor.stdout
+        while b"memory of MLX" not in doctor.stdout.readline():
+            pass
+        below = psutil.Process(doctor.pid).children(recursive=True)
+        assert below  # the server is on its way
+        doctor.send_signal(signal.SIGINT)
+        assert doctor.wait(20) == ExitCode.INTERRUPTED
+    assert not psutil.wait_procs(below, 5.0)[1]
+    assert not list(tmp_path.glob("mlxguard-doctor-*"))
