@@ -170,22 +170,28 @@ def read_streams(port: int, content: bytes, count: int = 1) -> Streams:
     return Streams(found["first"], found["last"], found.get("chunk", []))
 
 
-def start_pings(port: int, *, every_us: int, count: int) -> subprocess.Popen[bytes]:
-    """Ask /livez every so often, beside other load."""
-    command = [program("streams"), "ping", str(port), str(every_us), str(count)]
-    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-    assert process.stdin
-    process.stdin.write(f"GET /livez HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n\r\n".encode())
-    process.stdin.close()
-    process.stdin = None
-    return process
+class Pings:
+    """Asks /livez every so often, beside other load."""
 
+    def __init__(self, port: int, *, every_us: int, count: int) -> None:
+        command = [program("streams"), "ping", str(port), str(every_us), str(count)]
+        asked = f"GET /livez HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n\r\n".encode()
+        # Into a file: a pipe that nobody reads yet is full after some thousand lines, and then it waits.
+        self._said = tempfile.TemporaryFile()  # noqa: SIM115  # closed by `times`
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=self._said)
+        assert self._process.stdin
+        self._process.stdin.write(asked)
+        self._process.stdin.close()
 
-def end_pings(process: subprocess.Popen[bytes]) -> list[float]:
-    """Milliseconds from when each was due to its answer."""
-    said, _ = process.communicate()
-    assert process.returncode == 0
-    return _read_times(said)["ping"]
+    def over(self) -> bool:
+        return self._process.poll() is not None
+
+    def times(self) -> list[float]:
+        """Milliseconds from when each was due to its answer; waits for the last."""
+        assert self._process.wait() == 0
+        with self._said:
+            self._said.seek(0)
+            return _read_times(self._said.read())["ping"]
 
 
 def _times(command: Sequence[str | Path], content: bytes) -> dict[str, list[float]]:

@@ -24,7 +24,7 @@ from proxy.tokens import Tokens
 from tests.bench import sides
 from tests.bench.document import Table, publish
 from tests.bench.fitting import session as drawn
-from tests.bench.load import Order, body, end_pings, model, quantile, read_streams, spread, start_pings
+from tests.bench.load import Order, Pings, body, model, quantile, read_streams, spread
 from tests.figures import bar
 
 TURNS, TOKENS = 200, 100_000
@@ -73,15 +73,15 @@ def turns(bodies: Sequence[bytes], guard: int, direct: int) -> tuple[list[float]
 
 def lag(port: int, seconds: float, bodies: Iterator[bytes] | None = None) -> list[float]:
     """Milliseconds of /livez, idle or beside turns."""
-    pings = start_pings(port, every_us=PING_EVERY_US, count=round(seconds * 1e6 / PING_EVERY_US))
+    pings = Pings(port, every_us=PING_EVERY_US, count=round(seconds * 1e6 / PING_EVERY_US))
     due = time.monotonic()
     for content in bodies or ():
         read_streams(port, content)
         due += 1 / TURNS_PER_S
         time.sleep(max(0.0, due - time.monotonic()))
-        if pings.poll() is not None:
+        if pings.over():
             break
-    return end_pings(pings)
+    return pings.times()
 
 
 def run(seed: int, number: int, seconds: float) -> bool:
