@@ -120,7 +120,8 @@ class Preparation:
         if self._outcome.done():
             return self._outcome.result()
         try:
-            return await asyncio.wait_for(asyncio.shield(self._outcome), timeout_s)
+            async with asyncio.timeout(timeout_s):
+                return await asyncio.shield(self._outcome)
         except TimeoutError:
             raise Unavailable("preparing") from None
 

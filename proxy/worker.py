@@ -117,7 +117,8 @@ class Worker:
         """End the process: its input closes, and after `grace_s` it is killed."""
         self._stdin.close()
         try:
-            await asyncio.wait_for(self._process.wait(), grace_s)
+            async with asyncio.timeout(grace_s):
+                await self._process.wait()
         except TimeoutError:
             self.kill()
         await asyncio.gather(self._reader, self._listener)

@@ -115,7 +115,8 @@ async def _output(command: Sequence[str], limit_s: float) -> str | None:
         log.warning("not_started", extra={"command": command[0], "reason": str(error)})
         return None
     try:
-        output, _ = await asyncio.wait_for(process.communicate(), limit_s)
+        async with asyncio.timeout(limit_s):
+            output, _ = await process.communicate()
     except TimeoutError:
         return None
     finally:

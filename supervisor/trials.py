@@ -146,7 +146,8 @@ async def _exit(code: str, number: int | None = None) -> Exit:
     if number is not None and child.pid is not None:
         os.kill(child.pid, number)
     try:
-        return await asyncio.wait_for(asyncio.shield(child.exited), _STEP_S)
+        async with asyncio.timeout(_STEP_S):
+            return await asyncio.shield(child.exited)
     finally:
         child.kill()
         await child.wait_closed()
@@ -166,7 +167,8 @@ class _Specimen:
     async def listen(self) -> dict[str, Any]:
         assert self._process.stdout is not None
         try:
-            line = await asyncio.wait_for(self._process.stdout.readline(), _STEP_S)
+            async with asyncio.timeout(_STEP_S):
+                line = await self._process.stdout.readline()
         except TimeoutError:
             raise TrialFailed(f"a program of ours said nothing for {_STEP_S:g} s") from None
         if not line:
