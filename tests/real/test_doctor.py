@@ -38,7 +38,11 @@ CHECKS = [
 ]
 
 
-CODE = "import sys; from proxy.cli import main; sys.exit(main())"
+#: As in a terminal: what a shell starts in the background ignores SIGINT, and so does what that starts.
+CODE = (
+    "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    "from proxy.cli import main; sys.exit(main())"
+)
 DOCTOR = [sys.executable, "-c", CODE, "doctor", "--model", "tiny", "--port", "0"]
 
 
