@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import struct
+from collections.abc import Iterator
 from typing import Any, BinaryIO
 
 import orjson
@@ -27,10 +27,22 @@ def read(stream: BinaryIO) -> Any | None:
     return orjson.loads(body) if len(body) == length else None
 
 
-async def read_async(stream: asyncio.StreamReader) -> Any | None:
-    """The same from an asyncio stream."""
-    try:
-        (length,) = _HEADER.unpack(await stream.readexactly(_HEADER.size))
-        return orjson.loads(await stream.readexactly(length))
-    except asyncio.IncompleteReadError:
-        return None
+class Decoder:
+    """Frames out of a stream that arrives in pieces; linear in its length."""
+
+    __slots__ = ("_held",)
+
+    def __init__(self) -> None:
+        self._held = bytearray()
+
+    def feed(self, data: bytes) -> Iterator[Any]:
+        """The values that `data` completes; all of them are to be taken. Raises ValueError for no JSON."""
+        held = self._held
+        held += data
+        while len(held) >= _HEADER.size:
+            end = _HEADER.size + _HEADER.unpack_from(held)[0]
+            if len(held) < end:
+                return
+            body = bytes(held[_HEADER.size : end])
+            del held[:end]
+            yield orjson.loads(body)

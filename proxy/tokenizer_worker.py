@@ -5,7 +5,8 @@ and a model may bring remote code.
 
 Speaks `proxy.frames` on its standard input and output. A frame in is a list of requests `{"id", "op", ...}`,
 a frame out an answer `{"id", "result"}` or `{"id", "error": {"kind", "message"}}`; where the id is null, none
-is given. It ends when its input does, so that it never outlives the gateway, however that ended.
+is given. It ends when its input does, or when the pipe does whose descriptor is its argument: this is seen
+while a count runs, too. So it never outlives the gateway, however that ended.
 """
 
 from __future__ import annotations
@@ -14,9 +15,10 @@ import ctypes
 import gc
 import logging
 import os
-import queue
 import signal
+import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, NoReturn
 
@@ -82,19 +84,22 @@ def _private_streams() -> tuple[BinaryIO, BinaryIO]:
     return source, sink
 
 
-def _read_into(requests: queue.SimpleQueue[list[dict[str, Any]]], source: BinaryIO) -> NoReturn:
-    """Reader thread: sees the end of the input even while a count runs, and ends the process there.
+def _end_with(lifeline: int) -> NoReturn:
+    """A thread: nothing is ever read but the end, which comes when the gateway has closed it, or ended."""
+    while os.read(lifeline, 1):
+        pass
+    os._exit(0)
 
-    It ends it too where a request cannot be put together: the gateway starts another and asks that.
+
+def _frames_of(source: BinaryIO) -> Iterator[list[dict[str, Any]]]:
+    """Lists of requests, whole. Raises where one cannot be put together: the gateway starts another worker,
+    and asks that.
     """
     receiver = Receiver()
-    try:
-        while (frame := frames.read(source)) is not None:
-            for request in frame:
-                request |= {name: receiver.unpacked(request[name]) for name in PROMPTS if name in request}
-            requests.put(frame)
-    finally:
-        os._exit(0)
+    while (frame := frames.read(source)) is not None:
+        for request in frame:
+            request |= {name: receiver.unpacked(request[name]) for name in PROMPTS if name in request}
+        yield frame
 
 
 def _load(request: dict[str, Any]) -> tuple[ChildTokenizer | None, dict[str, Any]]:
@@ -128,18 +133,22 @@ def main() -> NoReturn:
     os.nice(_NICENESS)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the gateway still drains
     source, sink = _private_streams()
-    requests: queue.SimpleQueue[list[dict[str, Any]]] = queue.SimpleQueue()
-    threading.Thread(target=_read_into, args=(requests, source), daemon=True).start()
-    tokenizer, loaded = _load(*requests.get())
+    for lifeline in sys.argv[1:]:
+        threading.Thread(target=_end_with, args=(int(lifeline),), daemon=True).start()
+    asked = _frames_of(source)
+    if (first := next(asked, None)) is None:
+        os._exit(0)
+    tokenizer, loaded = _load(*first)
     foresight = Foresight(ChildIds(tokenizer)) if tokenizer else None
     gc.freeze()  # the libraries' objects stay; a collection that walks them takes longer than most counts
     _return_memory()
     _tell(loaded, sink)
     if tokenizer is None or foresight is None:
-        os._exit(1)  # not sys.exit: the reader thread sits in a read that Python would wait for
-    while True:
-        for request in requests.get():
+        os._exit(1)  # not sys.exit: libraries' threads would be waited for
+    for frame in asked:
+        for request in frame:
             _tell(_answer(tokenizer, foresight, request), sink)
+    os._exit(0)
 
 
 if __name__ == "__main__":

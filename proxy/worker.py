@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import itertools
 import logging
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,6 +19,7 @@ log = logging.getLogger("mlxguard.worker")
 _SAID_BYTES = 2000
 #: What needs no answer waits so long for a request that it can go with.
 _TELL_S = 0.02
+_STDERR = 2
 #: A long session's request in one write; the most that Linux gives to everybody (fs.pipe-max-size).
 _PIPE_BYTES = 1 << 20
 
@@ -38,39 +40,51 @@ class Refused(Exception):
         self.kind = kind
 
 
-class Worker:
+class Worker(asyncio.SubprocessProtocol):
     """One life of a worker process. Frames to it are lists of requests, which are dicts; answers are as
     `proxy.tokenizer_worker` gives them.
+
+    Its last argument is the descriptor of a pipe from which nothing ever comes but its end, when the gateway
+    ends or has no more use for the worker: a process that is busy does not read its input.
+
+    Attributes:
+        alive: it can be asked.
     """
 
-    def __init__(self, process: asyncio.subprocess.Process, stall_s: float) -> None:
-        assert process.stdin is not None and process.stdout is not None and process.stderr is not None
-        self._process = process
-        self._stdin, self._stdout, self._stderr = process.stdin, process.stdout, process.stderr
+    def __init__(self, stall_s: float, lifeline: int) -> None:
         self.stall_s = stall_s
+        self.alive = True
+        self._lifeline: int | None = lifeline
         self._loop = asyncio.get_running_loop()
         self._ids = itertools.count()
         self._pending: dict[int, asyncio.Future[Any]] = {}
         self._watchdog: asyncio.TimerHandle | None = None
         self._told: list[dict[str, Any]] = []
         self._telling: asyncio.TimerHandle | None = None
-        self._reader = asyncio.create_task(self._read())
-        self._listener = asyncio.create_task(self._listen())
+        self._answers = frames.Decoder()
         self._said = b""
-        self.alive = True
+        self._gone = asyncio.Event()
 
     @classmethod
     async def spawn(cls, command: Sequence[str], stall_s: float) -> Worker:
         """Start the process; it may take `stall_s` for its first answer as for any other."""
-        pipe = asyncio.subprocess.PIPE
-        process = await asyncio.create_subprocess_exec(*command, stdin=pipe, stdout=pipe, stderr=pipe)
-        assert process.stdin is not None
-        widen(process.stdin.get_extra_info("pipe").fileno(), _PIPE_BYTES)
-        return cls(process, stall_s)
+        end, lifeline = os.pipe()
+        try:
+            _, worker = await asyncio.get_running_loop().subprocess_exec(
+                lambda: cls(stall_s, lifeline), *command, str(end), pass_fds=(end,)
+            )
+        except BaseException:
+            os.close(lifeline)
+            raise
+        finally:
+            os.close(end)
+        return worker
 
     @property
     def pid(self) -> int:
-        return self._process.pid
+        pid = self._process.get_pid()
+        assert pid is not None
+        return pid
 
     @property
     def said(self) -> list[str]:
@@ -91,8 +105,6 @@ class Worker:
             if self._watchdog is None:
                 self._arm()
             self._send({"id": request_id, **request})
-            with contextlib.suppress(ConnectionError):  # the reader sees the death and fails the answer
-                await self._stdin.drain()
             return await answer
         finally:
             if not answer.cancel() and not answer.cancelled():
@@ -114,33 +126,62 @@ class Worker:
         self._stdin.write(frame)
 
     async def stop(self, grace_s: float) -> None:
-        """End the process: its input closes, and after `grace_s` it is killed."""
+        """End the process: it is told to, and after `grace_s` it is killed."""
+        self._cut_lifeline()
         self._stdin.close()
         try:
             async with asyncio.timeout(grace_s):
-                await self._process.wait()
+                await self._gone.wait()
         except TimeoutError:
             self.kill()
-        await asyncio.gather(self._reader, self._listener)
-        await self._process.wait()
+        await self._gone.wait()
 
     def kill(self) -> None:
         with contextlib.suppress(ProcessLookupError):
             self._process.kill()
 
-    async def _read(self) -> None:
+    # --- for the loop ---------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.SubprocessTransport)
+        stdin = transport.get_pipe_transport(0)
+        assert isinstance(stdin, asyncio.WriteTransport)
+        widen(stdin.get_extra_info("pipe").fileno(), _PIPE_BYTES)
+        self._process, self._stdin = transport, stdin
+
+    def pipe_data_received(self, fd: int, data: bytes) -> None:
+        if fd == _STDERR:
+            self._said = (self._said + data)[-_SAID_BYTES:]
+            return
         try:
-            while (answer := await frames.read_async(self._stdout)) is not None:
+            for answer in self._answers.feed(data):
                 self._settle(self._pending.pop(answer["id"]), answer)
                 self._arm()
         except (ValueError, LookupError, TypeError):
             log.exception("worker_not_understood", extra={"pid": self.pid})
-            self.kill()
-        finally:
             self._end()
+            self.kill()
+
+    def pipe_connection_lost(self, fd: int, exc: Exception | None) -> None:
+        if fd != _STDERR:
+            self._end()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The process has ended and its pipes are closed."""
+        self._end()
+        self._process.close()
+        self._gone.set()
+
+    # --- the machinery --------------------------------------------------------------------------------
+
+    def _cut_lifeline(self) -> None:
+        lifeline, self._lifeline = self._lifeline, None
+        if lifeline is not None:
+            os.close(lifeline)
 
     def _end(self) -> None:
         self.alive = False
+        self._cut_lifeline()
         self._disarm()
         if self._telling is not None:
             self._telling.cancel()
@@ -158,10 +199,6 @@ class Worker:
             waiting.set_result(answer["result"])
         else:
             waiting.set_exception(Refused(error["kind"], error["message"]))
-
-    async def _listen(self) -> None:
-        while piece := await self._stderr.read(_SAID_BYTES):
-            self._said = (self._said + piece)[-_SAID_BYTES:]
 
     def _arm(self) -> None:
         """The time runs for the oldest request, from when the one before it was answered."""

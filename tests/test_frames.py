@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import asyncio
 import io
 from typing import Any
 
@@ -17,19 +16,20 @@ def test_frames_follow_each_other() -> None:
     assert frames.read(stream) is None
 
 
-async def test_frames_follow_each_other_in_asyncio() -> None:
-    stream = asyncio.StreamReader()
-    stream.feed_data(b"".join(map(frames.encode, VALUES)))
-    stream.feed_eof()
-    assert [await frames.read_async(stream) for _ in VALUES] == VALUES
-    assert await frames.read_async(stream) is None
+@pytest.mark.parametrize("size", [1, 3, 1_000, 10_000_000])
+def test_frames_in_pieces(size: int) -> None:
+    stream, decoder = b"".join(map(frames.encode, VALUES)), frames.Decoder()
+    pieces = [stream[at : at + size] for at in range(0, len(stream), size)]
+    assert [value for piece in pieces for value in decoder.feed(piece)] == VALUES
+
+
+def test_what_is_no_json_is_not_passed_over() -> None:
+    with pytest.raises(ValueError, match="unexpected"):
+        list(frames.Decoder().feed(b"\0\0\0\1{"))
 
 
 @pytest.mark.parametrize("length", [0, 3, 4, 9])
-async def test_a_frame_cut_short_is_the_end(length: int) -> None:
+def test_a_frame_cut_short_is_the_end(length: int) -> None:
     cut = frames.encode({"id": 1})[:length]
     assert frames.read(io.BytesIO(cut)) is None
-    stream = asyncio.StreamReader()
-    stream.feed_data(cut)
-    stream.feed_eof()
-    assert await frames.read_async(stream) is None
+    assert not list(frames.Decoder().feed(cut))

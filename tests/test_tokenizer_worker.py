@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -49,4 +50,15 @@ def test_it_ends_when_its_input_does() -> None:
     with subprocess.Popen(COMMAND, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as worker:
         assert worker.stdin is not None
         worker.stdin.close()
+        assert worker.wait(30) == 0
+
+
+def test_it_ends_when_its_lifeline_does_whatever_it_is_at() -> None:
+    end, lifeline = os.pipe()
+    with subprocess.Popen([*COMMAND, str(end)], stdin=subprocess.PIPE, pass_fds=(end,)) as worker:
+        os.close(end)
+        assert worker.stdin is not None
+        worker.stdin.write(b"\0")  # of a frame that it waits for
+        worker.stdin.flush()
+        os.close(lifeline)
         assert worker.wait(30) == 0
