@@ -75,7 +75,14 @@ class Attempts:
     ) -> None:
         seen = job.seen
         assert seen is not None
-        while data := await exchange.read():
+
+        def pass_through(data: bytes) -> bool:
+            if not client.pass_through(data):
+                return False
+            place.grew(seen.events)
+            return True
+
+        while data := await exchange.read(pass_through):
             await client.feed(data)
             place.grew(seen.events)
             if seen.content and job.stage is not Stage.DECODE:

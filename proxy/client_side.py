@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import Protocol, Self
 
 from aiohttp import web
+from aiohttp.http import HttpVersion11
 
 from proxy.core import sse
 from proxy.core.aggregate import Aggregator, WholeBody
@@ -45,6 +46,9 @@ class Client(Protocol):
     async def feed(self, data: bytes) -> None:
         """Bytes of the child's answer. Raises Malformed, ClientGone."""
 
+    def pass_through(self, data: bytes) -> bool:
+        """The same at once, where nothing can go wrong; False if it has to be fed."""
+
     def end_of_input(self) -> None:
         """The child closed the connection. Raises Malformed."""
 
@@ -76,6 +80,10 @@ class WaitingClient:
 
     async def feed(self, data: bytes) -> None:
         self._whole.feed(data)
+
+    def pass_through(self, data: bytes) -> bool:
+        del data
+        return False
 
     def end_of_input(self) -> None:
         self._whole.end()
@@ -117,6 +125,7 @@ class StreamingClient:
         self._describe = describe
         self._silence = Silence.begin(clock(), grace_s=hold_grace_s, keepalive_s=keepalive_s)
         self._response: web.StreamResponse | None = None
+        self._chunked = False
         self._opening = asyncio.Lock()
         self._keeper: asyncio.Task[None] | None = None
         self._held: list[bytes] = []
@@ -150,6 +159,23 @@ class StreamingClient:
         if out:
             await self._write(out)
 
+    def pass_through(self, data: bytes) -> bool:
+        """Content that follows content goes out in the callback that read it: a task's turn sooner.
+
+        As aiohttp would write it, but `write` is a coroutine.
+        """
+        if self._answer.phase is not Phase.CONTENT or _congested(self._http_request):
+            return False
+        transport = self._http_request.transport
+        if transport is None or transport.is_closing():
+            return False
+        out = self._rewriter.pass_through(data)
+        if out is None:
+            return False
+        transport.write(b"%x\r\n%b\r\n" % (len(out), out) if self._chunked else out)
+        self._silence.event_sent(self._clock())
+        return True
+
     def end_of_input(self) -> None:
         """Only [DONE] makes an answer complete, so nothing changes."""
 
@@ -175,6 +201,9 @@ class StreamingClient:
                 response.content_type = "text/event-stream"
                 response.headers["Cache-Control"] = "no-cache"
                 response.headers["X-Accel-Buffering"] = "no"  # nginx would hold events back
+                self._chunked = self._http_request.version >= HttpVersion11
+                if not self._chunked:
+                    response.force_close()  # its end is the answer's; aiohttp would keep it, if asked to
                 await response.prepare(self._http_request)
                 self._response = response
                 self._answer.reach(Phase.HEADERS)

@@ -10,10 +10,11 @@ import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 from proxy.core.answer import Break
-from proxy.wire import Wire
+from proxy.wire import Sink, Wire
 from supervisor.generation import Work
 from supervisor.process import Telemetry
 
@@ -83,8 +84,11 @@ class Exchange:
     def status(self) -> int:
         return self._wire.status
 
-    async def read(self) -> bytes:
+    async def read(self, sink: Sink | None = None) -> bytes:
         """All that has arrived, at least one byte; b"" at the end, which may also have been a reset.
+
+        Args:
+            sink: is offered what arrives while this waits, at once; what it takes is not returned.
 
         Raises:
             UpstreamBroken: the end came before a length that was told, the child is dead and silent, or it
@@ -94,15 +98,24 @@ class Exchange:
             return await self._last_words()
         try:
             self._raise_if_given_up()
-            data = await self._wire.read()
+            data = await self._wire.read(partial(self._offer, sink) if sink else None)
         except OSError as error:
             self._raise_if_given_up()
             raise UpstreamBroken(Break.CUT, describe(error)) from error
+        self._note_progress()
+        self.over = self.over or not data
+        return data
+
+    def _offer(self, sink: Sink, data: bytes) -> bool:
+        taken = sink(data)
+        if taken:
+            self._note_progress()
+        return taken
+
+    def _note_progress(self) -> None:
         self._generation.progress()
         now = time.monotonic()
         self._step_s, self._heard = max(self._step_s, now - self._heard), now
-        self.over = self.over or not data
-        return data
 
     async def reply(self) -> bytes:
         """The body of an error reply, as much of it as is worth reading."""

@@ -7,9 +7,11 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import aiohttp
 import pytest
 from aiohttp import web
 
+from proxy.core.rewrite import Rewriter
 from proxy.job import Job
 from proxy.stalls import Blind
 from tests.core import child_events as child_says
@@ -102,10 +104,53 @@ async def test_events_of_one_read_leave_in_one_write(stand: Stand, monkeypatch: 
     assert len(writes) == 1
     assert writes[0].count(b"\n\n") == 100
 
-    await call.send(child_says.delta(content="next"))
-    await eventually(lambda: len(writes) == 2)
     await call.send(child_says.DONE)
     await response.read()
+
+
+@pytest.mark.parametrize("version", [aiohttp.HttpVersion10, aiohttp.HttpVersion11])
+async def test_content_that_follows_content_passes_through_in_order(
+    stand: Stand, monkeypatch: pytest.MonkeyPatch, version: aiohttp.HttpVersion
+) -> None:
+    """Some of it in the callback that reads it, some through a coroutine; chunked for HTTP/1.1 alone."""
+    fed, through = [], []
+    feed, pass_through = Rewriter.feed, Rewriter.pass_through
+
+    def recorded_feed(self: Rewriter, data: bytes) -> bytes:
+        fed.append(data)
+        return feed(self, data)
+
+    def recorded_pass(self: Rewriter, data: bytes) -> bytes | None:
+        out = pass_through(self, data)
+        through.extend([data] if out is not None else [])
+        return out
+
+    monkeypatch.setattr(Rewriter, "feed", recorded_feed)
+    monkeypatch.setattr(Rewriter, "pass_through", recorded_pass)
+    assert stand.session
+    stand.session._version = version
+    asking = stand.ask(stream=True)
+    call = await stand.child.call()
+    await call.start()
+    whole = [child_says.delta(content=f"{number} ") for number in range(6)]
+    pieces = [*whole[:3], whole[3][:40], whole[3][40:], child_says.delta(reasoning="so "), *whole[4:]]
+    got = b""
+    for number, piece in enumerate(pieces):
+        await call.send(piece)
+        response = await asking
+        if number == 3:  # half of an event
+            await eventually(lambda: pieces[3] in fed)
+        else:
+            got += await response.content.readuntil(b"\n\n")
+    await call.send(child_says.DONE)
+    got += await response.read()
+
+    deltas = [event["choices"][0]["delta"] for event in events_of(got)]
+    assert "".join(delta.get("content", "") for delta in deltas) == "0 1 2 3 4 5 "
+    assert [delta["reasoning_content"] for delta in deltas if "reasoning_content" in delta] == ["so "]
+    assert through == [*whole[1:3], *whole[4:]]
+    assert fed == [whole[0], *pieces[3:6], child_says.DONE]
+    assert stand.jobs[0].completion_tokens == 7
 
 
 async def test_a_single_event_of_two_megabytes(stand: Stand) -> None:

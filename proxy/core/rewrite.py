@@ -32,8 +32,26 @@ class Rewriter:
         self._head: bytes | None = None
         self._our_head = b""
 
+    def pass_through(self, data: bytes) -> bytes | None:
+        """What `feed` would give, if `data` is whole events that only change their head.
+
+        None if it is anything else; then nothing has changed.
+        """
+        head = self._head
+        if head is None or self._splitter.holds or not data.endswith(sse.END):
+            return None
+        blocks = data.split(sse.END)
+        blocks.pop()
+        for block in blocks:
+            if not block.startswith(head) or _REASONING in block:
+                return None
+        self.seen.events += len(blocks)
+        return b"".join([part for block in blocks for part in (self._our_head, block[len(head) :], sse.END)])
+
     def feed(self, data: bytes) -> bytes:
         """What the client gets for `data`: whole events, in one piece. Raises Malformed."""
+        if (passed := self.pass_through(data)) is not None:
+            return passed
         out: list[bytes] = []
         seen, head, our_head = self.seen, self._head, self._our_head
         for block in self._splitter.feed(data):

@@ -34,6 +34,11 @@ class EventSplitter:
         self._held: list[bytes] = []  # pieces of the event that has not ended
         self._held_bytes = 0
 
+    @property
+    def holds(self) -> bool:
+        """Whether an event has begun and not ended."""
+        return bool(self._held)
+
     def feed(self, data: bytes) -> list[bytes]:
         """Events that `data` completes, without their ending. Raises Malformed for one without end."""
         if not self._held:

@@ -49,6 +49,43 @@ def test_every_event_has_the_answers_identity() -> None:
     assert out.endswith(b"data: [DONE]\n\n")
 
 
+def test_events_that_only_change_their_head_pass_through_as_if_fed() -> None:
+    first, *others = [child.delta(content=f"{number}") for number in range(4)]
+    fed, passed = rewriter(), rewriter()
+    assert passed.pass_through(first) is None, "the head is not known yet"
+    assert fed.feed(first) == passed.feed(first)
+
+    assert passed.pass_through(b"".join(others)) == fed.feed(b"".join(others))
+    assert passed.seen == fed.seen
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        child.delta(content="a")[:-1],
+        child.delta(content="a") + b"data",
+        child.delta(content="a") + child.delta(reasoning="b"),
+        child.delta(content="a") + child.usage(),
+        child.delta(content="a") + child.DONE,
+        child.delta(run="bbbb", content="a"),
+        b": keepalive 1/2\n\n",
+    ],
+)
+def test_anything_else_does_not_pass_and_changes_nothing(data: bytes) -> None:
+    fed, refused = rewriter(include_usage=True), rewriter(include_usage=True)
+    for each in (fed, refused):
+        each.feed(child.delta(content="first"))
+    assert refused.pass_through(data) is None
+    assert refused.feed(data) == fed.feed(data)
+    assert refused.seen == fed.seen
+
+
+def test_nothing_passes_an_event_that_has_only_begun() -> None:
+    one = rewriter()
+    one.feed(child.delta(content="first") + child.delta(content="second")[:50])
+    assert one.pass_through(child.delta(content="third")) is None
+
+
 def test_text_completions_keep_their_object() -> None:
     out = rewriter(is_chat=False, include_usage=True).feed(
         child.text("a") + child.text("b", finish="length") + child.usage() + child.DONE
