@@ -62,7 +62,8 @@ class Client(Protocol):
 class WaitingClient:
     """Gets one JSON body at the end; until then it just waits."""
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, http_request: web.Request, job: Job) -> None:
+        self._http_request = http_request
         self._job = job
         self._whole: Aggregator | WholeBody = self._fresh()
 
@@ -82,16 +83,22 @@ class WaitingClient:
         self._whole.feed(data)
 
     def pass_through(self, data: bytes) -> bool:
-        del data
-        return False
+        return self._whole.pass_through(data)
 
     def end_of_input(self) -> None:
         self._whole.end()
 
     async def finish(self) -> web.StreamResponse:
-        return web.Response(
+        """Sent here and now: what is to be recorded of it can wait, and its client does."""
+        response = web.Response(
             body=self._whole.body(), headers=self._job.headers(), content_type="application/json"
         )
+        try:
+            await response.prepare(self._http_request)
+            await response.write_eof()
+        except ConnectionError as error:
+            raise ClientGone(response) from error
+        return response
 
     async def fail(self, error: GuardError) -> web.StreamResponse:
         raise error

@@ -188,7 +188,7 @@ class Relay:
 
     def _client(self, http_request: web.Request, job: Job) -> Client:
         if not job.request.stream:
-            return WaitingClient(job)
+            return WaitingClient(http_request, job)
         return StreamingClient(
             http_request,
             job,

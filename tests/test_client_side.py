@@ -12,8 +12,9 @@ from contextlib import asynccontextmanager
 import pytest
 from aiohttp import web
 
-from proxy.job import Outcome, Stage
+from proxy.job import Job, Outcome, Stage
 from proxy.relay import RelayOptions
+from proxy.stalls import Blind
 from tests.core import child_events as child_says
 from tests.fake_child import Call
 from tests.relay_stand import Stand, a_stand, eventually, text_of
@@ -138,3 +139,26 @@ async def test_headers_are_sent_once_when_content_and_keep_alive_come_together(s
         await (await stand.child.call()).answer(child_says.chat_stream("a", "b"))
         response = await asking
         assert text_of(await response.read()) == "ab"
+
+
+async def test_a_whole_answer_is_sent_before_anything_is_recorded_of_it(
+    stand: Stand, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps: list[str] = []
+    write_eof = web.Response.write_eof
+
+    async def recorded(self: web.Response, data: bytes = b"") -> None:
+        await write_eof(self, data)
+        steps.append("sent")
+
+    class Told(Blind):
+        def ended(self, job: Job, *, complete: bool) -> None:
+            steps.append(f"ended {complete}")
+
+    monkeypatch.setattr(web.Response, "write_eof", recorded)
+    stand.foresight = Told()
+    asking = stand.ask()
+    await (await stand.child.call()).answer(child_says.chat_stream("a", "b"))
+    answer = await (await asking).json()
+    assert answer["choices"][0]["message"]["content"] == "ab"
+    assert steps[:2] == ["sent", "ended True"]

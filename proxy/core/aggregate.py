@@ -73,6 +73,14 @@ class Aggregator:
                 for block in run or blocks[at - 1 : at]:
                     self._add_block(block)
 
+    def pass_through(self, data: bytes) -> bool:
+        """`feed`, if `data` is whole events of text alone; else nothing has changed."""
+        if self._before is None or self._splitter.holds or not data.endswith(sse.END):
+            return False
+        blocks = data.split(sse.END)
+        blocks.pop()
+        return len(self._run(blocks, 0)) == len(blocks) and self._add_texts(blocks)
+
     def _run(self, blocks: list[bytes], at: int) -> list[bytes]:
         """Those from `at` on that begin and end as events of text alone do."""
         before, behind, end = self._before, self._behind, at
@@ -164,6 +172,11 @@ class WholeBody:
 
     def feed(self, data: bytes) -> None:
         self._pieces.append(data)
+
+    def pass_through(self, data: bytes) -> bool:
+        """`feed`, which is done at once."""
+        self._pieces.append(data)
+        return True
 
     def end(self) -> None:
         """The connection ended: the body is complete if it is one. Raises Malformed."""

@@ -75,12 +75,16 @@ class Record:
 
 @dataclass(frozen=True, slots=True)
 class Script:
-    """What an agent does. Sizes in tokens of the tiny tokenizer, in which each digit is one."""
+    """What an agent does. Sizes in tokens of the tiny tokenizer, in which each digit is one.
+
+    `works_s`: seconds from an answer to the next turn, while a tool runs, on average.
+    """
 
     first: int
     grows: int
     answer: int
     timeout_s: float = 120.0
+    works_s: float = 0.0
 
 
 class Agent:
@@ -107,6 +111,7 @@ class Agent:
             self._record.turns.append(turn)
             if turn.end is End.COMPLETE:
                 self._say(self._script.grows)
+                await asyncio.sleep(self._script.works_s * self._random.uniform(0.5, 1.5))
             elif turn.end is End.COMPACTED:
                 self._compact()
             else:

@@ -34,9 +34,10 @@ from tests.real.faults_of_children import FAULTS
 from tests.real.processes import Guard, free_port, guard
 from tests.real.venvs import environment
 
-AGENTS = 6
+AGENTS = 4
 #: Tokens; each digit is one. Compaction is the agents' own matter: sessions stay within the context.
-SCRIPT = Script(first=120, grows=24, answer=24, timeout_s=60.0)
+#: Tools run between turns: else each server is behind all the time, and most time without service is that.
+SCRIPT = Script(first=120, grows=24, answer=24, timeout_s=60.0, works_s=1.0)
 MODEL = {"layers": 8}
 #: One after each fifth of the time.
 BEFALLS = ("sigkill", "thread-death", "sigsegv", "stopped")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -138,6 +139,38 @@ def whole_body(**choice: Any) -> bytes:
     head = {**child.head(), "object": "chat.completion"}
     choices = [{"index": 0, "finish_reason": "stop", **choice}]
     return json.dumps({**head, "choices": choices, "usage": counts}).encode()
+
+
+def test_events_of_text_alone_pass_through_as_if_fed() -> None:
+    first, *others = [child.delta(content=f"{number} ") for number in range(4)]
+    fed, passed = Aggregator(an_answer()), Aggregator(an_answer())
+    assert not passed.pass_through(first), "how such events begin is not known yet"
+    for each in (fed, passed):
+        each.feed(first)
+    fed.feed(b"".join(others))
+    assert passed.pass_through(b"".join(others))
+    assert passed.seen == fed.seen
+    assert passed.body() == fed.body()
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        child.delta(content="a")[:-1],
+        child.delta(content="a") + b"data",
+        child.delta(content="a") + child.delta(reasoning="b"),
+        child.delta(content="a") + child.delta(finish="stop"),
+        child.delta(content="a") + child.usage(),
+        child.delta(content="a") + child.DONE,
+        child.delta(content=7),
+    ],
+)
+def test_anything_else_does_not_pass_and_changes_nothing(data: bytes) -> None:
+    one = Aggregator(an_answer())
+    one.feed(child.delta(content="first"))
+    before, text = replace(one.seen), one.body()
+    assert not one.pass_through(data)
+    assert (one.seen, one.body()) == (before, text)
 
 
 def test_an_unstreamed_body_gets_our_identity() -> None:
