@@ -38,11 +38,16 @@ def machine() -> str:
     """Date, machine and versions."""
     memory = psutil.virtual_memory().total / 2**30
     packages = ", ".join(f"{name} {version(name)}" for name in ("mlxguard-proxy", "mlx-lm", "aiohttp"))
-    cores = f"{psutil.cpu_count()} cores, {memory:.0f} GiB"
+    cores = f"{_cores()} cores, {memory:.0f} GiB"
     return (
         f"{time.strftime('%Y-%m-%d')}, {platform.system()} {platform.machine()}, {_processor()}, {cores}, "
         f"Python {platform.python_version()}, {packages}."
     )
+
+
+def _cores() -> int | None:
+    """Those that may be used here, which `taskset` can make fewer."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else psutil.cpu_count()
 
 
 def _processor() -> str:
