@@ -26,6 +26,7 @@ from proxy.core.gate_events import (
     Requeue,
     SetBudget,
     SetRetained,
+    Vacate,
     Wake,
 )
 from proxy.core.gate_snapshot import GateSnapshot
@@ -118,6 +119,8 @@ class Gate:
             del self._rises[ticket.id]
             if self._kept.leave(ticket.id):
                 self._ended(ticket.id)
+            elif place.dropped:
+                self._feed(Vacate(ticket.id))
 
     async def wait(self, id: str) -> int:
         return await self._answers[id]

@@ -54,6 +54,7 @@ class Leavings:
                 release()
             else:
                 left = Left(self._clock(), cut.step_s, self._unread_s(job))
+                place.dropped = self._leaves_off(job)
                 task = self._tasks.start(self._follow(generation, cut.port, left), "see out")
                 self._following[job.answer.id] = task
                 task.add_done_callback(functools.partial(self._on_followed, job.answer.id, release))
@@ -92,13 +93,16 @@ class Leavings:
     def _unread_s(self, job: Job) -> float:
         """Seconds that the child will go on reading a prompt that it cannot leave off reading."""
         seen = job.seen
-        if seen is None or seen.events or seen.progress is None or job.asked is None:
-            return 0.0
-        if self._batched() and not job.sequential:
+        if seen is None or seen.progress is None or job.asked is None or self._leaves_off(job):
             return 0.0
         processed, total = seen.progress
         so_far = self._clock() - job.asked
         return so_far * (total - processed) / max(1, processed)
+
+    def _leaves_off(self, job: Job) -> bool:
+        """Whether the child leaves it off between two steps: a sequential prompt is read to its end first."""
+        generates = job.seen is not None and job.seen.events > 0
+        return generates or (self._batched() and not job.sequential)
 
     def _gone(self, generation: Generation, left: Left) -> Gone | None:
         sample = generation.telemetry()

@@ -39,14 +39,16 @@ class Place:
 
     Attributes:
         reserved: bytes, from the last grant on.
+        dropped: it was broken off, and the child drops it after its next step, before it begins another.
     """
 
-    __slots__ = ("_gate", "_tell_at", "alone", "id", "reserved")
+    __slots__ = ("_gate", "_tell_at", "alone", "dropped", "id", "reserved")
 
     def __init__(self, gate: Holder, id: str, *, alone: bool) -> None:
         self._gate = gate
         self.id = id
         self.alone = alone
+        self.dropped = False
         self.reserved: int | None = None
         self._tell_at = 0  # tokens
 
@@ -64,7 +66,7 @@ class Place:
 
         `alone`: until nothing else runs, and nothing else will run beside it.
         """
-        self.alone = alone
+        self.alone, self.dropped = alone, False
         self._tell_at = 0
         self._gate.requeue(self.id, alone=alone)
 

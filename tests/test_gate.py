@@ -145,6 +145,24 @@ async def test_a_place_that_is_kept_outlives_its_block() -> None:
     assert (gate.snapshot().running, gate.snapshot().leaving) == (0, 0)
 
 
+async def test_another_has_the_place_of_one_that_the_child_drops_soon() -> None:
+    gate = a_gate(ceiling=1010)
+    with gate.enter(a_prompt(gate, "a", 300)) as place:
+        await place.granted()
+        release = place.keep()
+        with gate.enter(a_prompt(gate, "b", 300)) as second:
+            assert second.position == 1
+            place.dropped = True
+    assert (gate.snapshot().running, gate.snapshot().leaving) == (1, 1)
+    with gate.enter(a_prompt(gate, "c", 300)) as third:
+        await third.granted()
+        assert gate.snapshot().running == 2, "what the first holds is still reckoned with"
+        with gate.enter(a_prompt(gate, "d", 600)) as fourth:
+            assert fourth.position == 1
+            release()
+    assert gate.snapshot().running == 0
+
+
 async def test_a_place_that_is_released_within_its_block_ends_with_it() -> None:
     gate = a_gate()
     with gate.enter(ticket("a")) as place:

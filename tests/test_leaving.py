@@ -18,7 +18,7 @@ from tests.relay_stand import eventually
 
 PORT = 4711
 ANSWER = SimpleNamespace(id="chatcmpl-1")
-A_JOB = SimpleNamespace(seen=None, answer=ANSWER)
+A_JOB = SimpleNamespace(seen=None, answer=ANSWER, sequential=False)
 
 
 class Stand:
@@ -147,3 +147,18 @@ async def test_a_sequential_one_is_known_to_read_on(
     await stand.waits()
     stand.now += 0.2
     await eventually(lambda: stand.released == 1)
+
+
+@pytest.mark.parametrize(
+    ("batched", "sequential", "events", "dropped"),
+    [(True, False, 0, True), (True, True, 0, False), (False, False, 0, False), (False, True, 1, True)],
+)
+async def test_its_place_is_another_s_unless_its_prompt_is_read_to_the_end_first(
+    batched: bool, sequential: bool, events: int, dropped: bool
+) -> None:
+    stand = Stand(batched=batched)
+    stand.place.dropped = False
+    seen = SimpleNamespace(events=events, progress=None)
+    stand.leave(SimpleNamespace(seen=seen, asked=None, answer=ANSWER, sequential=sequential))
+    assert stand.place.dropped is dropped
+    await stand.leavings.stop()

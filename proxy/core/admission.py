@@ -27,6 +27,7 @@ from proxy.core.gate_events import (
     Requeue,
     SetBudget,
     SetRetained,
+    Vacate,
     Wake,
 )
 from proxy.core.room import Room, Running
@@ -167,6 +168,8 @@ class Admission:
                 if room.is_unread(id):  # no longer: then it costs less
                     self._no_room.clear()
                 room.grow(id, tokens)
+            case Vacate(id):
+                room.vacate(id)
             case Join(id):
                 room.join(id)
             case _:

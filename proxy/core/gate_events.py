@@ -26,6 +26,15 @@ class Leave:
 
 
 @dataclass(frozen=True, slots=True)
+class Vacate:
+    """The client of a running one has left, and the child drops it after its next step: another may have its
+    place. What it holds, it holds until `Leave`.
+    """
+
+    id: str
+
+
+@dataclass(frozen=True, slots=True)
 class Requeue:
     """A running one goes back to its place in the queue, in one step: nobody slips in between."""
 
@@ -79,7 +88,7 @@ class Wake:
     """Only time has passed."""
 
 
-Event = Arrive | Leave | Requeue | Join | Grew | SetBudget | SetRetained | Hold | Errand | Wake
+Event = Arrive | Leave | Vacate | Requeue | Join | Grew | SetBudget | SetRetained | Hold | Errand | Wake
 
 
 class Reason(StrEnum):

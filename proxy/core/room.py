@@ -49,6 +49,7 @@ class Room:
         self.held = False
         self.errands = 0
         self._running: dict[str, Running] = {}
+        self._vacated: set[str] = set()  # of the running, those whose place another may have
         self._last: Need | None = None  # of the last that ran, when nothing runs
 
     def __len__(self) -> int:
@@ -82,7 +83,8 @@ class Room:
         """Whether it may run by all but its cost."""
         if self.held or self.solitary or (ticket.alone and (self._running or self.errands)):
             return False
-        return len(self._running) < self.budget.max_running
+        places = self.budget.max_running
+        return len(self._running) - len(self._vacated) < places and len(self._vacated) <= places
 
     def fits(self, ticket: Ticket) -> bool:
         """Whether it may run by its cost. Alone, the least that it may need has to fit: what it generates
@@ -139,11 +141,19 @@ class Room:
         if running is not None:
             running.ticket = replace(running.ticket, alone=False)
 
+    def vacate(self, id: str) -> None:
+        """If it runs, it needs its place no longer, though what it has reserved. As many as there are places
+        may be so; then it is waited for that they end.
+        """
+        if id in self._running:
+            self._vacated.add(id)
+
     def release(self, id: str) -> Ticket | None:
         """It runs no more; None if it did not."""
         running = self._running.pop(id, None)
         if running is None:
             return None
+        self._vacated.discard(id)
         if not self._running:
             self._last = running.need._replace(completion=running.generated)
         return running.ticket

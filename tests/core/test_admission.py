@@ -27,6 +27,7 @@ from proxy.core.gate_events import (
     Requeue,
     SetBudget,
     SetRetained,
+    Vacate,
     Wake,
 )
 from proxy.core.waiting import Ticket
@@ -424,6 +425,7 @@ class Promises(RuleBasedStateMachine):
         self.running: dict[str, Need] = {}
         self.ended: set[str] = set()
         self.alone: set[str] = set()
+        self.vacated: set[str] = set()
         self.held = False
 
     def take(self, effects: list[Effect], newcomer: str = "") -> None:
@@ -479,11 +481,17 @@ class Promises(RuleBasedStateMachine):
         self.ended.add(id)
         self.take(effects)
 
+    @rule(id=ids)
+    def is_dropped_soon(self, id: str) -> None:
+        self.vacated |= {id} & set(self.running)
+        self.take(self.gate.handle(Vacate(id), self.now))
+
     @rule(id=ids, alone=st.booleans())
     def is_run_again(self, id: str, alone: bool) -> None:
         if id in self.running:
             del self.running[id]
             self.alone.discard(id)
+            self.vacated.discard(id)
             self.alone |= {id} if alone else set()
             self.take(self.gate.handle(Requeue(id, alone), self.now))
 
@@ -540,7 +548,8 @@ class Promises(RuleBasedStateMachine):
     @invariant()
     def the_first_does_not_wait_beside_a_free_place(self) -> None:
         first = next((id for id in self.waiting if self.gate.position(id) == 1), None)
-        if first is None or self.held or len(self.running) >= self.budget.max_running:
+        vacated, places = len(self.vacated & set(self.running)), self.budget.max_running
+        if first is None or self.held or len(self.running) - vacated >= places or vacated > places:
             return
         if self.running and (first in self.alone or self.alone & set(self.running)):
             return

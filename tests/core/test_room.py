@@ -51,6 +51,31 @@ def test_places() -> None:
     assert not room.has_place(ticket("c", 1)), "two places are all there are"
 
 
+def test_who_is_dropped_soon_leaves_its_place_and_keeps_what_it_holds() -> None:
+    room = Room(Budget(max_running=1, ceiling=1010, costs=Padded()))
+    room.take(ticket("a", 300))
+    room.vacate("a")
+    room.vacate("nobody")
+    assert room.has_place(ticket("b", 300))
+    assert not room.has_place(ticket("b", 300, alone=True))
+    assert room.fits(ticket("b", 300))
+    assert not room.fits(ticket("b", 600)), "600 would be there twice"
+    room.take(ticket("b", 300))
+    assert not room.has_place(ticket("c", 1))
+    room.release("a")
+    assert not room.has_place(ticket("c", 1)), "the place is b's"
+
+
+def test_no_more_are_on_their_way_out_than_there_are_places() -> None:
+    room = Room(Budget(max_running=1, costs=Padded()))
+    for id in "ab":
+        room.take(ticket(id, 1))
+        room.vacate(id)
+    assert not room.has_place(ticket("c", 1))
+    room.release("a")
+    assert room.has_place(ticket("c", 1))
+
+
 def test_a_suspect_has_the_child_for_itself_until_it_is_cleared() -> None:
     room = a_room()
     room.errands = 1
