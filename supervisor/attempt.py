@@ -33,6 +33,9 @@ log = logging.getLogger("mlxguard.supervisor")
 #: Advice takes what the gateway knows too (deaths.py); whoever waits for an answer needs none.
 _UNADVISED = ""
 
+#: Samples of memory between two looks at who belongs to the child's process group.
+_MEMBERS_EVERY = 20
+
 
 class Listener(Protocol):
     """Who is told. Each call names the attempt, since a late one may be about an attempt that is over."""
@@ -199,8 +202,10 @@ class Attempt:
         for number in itertools.count():
             if child.exited.done():
                 return
-            if number % 2 == 0 and child.pid is not None:  # it walks the process table: 10 ms and more
-                self._footprint = await asyncio.to_thread(machine.memory_of, child.pid)
+            if child.pid is not None:
+                if number % _MEMBERS_EVERY == 0:  # it walks the process table: 10 ms and more
+                    child.members = await asyncio.to_thread(machine.group, child.pid)
+                self._footprint = machine.memory_of_members(child.pid, child.members)
             self.curve.add(self._sample(child))
             await asyncio.wait((child.exited,), timeout=curve.INTERVAL_S)
 

@@ -57,11 +57,15 @@ class Telemetry:
 
 
 class Child:
-    """A running child. `pid` is known some 15 ms after the spawn; `exited` resolves when its end is."""
+    """A running child. `pid` is known some 15 ms after the spawn; `exited` resolves when its end is.
+
+    `members`: of its process group, as they were last looked up, which takes long (attempt.py does it).
+    """
 
     def __init__(self, on_output: Callable[[bytes], None]) -> None:
         loop = asyncio.get_running_loop()
         self.pid: int | None = None
+        self.members: Sequence[int] = ()
         self.born: asyncio.Future[None] = loop.create_future()
         self.exited: asyncio.Future[Exit] = loop.create_future()
         self.telemetry: Telemetry | None = None

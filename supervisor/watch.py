@@ -140,7 +140,8 @@ class Watch:
 
     def _memory_steps(self) -> int:
         """Memory from outside, in steps that a Python program that merely spins does not cross."""
-        return (machine.memory_of(self._child.pid or 0) or 0) // _MEMORY_STEP
+        pid = self._child.pid or 0
+        return (machine.memory_of_members(pid, self._child.members or (pid,)) or 0) // _MEMORY_STEP
 
     def _cpu_beat_now(self) -> int:
         """Counts the looks between which the process was at work: a coarse beat for telemetry = "off"."""

@@ -30,7 +30,12 @@ def test_memory_counts_the_whole_group_and_nothing_else() -> None:
         memory = machine.memory_of(leader.pid)
         assert memory is not None
         assert 130_000_000 < memory < 230_000_000
-        assert len(machine.group(leader.pid)) == 2
+        members = machine.group(leader.pid)
+        assert len(members) == 2
+        assert machine.memory_of_members(leader.pid, members) == pytest.approx(memory, rel=0.1)
+        alone = machine.memory_of_members(leader.pid, [leader.pid, os.getpid()])
+        assert alone is not None
+        assert alone < memory - 70_000_000, "who is no member does not count"
         kill_group(leader.pid)
     assert machine.memory_of(leader.pid) is None
 

@@ -34,6 +34,7 @@ class Script:
         loop = asyncio.get_running_loop()
         self.exited: asyncio.Future[Exit] = loop.create_future()
         self.telemetry: Telemetry | None = None
+        self.members: tuple[int, ...] = ()
 
     async def answer_health(self, request: web.Request) -> web.Response:
         return web.Response(status=next_of(self.health))
