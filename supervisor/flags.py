@@ -14,6 +14,9 @@ STEPS = (2048, 1024, 512, 256)
 _CONCURRENCIES = (8, 4, 2)
 #: The working memory of one prefill step may be this share of what the weights leave.
 _STEP_SHARE = 0.25
+#: A larger step may take so much more than the smallest, whatever its share: on CUDA as many scores are under
+#: way as fit in some 26 GB, so that a quarter of the step saves nothing, and takes half of the speed.
+_HARDLY_MORE = 1.15
 #: Freed memory that MLX may keep: enough to work from, little enough not to matter.
 _CACHE_SHARE = 0.05
 _LEAST_CACHE, _MOST_CACHE = 64 * 2**20, 2 * 2**30
@@ -96,8 +99,8 @@ def step(room: Room, wishes: Wishes) -> Choice:
     if wishes.prefill_step_size is not None:
         return _set(name, wishes.prefill_step_size)
     costs = {step: working(room.model.traced, room.typical, 1, step) for step in STEPS}
-    fitting = [step for step in STEPS if costs[step] <= _STEP_SHARE * room.headroom]
-    step = fitting[0] if fitting else STEPS[-1]
+    most = max(_STEP_SHARE * room.headroom, _HARDLY_MORE * costs[STEPS[-1]])
+    step = next(step for step in STEPS if costs[step] <= most)
     return Choice(name, step, f"a step takes about {gb(costs[step])} to work in, at {room.typical:,} tokens")
 
 

@@ -50,3 +50,23 @@ def test_sessions_that_gain_nothing_run_one_by_one() -> None:
     found = plan(small, Ceiling(192 * 10**9, "a test"), Wishes(), FLAGS, CONTEXT)
     assert found.running == 1
     assert any("no faster" in choice.reason for choice in found.choices)
+
+
+def test_a_smaller_step_is_not_taken_where_it_saves_next_to_nothing() -> None:
+    """On a card of 80 GB, whose scores under way take the same for 256 and for 1,024 tokens a step."""
+    attention, room = ((32, 128, 128),), Ceiling(83 * 10**9, "a test")
+
+    def step(backend: str) -> int:
+        traced = replace(MOE, backend=backend, attention=attention, layer_width=19_456)
+        model = Model(weights=9 * 10**9, law=MOE.law, traced=traced, batched=True)
+        return plan(model, room, Wishes(), FLAGS, 65_536).value("prefill_step_size")
+
+    assert step("cuda") == 1024
+    assert step("metal") == 2048, "128 wide: attention is fused"
+
+
+def test_no_step_fits_and_the_smallest_is_taken() -> None:
+    traced = replace(MOE, backend="cpu", attention=((64, 96, 96),), layer_width=19_456)
+    model = Model(weights=9 * 10**9, law=MOE.law, traced=traced, batched=True)
+    found = plan(model, Ceiling(10 * 10**9, "a test"), Wishes(), FLAGS, 65_536)
+    assert found.value("prefill_step_size") == 256
