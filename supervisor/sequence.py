@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache, partial
+from typing import NamedTuple
 
 from supervisor.cost import Held, Kind, Law, prefill
 from supervisor.peak import Model, Traced, working
@@ -13,9 +14,8 @@ from supervisor.peak import Model, Traced, working
 MOST_SEGMENTS = 3
 
 
-@dataclass(frozen=True, slots=True)
-class Member:
-    """One running request, in tokens.
+class Member(NamedTuple):
+    """One running request, in tokens. A tuple, since it is looked up several times in each question.
 
     Attributes:
         prompt: all of it.
@@ -50,6 +50,14 @@ class Serving:
     prompts: int
     kept_sequences: int
     kept_bytes: int | None = None
+    _hash: int = field(init=False, repr=False, compare=False)  # of all that a model is, once and for all
+
+    def __post_init__(self) -> None:
+        flags = (self.step, self.decodes, self.prompts, self.kept_sequences, self.kept_bytes)
+        object.__setattr__(self, "_hash", hash((self.model, *flags)))
+
+    def __hash__(self) -> int:
+        return self._hash
 
 
 @dataclass(frozen=True, slots=True)
