@@ -219,6 +219,7 @@ class Gate:
         admission = self._admission
         return GateSnapshot(
             running=len(admission.running),
+            places_taken=admission.places_taken,
             waiting=admission.waiting,
             leaving=self._kept.leaving,
             budget=self._budget,

@@ -41,7 +41,7 @@ def prospect(gate: Gate, client: str, prompt: int, max_tokens: int) -> dict[str,
 def _arithmetic(together: dict[str, int], state: GateSnapshot) -> Iterator[str]:
     """One sentence for each thing that decides."""
     budget, running = state.budget, together["running"]
-    yield f"{running} of {budget.max_running} places are taken."
+    yield f"{state.places_taken} of {budget.max_running} places are taken."
     if state.waiting:
         yield f"{state.waiting} wait before it."
     if state.held:

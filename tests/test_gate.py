@@ -156,6 +156,7 @@ async def test_another_has_the_place_of_one_that_the_child_drops_soon() -> None:
     assert (gate.snapshot().running, gate.snapshot().leaving) == (1, 1)
     with gate.enter(a_prompt(gate, "c", 300)) as third:
         await third.granted()
+        assert gate.snapshot().places_taken == 1
         assert gate.snapshot().running == 2, "what the first holds is still reckoned with"
         with gate.enter(a_prompt(gate, "d", 600)) as fourth:
             assert fourth.position == 1

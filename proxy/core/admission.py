@@ -80,6 +80,11 @@ class Admission:
         return self._room.running
 
     @property
+    def places_taken(self) -> int:
+        """Of those there are; who runs and will be dropped soon needs none."""
+        return self._room.places_taken
+
+    @property
     def waiting(self) -> int:
         return len(self._queue)
 

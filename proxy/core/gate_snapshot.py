@@ -12,6 +12,7 @@ class GateSnapshot:
     """For status and metrics. Bytes.
 
     Attributes:
+        places_taken: by the running; who was left and is dropped soon needs none.
         leaving: those of the running whose client has gone, while the child may still be at work on them.
         held: nobody is let in, memory being short.
         reserved: what all may come to hold at the fullest moment, as foretold.
@@ -22,6 +23,7 @@ class GateSnapshot:
     """
 
     running: int
+    places_taken: int
     waiting: int
     leaving: int
     budget: Budget

@@ -64,6 +64,11 @@ class Room:
         return tuple(self._running.values())
 
     @property
+    def places_taken(self) -> int:
+        """By those who run, less those who will be dropped soon."""
+        return len(self._running) - len(self._vacated)
+
+    @property
     def solitary(self) -> bool:
         """Whether a suspect has the child for itself: nobody is let in beside one."""
         return len(self._running) == 1 and next(iter(self._running.values())).ticket.alone
@@ -84,7 +89,7 @@ class Room:
         if self.held or self.solitary or (ticket.alone and (self._running or self.errands)):
             return False
         places = self.budget.max_running
-        return len(self._running) - len(self._vacated) < places and len(self._vacated) <= places
+        return self.places_taken < places and len(self._vacated) <= places
 
     def fits(self, ticket: Ticket) -> bool:
         """Whether it may run by its cost. Alone, the least that it may need has to fit: what it generates
