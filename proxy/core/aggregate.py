@@ -75,11 +75,8 @@ class Aggregator:
 
     def pass_through(self, data: bytes) -> bool:
         """`feed`, if `data` is whole events of text alone; else nothing has changed."""
-        if self._before is None or self._splitter.holds or not data.endswith(sse.END):
-            return False
-        blocks = data.split(sse.END)
-        blocks.pop()
-        return len(self._run(blocks, 0)) == len(blocks) and self._add_texts(blocks)
+        blocks = None if self._before is None else self._splitter.whole(data)
+        return blocks is not None and len(self._run(blocks, 0)) == len(blocks) and self._add_texts(blocks)
 
     def _run(self, blocks: list[bytes], at: int) -> list[bytes]:
         """Those from `at` on that begin and end as events of text alone do."""

@@ -37,11 +37,8 @@ class Rewriter:
 
         None if it is anything else; then nothing has changed.
         """
-        head = self._head
-        if head is None or self._splitter.holds or not data.endswith(sse.END):
+        if (head := self._head) is None or (blocks := self._splitter.whole(data)) is None:
             return None
-        blocks = data.split(sse.END)
-        blocks.pop()
         for block in blocks:
             if not block.startswith(head) or _REASONING in block:
                 return None

@@ -34,10 +34,9 @@ class EventSplitter:
         self._held: list[bytes] = []  # pieces of the event that has not ended
         self._held_bytes = 0
 
-    @property
-    def holds(self) -> bool:
-        """Whether an event has begun and not ended."""
-        return bool(self._held)
+    def whole(self, data: bytes) -> list[bytes] | None:
+        """`feed`, if `data` is whole events and none has begun before it; else None. Changes nothing."""
+        return None if self._held or not data.endswith(END) else data.split(END)[:-1]
 
     def feed(self, data: bytes) -> list[bytes]:
         """Events that `data` completes, without their ending. Raises Malformed for one without end."""

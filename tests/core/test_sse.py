@@ -105,3 +105,12 @@ def test_what_nests_too_deep_is_malformed() -> None:
         nested = [nested]
     with pytest.raises(sse.Malformed):
         sse.dumps({"a": nested})
+
+
+def test_whole_events_are_told_from_others_and_nothing_is_kept_of_them() -> None:
+    splitter = sse.EventSplitter()
+    assert splitter.whole(b"a\n\nb\n\n") == [b"a", b"b"]
+    assert splitter.whole(b"a\n\nb") is None
+    assert splitter.feed(b"c") == []
+    assert splitter.whole(b"a\n\n") is None, "it ends what began before"
+    assert splitter.feed(b"\n\n") == [b"c"]
