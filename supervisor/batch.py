@@ -54,7 +54,7 @@ def peak(serving: Serving, members: Sequence[Member], retained: int = 0) -> Peak
     unread = [index for index, member in enumerate(members) if not member.among]
     pinned = snapshots(serving, members, buffers, [members[index] for index in unread])
     number = len(members)
-    stages = [_writing(serving, padded, number, pinned, ended) for ended in range(number)]
+    stages = _writing(serving, padded, number, pinned)
     if unread:
         stages.append(_reading_alone(padded, number, [buffers[index] for index in unread]))
         longest = max(members[index].prompt for index in unread)
@@ -108,17 +108,10 @@ def _padded(buffers: Sequence[Buffers]) -> Buffers:
     """The most of each: in a batch all are as long as the longest."""
     if len(buffers) == 1:
         return buffers[0]
-    end = max(each.end for each in buffers)
-    return Buffers(
-        reading=max(each.reading for each in buffers),
-        works_in=max(each.works_in for each in buffers),
-        prompt=max(each.prompt for each in buffers),
-        end=end,
-        slack=max(each.end + each.slack for each in buffers) - end,
-        layer=max(each.layer for each in buffers),
-        kept=any(each.kept for each in buffers),
-        copied=_joined([each.layer for each in buffers]),
-    )
+    reading, works_in, prompt, end, _, layer, kept, _ = map(max, zip(*buffers, strict=True))
+    slack = max([each.end + each.slack for each in buffers]) - end
+    copied = _joined([each.layer for each in buffers])
+    return Buffers(reading, works_in, prompt, end, slack, layer, kept, copied)
 
 
 def _joined(layers: Sequence[int]) -> int:
@@ -129,18 +122,18 @@ def _joined(layers: Sequence[int]) -> int:
     return len(layers) * longest + (len(layers) - 1) * second
 
 
-def _writing(
-    serving: Serving, padded: Buffers, number: int, pinned: Snapshots, ended: int
-) -> tuple[int, int]:
-    """When all prompts are read, and `ended` have ended: (caches, working memory)."""
+def _writing(serving: Serving, padded: Buffers, number: int, pinned: Snapshots) -> list[tuple[int, int]]:
+    """When all prompts are read, and none, one, two ... have ended: (caches, working memory)."""
     if not serving.model.batched:  # one by one (generate.py, `generate_step`): no snapshot, and one buffer
-        return number * max(padded.end, padded.reading), padded.copied
-    writing = number - ended
-    caches = pinned.of(number if padded.kept else writing)
+        return [(number * max(padded.end, padded.reading), padded.copied)]
     end = padded.end + (padded.slack if min(number, serving.prompts) > 1 else 0)
-    caches += (_steps(number) - _steps(writing - 1)) * end
-    copied = writing * padded.layer if ended else padded.copied
-    return caches, copied + writing * logits(serving.model.traced)
+    choosing, buffers = logits(serving.model.traced), _steps(number)
+    stages = []
+    for writing in range(number, 0, -1):
+        caches = pinned.of(number if padded.kept else writing) + (buffers - _steps(writing - 1)) * end
+        copied = padded.copied if writing == number else writing * padded.layer
+        stages.append((caches, copied + writing * choosing))
+    return stages
 
 
 def _reading_alone(padded: Buffers, number: int, unread: Sequence[Buffers]) -> tuple[int, int]:

@@ -60,9 +60,8 @@ class Serving:
         return self._hash
 
 
-@dataclass(frozen=True, slots=True)
-class Buffers:
-    """One sequence's caches by themselves, in bytes.
+class Buffers(NamedTuple):
+    """One sequence's caches by themselves, in bytes. A tuple, since of each the most is often asked.
 
     Attributes:
         reading, works_in: at the fullest while the prompt is read, and what the step works in beside them.

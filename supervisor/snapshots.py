@@ -7,23 +7,26 @@ most, so short prompts share one and a long one is not beside everybody's.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from heapq import nlargest
-from itertools import chain
+from collections.abc import Iterable, Sequence
+from itertools import accumulate, chain
 
 from supervisor.sequence import Buffers, Member, Serving, buffers_of, leading
 
 
-@dataclass(frozen=True, slots=True)
 class Snapshots:
-    """Bytes of each buffer that snapshots pin at most, the largest first."""
+    """The buffers that snapshots pin at most.
 
-    sizes: Sequence[int]
+    Attributes:
+        sizes: bytes of each, the largest first.
+    """
+
+    def __init__(self, sizes: Iterable[int]) -> None:
+        self.sizes = sorted(sizes, reverse=True)
+        self._sums = [*accumulate(self.sizes, initial=0)]
 
     def of(self, keeping: int) -> int:
-        """While so many keep theirs: the server itself holds the last that was made, whoever's it is."""
-        return sum(self.sizes[: keeping + 1])
+        """Bytes, so many keeping theirs: the server itself holds the last that was made, whoever's it is."""
+        return self._sums[min(keeping + 1, len(self.sizes))]
 
 
 def snapshots(
@@ -32,7 +35,7 @@ def snapshots(
     """Of those who generate (`among` is known), and of those that are still to be read."""
     sizes = [_known(serving, m, b) for m, b in zip(members, buffers, strict=True) if m.among]
     sizes += _unread(serving, unread)
-    return Snapshots(sorted(sizes, reverse=True))
+    return Snapshots(sizes)
 
 
 def _known(serving: Serving, member: Member, buffer: Buffers) -> int:
@@ -53,10 +56,10 @@ def _unread(serving: Serving, members: Sequence[Member]) -> list[int]:
         led(each, most if chunk < most else second) for each, chunk in zip(members, chunks, strict=True)
     ]
     number = len(members)
-    rows = nlargest(number, chain.from_iterable(steps[:number] for steps in led_by))
-    left = sum(min(len(steps), rank) for rank, steps in enumerate(sorted(led_by, key=len), 1))
+    rows = sorted(chain.from_iterable([steps[:number] for steps in led_by]), reverse=True)
+    left = sum(map(min, sorted(map(len, led_by)), range(1, number + 1)))
     sizes = []
-    for beside, each in zip(range(number, 0, -1), rows, strict=False):
+    for beside, each in zip(range(number, 0, -1), rows, strict=False):  # no more buffers than prompts
         width = min(serving.prompts, beside, left)
         left -= width
         sizes.append(width * each)

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
-from proxy.core.budget import Budget
+from proxy.core.budget import Budget, Need
 from proxy.core.gate_events import (
     Arrive,
     Effect,
@@ -71,7 +71,7 @@ class Admission:
         self._max_waiting = max_waiting
         self._queue = Waiting()
         self._passed: dict[str, _Passed] = {}
-        self._no_room: set[str] = set()  # for whom there was none, and nothing was freed since
+        self._no_room: list[Need] = []  # for which there was none, and nothing was freed since
         self._cramped: float | None = None  # since when only what is retained is in the way of the first
 
     @property
@@ -200,7 +200,6 @@ class Admission:
     def _forget(self, id: str) -> None:
         self._queue.forget(id)
         self._passed.pop(id, None)
-        self._no_room.discard(id)
 
     def _expired(self, now: float, sparing: Ticket | None) -> Iterator[Effect]:
         for id in self._queue.late(now):
@@ -245,12 +244,12 @@ class Admission:
 
     def _may_run(self, ticket: Ticket, now: float) -> bool:
         room = self._room
-        if ticket.id in self._no_room or not room.has_place(ticket):
+        if not room.has_place(ticket) or any(map(ticket.need.no_less_than, self._no_room)):
             return False
         if room.fits(ticket):
             return True
         if room:
-            self._no_room.add(ticket.id)
+            self._no_room.append(ticket.need)
             return False
         waited = self._cramped is not None and now - self._cramped >= RECLAIM_S
         return waited and room.would_fit(ticket)

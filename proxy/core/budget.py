@@ -26,6 +26,15 @@ class Need(NamedTuple):
     longest: int = 0
     segments: int = 0
 
+    def no_less_than(self, other: Need) -> bool:
+        """Whether, both being unread, it holds no less than `other` at any time."""
+        return (
+            self.prompt >= other.prompt
+            and self.completion >= other.completion
+            and self.prompt - self.cached >= other.prompt - other.cached
+            and self.segments == other.segments
+        )
+
 
 #: Of one of which nothing is known.
 NOTHING = Need()

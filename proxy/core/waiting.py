@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from bisect import bisect_left, insort
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from heapq import nsmallest
-from itertools import islice, takewhile
+from itertools import count, islice, takewhile
 from typing import Any, Literal
 
 from proxy.core.admittance import ANONYMOUS
@@ -123,7 +122,7 @@ class Waiting:
         if len(self._tickets) <= min(number, 1):  # as nearly always: no order to work out
             yield from (ticket for _, ticket in self._tickets.values())
             return
-        for entry in islice(self._order(number), number):
+        for entry in islice(self._order(), number):
             yield self._tickets[entry[2]][1]
 
     def late(self, now: float) -> list[str]:
@@ -136,8 +135,7 @@ class Waiting:
     def position(self, id: str) -> int | None:
         """Place in the order, from 1, if nobody comes or leaves; None if it does not wait."""
         if self._positions is None:
-            order = self._order(len(self))
-            self._positions = {entry[2]: place for place, entry in enumerate(order, 1)}
+            self._positions = {entry[2]: place for place, entry in enumerate(self._order(), 1)}
         return self._positions.get(id)
 
     def _forget_turns(self) -> None:
@@ -157,18 +155,28 @@ class Waiting:
             self._lines[client] = line
             insort(self._heads, (self._turns.get(client, 0), line[0], client))
 
-    def _order(self, number: int) -> Iterator[_Entry]:
-        """Entries in the order of their turns; only the first `number` are right."""
+    def _rounds(self) -> Iterator[_Entry]:
+        """The first of each client in turn, then the second of each, and so on: in the order in which they
+        would be granted, as a grant makes its client the last.
+        """
+        lines: Iterable[list[_Entry]] = (self._lines[client] for *_, client in self._heads)
+        for place in count():
+            longer = []
+            for line in lines:
+                yield line[place]
+                if len(line) > place + 1:
+                    longer.append(line)
+            if not longer:
+                return
+            lines = longer
+
+    def _order(self) -> Iterator[_Entry]:
+        """Entries in the order of their turns. What is here must not change meanwhile."""
         # 1. Who ran before, by arrival.
         yield from self._again
         # 2. The clients in turn: whose last grant is longest ago; among new ones, who came first.
-        rounds = (
-            (place, turn, entry)
-            for turn, _, client in islice(self._heads, number)
-            for place, entry in enumerate(islice(self._lines[client], number))
-        )
         at = 0
-        for *_, entry in nsmallest(number, rounds):
+        for entry in self._rounds():
             # 3. A suspect, before the first that came later: it is last among those of its crash, yet nobody
             #    who comes later can keep it waiting for ever.
             before = bisect_left(self._suspects, entry)

@@ -596,3 +596,34 @@ def test_the_first_token_of_one_may_make_room_for_the_next() -> None:
     assert [effect.id for effect in arrive(gate, *both)] == ["a"]
     assert [effect.id for effect in gate.handle(Grew("a", 1), 1)] == ["b"]
     assert gate.handle(Grew("a", 2), 2) == []
+
+
+class _Counted(Padded):
+    """Counts how often it is asked for a set."""
+
+    asked = 0
+
+    def peak(self, needs: Sequence[Need], retained: int, /) -> int:
+        type(self).asked += 1
+        return super().peak(needs, retained)
+
+
+def test_who_needs_no_less_than_one_without_room_is_not_asked_about() -> None:
+    gate = Admission(Budget(max_running=8, ceiling=1010, costs=_Counted()), max_waiting=9)
+    arrive(gate, ticket("a", prompt=300, completion=200), ticket("b", prompt=300, completion=201))
+    before = _Counted.asked
+    assert arrive(gate, ticket("more", prompt=300, completion=202)) == []
+    assert _Counted.asked == before + 1, "whether it fits alone"
+    assert [effect.id for effect in arrive(gate, ticket("less", prompt=300, completion=200))] == ["less"]
+    assert [effect.id for effect in gate.handle(Leave("a"), 1)] == []
+    assert [effect.id for effect in gate.handle(Leave("less"), 2)] == ["b"]
+
+
+def test_what_is_cached_of_a_prompt_is_not_read() -> None:
+    need = Need(300, 10, cached=100)
+    assert need.no_less_than(need)
+    assert need.no_less_than(Need(300, 10, cached=200))
+    assert not need.no_less_than(Need(300, 10, cached=50)), "more of that one is read"
+    assert not need.no_less_than(Need(301, 10, cached=200))
+    assert not need.no_less_than(Need(200, 11, cached=100))
+    assert not need.no_less_than(Need(200, 10, cached=100, segments=1)), "who is read in fewer steps"

@@ -30,6 +30,19 @@ def test_replays_are_first_then_clients_take_turns() -> None:
     assert [queue.position(id) for id in ("replay", "a2", "nobody")] == [1, 4, None]
 
 
+@given(st.lists(st.sampled_from("abcd"), max_size=12))
+def test_the_order_is_that_in_which_all_would_be_granted(clients: list[str]) -> None:
+    queue = Waiting()
+    for number, client in enumerate(clients):
+        queue.enter(ticket(str(number), client, number))
+    foretold, granted = ids(queue), []
+    while first := next(queue.first(1), None):
+        queue.forget(first.id)
+        queue.took_turn(first)
+        granted.append(first.id)
+    assert granted == foretold
+
+
 def test_whose_turn_a_request_takes() -> None:
     assert whose_turn("none", "laptop", "s") == whose_turn("none", ANONYMOUS, "t")
     assert whose_turn("key", "laptop", "s") == whose_turn("key", "laptop", "t")
