@@ -63,8 +63,8 @@ class Wire:
     """
 
     __slots__ = (
-        "_asking", "_error", "_head", "_held", "_left", "_loop", "_lost", "_paused", "_pieces", "_reader",
-        "_sink", "_sock", "port", "status",
+        "_asking", "_error", "_fd", "_head", "_held", "_left", "_loop", "_lost", "_paused", "_pieces",
+        "_reader", "_sink", "_sock", "port", "status",
     )  # fmt: skip
 
     def __init__(self, sock: socket.socket) -> None:
@@ -73,6 +73,7 @@ class Wire:
         self.port: int = sock.getsockname()[1]
         self._loop = asyncio.get_running_loop()
         self._sock = sock
+        self._fd = sock.fileno()  # of a socket itself, the loop spells out that nobody reads it
         self._head: bytes | None = b""  # so much of it as has come; None once it is whole
         self._pieces: list[bytes] = []
         self._held = 0
@@ -81,7 +82,7 @@ class Wire:
         self._error: OSError | None = None
         self._reader: asyncio.Future[None] | None = None
         self._sink: Sink = _nobody
-        self._loop.add_reader(sock, self._readable)
+        self._loop.add_reader(self._fd, self._readable)
 
     # --- for the one who asks -------------------------------------------------------------------------
 
@@ -134,7 +135,7 @@ class Wire:
         if self._paused:
             self._paused = False
             if not self._lost:
-                self._loop.add_reader(self._sock, self._readable)
+                self._loop.add_reader(self._fd, self._readable)
         return data
 
     @property
@@ -184,7 +185,7 @@ class Wire:
 
     def _end(self, error: OSError | None) -> None:
         self._lost, self._error = True, self._error or error
-        self._loop.remove_reader(self._sock)
+        self._loop.remove_reader(self._fd)
         if self._asking:  # the loop would wait for ever to write to a socket that is closed
             with suppress(OSError):
                 self._sock.shutdown(socket.SHUT_RDWR)
@@ -224,7 +225,7 @@ class Wire:
         self._held += len(data)
         if self._held > _READ_AHEAD_BYTES and not self._paused and not self._lost:
             self._paused = True
-            self._loop.remove_reader(self._sock)
+            self._loop.remove_reader(self._fd)
         self._wake()
 
     def _wake(self) -> None:
