@@ -29,6 +29,16 @@ def test_how_many_run_is_for_short_sessions_and_how_many_long_ones_do_is_not_a_f
     assert "8 sessions of 4,096 tokens fit" in reasons["decode_concurrency"]
 
 
+def test_every_session_that_runs_has_a_place_in_the_prompt_cache() -> None:
+    assert make(48).value("prompt_cache_size") == 8 + 2
+    few = make(48, wishes=Wishes(decode_concurrency=3))
+    assert few.value("prompt_cache_size") >= 3 + 2
+    reasons = {choice.name: choice.reason for choice in make(48).choices}
+    assert reasons["prompt_cache_size"] == "one for each of 8 sessions, and 2 for side requests"
+    reasons = {choice.name: choice.reason for choice in make(192).choices}
+    assert "sessions of 32,768 tokens fit" in reasons["prompt_cache_size"]
+
+
 def test_what_is_set_wins_and_says_so() -> None:
     wishes = Wishes(prefill_step_size=128, decode_concurrency=3, prompt_cache_bytes=7, max_active_kv_bytes=9)
     found = make(96, wishes=wishes)
