@@ -28,8 +28,8 @@ from tests.figures import ROOT, bar
 from tests.real.processes import Guard, Running, bare_server, guard
 
 LIMIT = 96 * 2**20
-#: What the first request, which makes a server ready, has left behind: it counts as used too.
-FIRST = 2 * 256 * 16384
+#: What the first request, of one token, which makes a server ready, has left behind: it counts as used too.
+FIRST = 256 * 16384
 #: What the proxy is not told of: memory that is nobody's cache, as Python's own, and stacks of threads, which
 #: RLIMIT_DATA counts in full; they are made small.
 ELSEWHERE = 4 * 2**20

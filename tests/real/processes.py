@@ -94,14 +94,17 @@ class Guard(Running):
 
 @contextmanager
 def bare_server(model: Path, folder: Path, *flags: str) -> Iterator[Running]:
-    """The unmodified mlx_lm.server by itself, with its model loaded (its /health is 200 before that)."""
+    """The unmodified mlx_lm.server by itself, with its model loaded (its /health is 200 before that).
+
+    By one token, as a guarded child's is, so that the same stays in its prompt cache.
+    """
     port = free_port()
     command = [sys.executable, "-m", "mlx_lm", "server", "--model", str(model), "--port", str(port), *flags]
     output = folder / f"server-{port}.log"
     server = Running(_start(command, output), output, f"http://127.0.0.1:{port}")
     try:
         server.until_ready("/health")
-        body = json.dumps({"prompt": "hello", "max_tokens": 1}).encode()
+        body = json.dumps({"prompt": "a", "max_tokens": 1}).encode()
         urllib.request.urlopen(f"{server.base_url}/completions", body, timeout=60).close()
         yield server
     finally:
