@@ -20,10 +20,9 @@ _HARDLY_MORE = 1.15
 #: Freed memory that MLX may keep: enough to work from, little enough not to matter.
 _CACHE_SHARE = 0.05
 _LEAST_CACHE, _MOST_CACHE = 64 * 2**20, 2 * 2**30
-#: The server's own default (its argparse).
-SEQUENCES = 10
-#: Entries that side requests take: less than one for each session, and these, and every session loses its
-#: prefix in turn. On a GPU of 80 GB, 7 for 8 sessions cost a quarter of their speed.
+#: The server's own default (its argparse), and the entries that one session with side requests needs.
+SEQUENCES, _LEAST_SEQUENCES = 10, 4
+#: Beside one for each session: with fewer, sessions that take turns each lose their prefix every time.
 _FOR_SIDE_REQUESTS = 2
 #: Running several must be worth the memory, which could keep prompts instead. It is judged at a length
 #: between that of titles, which run beside a long session, and that of the session. How many long ones run
@@ -153,12 +152,17 @@ def cache_size(room: Room, wishes: Wishes, running: int) -> Choice:
         return _set(name, wishes.prompt_cache_size)
     if running == 1:
         return Choice(name, SEQUENCES, "the limit in bytes holds, where nothing runs together")
-    kept = room.kept // max(1, room.model.law.cold(room.typical))
-    apart = running + _FOR_SIDE_REQUESTS
-    if kept >= apart:
-        return Choice(name, min(SEQUENCES, kept), f"{kept} sessions of {room.typical:,} tokens fit in that")
-    why = f"one for each of {running} sessions, and {_FOR_SIDE_REQUESTS} for side requests"
-    return Choice(name, min(SEQUENCES, apart), why)
+    rows = room.typical
+    kept, apart = _sessions(room, rows), running + _FOR_SIDE_REQUESTS
+    if kept < apart <= _sessions(room, rows // 2):  # sessions are rarely all long at once
+        kept, rows = apart, rows // 2
+    sequences = max(_LEAST_SEQUENCES, min(SEQUENCES, kept))
+    return Choice(name, sequences, f"{kept} sessions of {rows:,} tokens fit in that")
+
+
+def _sessions(room: Room, rows: int) -> int:
+    """Whose kept sequences fit."""
+    return room.kept // max(1, room.model.law.cold(rows))
 
 
 def cache_limit(ceiling: Ceiling, wishes: Wishes) -> Choice | None:

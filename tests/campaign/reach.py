@@ -25,7 +25,7 @@ import psutil
 from tests.bench.law_stand import prompt_of, tiny
 from tests.campaign.memory import MALLOC, data_bytes
 from tests.figures import ROOT, bar
-from tests.real.processes import Guard, Running, bare_server, guard
+from tests.real.processes import Guard, Running, bare_server, guard, until
 
 LIMIT = 96 * 2**20
 #: What the first request, of one token, which makes a server ready, has left behind: it counts as used too.
@@ -76,11 +76,21 @@ def longest(holds: Callable[[int], bool], low: int, high: int, precision: float)
     return low
 
 
-def outlook(proxy: Guard, draw: random.Random, tokens: int) -> str:
-    """What the proxy would do with it now; `refused` where a limit on prompts is in the way."""
+def explained(proxy: Guard, draw: random.Random, tokens: int) -> dict[str, Any]:
     request = urllib.request.Request(f"{proxy.url}/mlxguard/api/explain", body(draw, tokens))
     with urllib.request.urlopen(request, timeout=60) as answer:
         document: dict[str, Any] = json.loads(answer.read())
+    return document
+
+
+def retained(proxy: Guard, draw: random.Random) -> int:
+    """Bytes of finished sequences, as the gate knows them."""
+    return int(explained(proxy, draw, 1)["cost"]["together"]["retained_bytes"])
+
+
+def outlook(proxy: Guard, draw: random.Random, tokens: int) -> str:
+    """What the proxy would do with it now; `refused` where a limit on prompts is in the way."""
+    document = explained(proxy, draw, tokens)
     return str(document["cost"]["would_run"]) if document["verdict"] == "whole" else str(document["verdict"])
 
 
@@ -103,6 +113,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         words = child.cmdline()
         flags = words[words.index("--prefill-step-size") : words.index("--host")]
         limit(child.pid)
+        until("the gate knows what the first request has left", lambda: retained(proxy, draw) > 0)
         let_in = longest(lambda tokens: outlook(proxy, draw, tokens) == "now", 0, CONTEXT, 0)
         shorter = {share: outlook(proxy, draw, round(share * let_in)) for share in SHARES}
         served = answered(proxy, draw, let_in)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from supervisor.ceiling import Ceiling
+from supervisor.cost import Kind, Law, Part
 from supervisor.flags import Wishes
 from supervisor.peak import Model
 from supervisor.plan import plan, with_answer
@@ -29,14 +30,20 @@ def test_how_many_run_is_for_short_sessions_and_how_many_long_ones_do_is_not_a_f
     assert "8 sessions of 4,096 tokens fit" in reasons["decode_concurrency"]
 
 
-def test_every_session_that_runs_has_a_place_in_the_prompt_cache() -> None:
-    assert make(48).value("prompt_cache_size") == 8 + 2
-    few = make(48, wishes=Wishes(decode_concurrency=3))
-    assert few.value("prompt_cache_size") >= 3 + 2
-    reasons = {choice.name: choice.reason for choice in make(48).choices}
-    assert reasons["prompt_cache_size"] == "one for each of 8 sessions, and 2 for side requests"
-    reasons = {choice.name: choice.reason for choice in make(192).choices}
-    assert "sessions of 32,768 tokens fit" in reasons["prompt_cache_size"]
+def test_every_session_that_runs_has_a_place_in_the_prompt_cache_if_half_as_long_ones_fit() -> None:
+    """On a card of 80 GB, 7 places for 8 sessions cost a third of the speed; 56 GB have no room for more."""
+
+    def kept(ceiling: int) -> tuple[int, str]:
+        dense = Law((Part(Kind.GROWING, row_bytes=147_456),))
+        model = Model(weights=9 * 10**9, law=dense, traced=replace(MOE, law=dense), batched=True)
+        found = plan(model, Ceiling(ceiling * 10**9, "a test"), Wishes(), FLAGS, 65_536)
+        assert found.running == 8
+        reasons = {choice.name: choice.reason for choice in found.choices}
+        return found.value("prompt_cache_size"), reasons["prompt_cache_size"]
+
+    assert kept(56) == (4, "4 sessions of 32,768 tokens fit in that")
+    assert kept(80) == (10, "10 sessions of 16,384 tokens fit in that")
+    assert kept(140) == (10, "13 sessions of 32,768 tokens fit in that")
 
 
 def test_what_is_set_wins_and_says_so() -> None:
