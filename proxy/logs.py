@@ -30,6 +30,7 @@ from typing import TextIO, TypeAlias
 import orjson
 
 from proxy.config import LogSettings
+from proxy.log_output import Output
 
 #: The id of the request that the current task serves, or "" outside requests.
 request_id: ContextVar[str] = ContextVar("request_id", default="")
@@ -61,6 +62,9 @@ _AS_THEY_ARE = frozenset({int, bool, type(None)})
 
 _COLOURS = {"debug": "2", "warning": "33", "error": "31", "critical": "31;1"}
 
+#: At the end, seconds for a reader that has paused.
+_LAST_S = 0.5
+
 Mask = Callable[[str], str]
 Plain: TypeAlias = "bool | int | float | str | list[Plain] | None"
 
@@ -75,7 +79,26 @@ class _Counted(logging.Handler):
 
 
 class _StreamHandler(_Counted, logging.StreamHandler[TextIO]):
-    pass
+    """For streams that are no files of the system's."""
+
+
+class _OutputHandler(_Counted):
+    """For a terminal or a pipe, which somebody may stop reading; see log_output.py."""
+
+    def __init__(self, fd: int, encoding: str) -> None:
+        super().__init__()
+        self._output, self._encoding = Output(fd), encoding
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            line = f"{self.format(record)}\n".encode(self._encoding, "backslashreplace")
+            _Counted.lost += self._output.write(line)
+        except Exception:  # noqa: BLE001 - as logging's own handlers do: a field's __str__ may raise anything
+            self.handleError(record)
+
+    def close(self) -> None:
+        _Counted.lost += self._output.close(_LAST_S)
+        super().close()
 
 
 class _FileHandler(_Counted, logging.handlers.WatchedFileHandler):
@@ -106,7 +129,7 @@ def setup(settings: LogSettings, stream: TextIO | None = None, keys: Iterable[st
     global _mask  # noqa: PLW0603 - logging itself is one per process
     _mask = _Mask(keys)
     human = settings.format == "human" or (settings.format == "auto" and stream.isatty())
-    handlers: list[logging.Handler] = [_StreamHandler(stream)]
+    handlers = [_handler(stream)]
     handlers[0].setFormatter(HumanFormatter(_mask, _wants_colour(stream)) if human else JsonFormatter(_mask))
     if settings.file:
         handlers.append(_FileHandler(settings.file, encoding="utf-8"))
@@ -118,6 +141,14 @@ def setup(settings: LogSettings, stream: TextIO | None = None, keys: Iterable[st
     logging.captureWarnings(True)
     logging.basicConfig(level=logging.WARNING, handlers=handlers, force=True)
     logging.getLogger(_ROOT).setLevel(settings.level.upper())
+
+
+def _handler(stream: TextIO) -> logging.Handler:
+    try:
+        fd = stream.fileno()
+    except (OSError, ValueError):  # it has none, or was closed
+        return _StreamHandler(stream)
+    return _OutputHandler(fd, stream.encoding)
 
 
 class _Formatter(logging.Formatter):

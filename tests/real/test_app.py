@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import os
 import signal
 import socket
 import subprocess
@@ -16,7 +17,8 @@ import psutil
 import pytest
 
 from tests.canaries import PROMPT
-from tests.real.processes import Guard, guard, until
+from tests.real.processes import STOP_S, Guard, free_port, guard, until
+from tests.unread import Pipe
 
 pytestmark = pytest.mark.real
 
@@ -106,6 +108,29 @@ def test_sighup_restarts_the_child_as_planned(tiny_model: Path, tmp_path: Path) 
         child = proxy.status()["child"]
         assert child["ended_by_cause"] == {"recycled": 1}
         assert child["last_death"] is None, "a planned restart is no death"
+
+
+def test_a_log_that_nobody_reads_on_holds_nobody_up(tiny_model: Path, tmp_path: Path) -> None:
+    """As in `mlxguard-proxy 2>&1 | less`."""
+    pipe, log = Pipe(), tmp_path / "log"
+    pipe.fill()
+    port = free_port()
+    words = [f"server.port={port}", f"model.path={tiny_model}", f"supervisor.state_dir={tmp_path / 'state'}"]
+    command = [COMMAND, *(word for each in words for word in ("--set", each)), f"--set=log.file={log}"]
+    process = subprocess.Popen(command, cwd=tmp_path, stderr=pipe.writer)
+    try:
+        proxy = Guard(process, log, f"http://127.0.0.1:{port}")
+        proxy.until_ready("/readyz")
+        assert post(proxy, chat(max_tokens=2))[0] == 200
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(STOP_S) == 0
+        assert proxy.events("answered"), "the file has them all"
+        assert set(pipe.read()) == {ord("-")}
+    finally:
+        if process.poll() is None:
+            process.kill()
+        os.close(pipe.reader)
+        os.close(pipe.writer)
 
 
 def test_a_killed_proxy_leaves_nothing_behind(tiny_model: Path, tmp_path: Path) -> None:
