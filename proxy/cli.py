@@ -14,11 +14,11 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from proxy import installation
+from proxy.commands import installation
 from proxy.exit_codes import ExitCode
 
 if TYPE_CHECKING:
-    from proxy.config_file import Loaded
+    from proxy.config.loader import Loaded
 
 _NAME = "mlxguard-proxy"
 _EPILOG = "exit codes:\n" + "\n".join(f"  {code.value:<4} {code.meaning}" for code in ExitCode)
@@ -45,8 +45,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _serve(arguments: argparse.Namespace) -> int:
-    from proxy import logs
-    from proxy.api_keys import known_keys
+    from proxy.config.api_keys import known_keys
+    from proxy.log import setup as logs
 
     loaded = _load(arguments)
     if loaded is None:
@@ -58,7 +58,7 @@ def _serve(arguments: argparse.Namespace) -> int:
         return _fail([f"log.file: {settings.log.file}: {error.strerror}"], ExitCode.CONFIGURATION)
     log = logging.getLogger("mlxguard.cli")
     try:
-        from proxy.door import serve
+        from proxy.startup import serve
 
         return serve(settings, loaded.source)
     except Exception:  # the outermost frame: a bug is one event, with its keys masked
@@ -67,7 +67,7 @@ def _serve(arguments: argparse.Namespace) -> int:
 
 
 def _check(arguments: argparse.Namespace) -> int:
-    from proxy.config_summary import summary
+    from proxy.commands.check import summary
 
     loaded = _load(arguments)
     if loaded is None:
@@ -77,20 +77,20 @@ def _check(arguments: argparse.Namespace) -> int:
 
 
 def _doctor(arguments: argparse.Namespace) -> int:
-    from proxy.doctor import run
+    from proxy.doctor.command import run
 
     return run(arguments.config, arguments.set, as_json=arguments.json)
 
 
 def _plan(arguments: argparse.Namespace) -> int:
-    from proxy.plan_command import run
+    from proxy.commands.plan import run
 
     loaded = _load(arguments)
     return ExitCode.CONFIGURATION if loaded is None else run(loaded.settings, as_json=arguments.json)
 
 
 def _limits(arguments: argparse.Namespace) -> int:
-    from proxy.limits_command import run
+    from proxy.commands.limits import run
 
     loaded = _load(arguments)
     if loaded is None:
@@ -101,9 +101,9 @@ def _limits(arguments: argparse.Namespace) -> int:
 def _crashes(arguments: argparse.Namespace) -> int:
     import json
 
-    from proxy import crashes
-    from proxy.folders import state_folder
-    from supervisor.records import crash_reports
+    from proxy.commands import crashes
+    from proxy.config.folders import state_folder
+    from supervisor.state.folder import crash_reports
 
     loaded = _load(arguments)
     if loaded is None:
@@ -120,8 +120,8 @@ def _crashes(arguments: argparse.Namespace) -> int:
 
 
 def _init(arguments: argparse.Namespace) -> int:
-    from proxy import server_command
-    from proxy.config_template import render
+    from proxy.config import server_command
+    from proxy.config.template import render
 
     if not arguments.command:
         return _write(arguments.out, render({"model.path": "tiny"}), (), overwrite=arguments.force)
@@ -133,7 +133,7 @@ def _init(arguments: argparse.Namespace) -> int:
 
 
 def _write(out: Path, text: str, remarks: Iterable[str], *, overwrite: bool) -> int:
-    from proxy.config_file import ConfigurationError, load
+    from proxy.config.loader import ConfigurationError, load
 
     try:
         with out.open("w" if overwrite else "x", encoding="utf-8") as file:
@@ -155,12 +155,12 @@ def _write(out: Path, text: str, remarks: Iterable[str], *, overwrite: bool) -> 
 
 def _tiny_model(words: Sequence[str]) -> int:
     """In a process of its own, since it imports mlx; -P, so that no `supervisor` of this folder is taken."""
-    return subprocess.call([sys.executable, "-P", "-m", "supervisor.tiny", *words])
+    return subprocess.call([sys.executable, "-P", "-m", "supervisor.model.tiny", *words])
 
 
 def _load(arguments: argparse.Namespace) -> Loaded | None:
     """The settings, or None after every fault has been printed."""
-    from proxy.config_file import ConfigurationError, load
+    from proxy.config.loader import ConfigurationError, load
 
     try:
         return load(arguments.config, os.environ, arguments.set)

@@ -1,9 +1,9 @@
 """One tree of errors: each knows its HTTP status, its OpenAI error object and whether to come back.
 
 The wording is part of the interface. Coding agents match on it: the overflow text makes them compact
-the conversation, the unavailable text makes them retry. Hence three rules, held by tests/test_errors.py:
-the overflow text says nothing of rates; the unavailable text says nothing of contexts or token limits;
-no other 4xx text contains a number that looks like a retryable status.
+the conversation, the unavailable text makes them retry. Hence three rules, held by
+tests/proxy/test_errors.py: the overflow text says nothing of rates; the unavailable text says nothing of
+contexts or token limits; no other 4xx text contains a number that looks like a retryable status.
 """
 
 from __future__ import annotations

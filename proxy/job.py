@@ -7,12 +7,11 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
-from proxy.core import via
-from proxy.core.answer import Answer
-from proxy.core.chat import ChatPrompt, CompletionRequest
-from proxy.core.child_stream import Seen, Usage
-from proxy.core.pictures import image_urls
-from proxy.fitting import Fitted
+from proxy.prompt.fit import Fitted
+from proxy.request.completion import ChatPrompt, CompletionRequest
+from proxy.request.images import image_urls
+from proxy.stream.answer import Answer
+from proxy.stream.child_stream import StreamProgress, Usage
 
 
 class Stage(StrEnum):
@@ -75,7 +74,7 @@ class Job:
     total_s: float | None = None
     generation: int | None = None
     asked: float | None = None
-    seen: Seen | None = None
+    seen: StreamProgress | None = None
     cancelled: bool = False
     give_up: Callable[[], None] | None = None
     retried: bool = False
@@ -129,22 +128,6 @@ class Job:
     def end(self, now: float) -> None:
         self.stage = Stage.ENDED
         self.total_s = now - self.arrived
-
-    def headers(self) -> dict[str, str]:
-        """The headers of ours, as things stand; `x-request-id` is the edge's."""
-        headers = {
-            "x-mlxguard-prompt-tokens": str(self.fitted.prompt_tokens),
-            "x-mlxguard-queue-ms": str(round(self.queue_s * 1000)),
-            "x-mlxguard-attempts": str(self.answer.attempts),
-            "Via": via.ANSWER,
-        }
-        if self.fitted.clamped:
-            headers["x-mlxguard-max-tokens"] = str(self.fitted.max_tokens)
-        if self.fitted.dropped_messages or self.fitted.dropped_tokens:
-            headers["x-mlxguard-truncated"] = (
-                f"messages={self.fitted.dropped_messages}; tokens={self.fitted.dropped_tokens}"
-            )
-        return headers
 
     def summary(self) -> dict[str, Any]:
         """For logs and status: numbers and names, no text of the conversation."""

@@ -7,13 +7,13 @@ from collections.abc import Awaitable, Callable
 
 import aiohttp
 
-from supervisor.attempt import Attempt
-from supervisor.causes import Cause
-from supervisor.deaths import Deaths
-from supervisor.diagnosis import Finding
-from supervisor.generation import CannotStart, Launch
-from supervisor.policy import Retry
-from supervisor.reclaim import memory_back
+from supervisor.child.attempt import Attempt
+from supervisor.child.memory_wait import memory_back
+from supervisor.child.options import CannotStart, LaunchSpec
+from supervisor.crash_reports import CrashReports
+from supervisor.lifecycle.causes import Cause
+from supervisor.lifecycle.diagnosis import Diagnosis
+from supervisor.lifecycle.restart_policy import Retry
 
 log = logging.getLogger("mlxguard.supervisor")
 
@@ -26,7 +26,7 @@ class Launcher:
         deaths: told how long memory was waited for.
     """
 
-    def __init__(self, prepare: Callable[[], Awaitable[Launch]], deaths: Deaths) -> None:
+    def __init__(self, prepare: Callable[[], Awaitable[LaunchSpec]], deaths: CrashReports) -> None:
         self._prepare = prepare
         self._deaths = deaths
         self._session: aiohttp.ClientSession | None = None
@@ -72,9 +72,9 @@ class Launcher:
             self._deaths.done("memory", waited_s=back.waited_s, missing_bytes=back.missing_bytes)
 
 
-def not_started(error: BaseException) -> tuple[Finding, Retry]:
+def not_started(error: BaseException) -> tuple[Diagnosis, Retry]:
     """Why nothing was started, and whether to try again."""
     if isinstance(error, CannotStart):
-        return Finding(error.cause, error.explanation), Retry.NEVER
+        return Diagnosis(error.cause, error.explanation), Retry.NEVER
     log.error("start_failed", exc_info=error)
-    return Finding(Cause.SPAWN_FAILED, f"Starting failed: {error}"), Retry.COUNTED
+    return Diagnosis(Cause.SPAWN_FAILED, f"Starting failed: {error}"), Retry.COUNTED

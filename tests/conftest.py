@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from tests import tools
-from tests.canaries import nothing_leaks
-from tests.scripted import SAY, SAY_WITH_TOOLS
+from tests.support import tools
+from tests.support.canaries import nothing_leaks
+from tests.support.scripted import SAY, SAY_WITH_TOOLS
 
 __all__ = ["nothing_leaks"]  # for every test
 
@@ -40,7 +40,7 @@ def make_tiny() -> MakeTiny:
     def make(**options: object) -> Path:
         arguments = [f"--{name.replace('_', '-')}={value}" for name, value in sorted(options.items())]
         name = hashlib.sha256(repr(arguments).encode()).hexdigest()[:12] if arguments else "default"
-        command = [sys.executable, "-P", "-m", "supervisor.tiny", f"--out={MODELS / name}", *arguments]
+        command = [sys.executable, "-P", "-m", "supervisor.model.tiny", f"--out={MODELS / name}", *arguments]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
         return MODELS / name
 
@@ -55,5 +55,5 @@ def tiny_model(make_tiny: MakeTiny) -> Path:
 
 @pytest.fixture(scope="session")
 def scripted_model(make_tiny: MakeTiny) -> Path:
-    """Thinks, then calls tools when offered some, and else (as after a result) answers: tests/scripted.py."""
+    """Thinks, then calls a tool if it is offered some, or else answers: see tests/support/scripted.py."""
     return make_tiny(say=SAY, say_with_tools=SAY_WITH_TOOLS)

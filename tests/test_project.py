@@ -32,9 +32,11 @@ def test_every_module_begins_with_what_it_is_for(module: Path) -> None:
 
 @pytest.mark.parametrize("module", MODULES, ids=str)
 def test_every_module_has_its_test(module: Path) -> None:
-    """`proxy/core/x.py` has tests/core/test_x.py, `supervisor/x.py` has tests/supervisor/test_x.py."""
-    folder = Path("tests", *(part for part in module.parts[:-1] if part != "proxy"))
-    candidates = [folder / f"test_{module.stem}.py", Path("tests/real") / f"test_{module.stem}.py"]
+    """`proxy/gate/queue.py` has tests/proxy/gate/test_queue.py, or tests/real/test_queue.py."""
+    candidates = [
+        Path("tests", module.parent, f"test_{module.stem}.py"),
+        Path("tests/real", f"test_{module.stem}.py"),
+    ]
     assert any((ROOT / path).exists() for path in candidates), f"none of {', '.join(map(str, candidates))}"
 
 

@@ -21,13 +21,13 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from proxy.core.admission import Admission
-from proxy.core.budget import Budget, Need
-from proxy.core.chat import ChatPrompt
-from proxy.core.gate_events import Arrive, Leave
-from proxy.core.messages import Message
-from proxy.core.waiting import Ticket
-from proxy.tokens import Tokens
+from proxy.gate.admission import Admission
+from proxy.gate.budget import Budget, Need
+from proxy.gate.events import Arrive, Leave
+from proxy.gate.queue import Ticket
+from proxy.prompt.counter import TokenCounter
+from proxy.request.completion import ChatPrompt
+from proxy.request.messages import Message
 from tests.bench import sides
 from tests.bench.document import Table, publish
 from tests.bench.fitting import code
@@ -59,7 +59,7 @@ class Writer:
     def __init__(self, seed: int) -> None:
         self._draw = random.Random(seed)
         self._text = code()
-        self._tokens = Tokens()
+        self._tokens = TokenCounter()
         self._per_token = 0.0
 
     async def start(self) -> None:

@@ -22,16 +22,17 @@ from typing import Any
 
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from proxy.core.chat import Bounds, ChatPrompt, CompletionRequest, parse_chat
-from proxy.core.messages import Message
 from proxy.errors import InvalidRequest
-from proxy.fitting import Limits, fit
-from proxy.tokens import Tokens
-from tests.conversations import conversation
+from proxy.prompt.counter import TokenCounter
+from proxy.prompt.fit import Limits, fit
+from proxy.request.completion import Bounds, ChatPrompt, CompletionRequest
+from proxy.request.messages import Message
+from proxy.request.parse import parse_chat
 from tests.figures import ROOT, bar
 from tests.real.processes import Running, bare_server
 from tests.real.test_count import serve
-from tests.tokenizer_zoo import KINDS, Kind
+from tests.support.conversations import conversation
+from tests.support.tokenizer_zoo import KINDS, Kind
 
 CONVERSATIONS, SERVED = 3000, 300
 #: Those whose templates differ, with as many kinds of tokenizers as there are.
@@ -50,7 +51,7 @@ _WORDS = (
 
 def embedded(folder: Path) -> Path:
     """The embedded model."""
-    command = [sys.executable, "-P", "-m", "supervisor.tiny", f"--out={folder}"]
+    command = [sys.executable, "-P", "-m", "supervisor.model.tiny", f"--out={folder}"]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     return folder
 
@@ -86,7 +87,7 @@ def exactness(models_folder: Path, base: Path, seed: int, number: int) -> bool:
     """Counts of random conversations against the server's own code."""
     for kind in KINDS:
         kind.make(base, models_folder / kind.name)
-    command = [sys.executable, "-m", "tests.exactness", str(models_folder), str(seed), str(number)]
+    command = [sys.executable, "-m", "tests.support.exactness", str(models_folder), str(seed), str(number)]
     environ = os.environ | {"HF_MODULES_CACHE": str(models_folder / "modules")}
     done = subprocess.run(command, cwd=ROOT, env=environ, stdout=subprocess.PIPE, check=True)
     outcomes = json.loads(done.stdout)
@@ -108,7 +109,7 @@ async def served(models_folder: Path, base: Path, seed: int, number: int) -> boo
     share = -(-number // len(kinds))
     agreed = different = 0
     for name, folder, kind in kinds:
-        tokens = Tokens()
+        tokens = TokenCounter()
         await tokens.start(folder, [])
         with bare_server(folder, models_folder) as server:
             same, wrong = await _compare(server, tokens, kind, seed, share)
@@ -119,7 +120,9 @@ async def served(models_folder: Path, base: Path, seed: int, number: int) -> boo
     return bar("fitting_served_mismatches", different, 0) and enough
 
 
-async def _compare(server: Running, tokens: Tokens, kind: Kind, seed: int, share: int) -> tuple[int, int]:
+async def _compare(
+    server: Running, tokens: TokenCounter, kind: Kind, seed: int, share: int
+) -> tuple[int, int]:
     same = wrong = 0
     while same + wrong < share:
         seed += 1
@@ -150,7 +153,7 @@ def session(draw: random.Random, text: str, turns: int, characters: int) -> list
 async def speed(folder: Path, seed: int, text: str) -> float:
     """How much faster the next turn of a long session is counted than the whole; both through the worker."""
     draw = random.Random(seed)
-    by_segments, in_full = Tokens(), Tokens()
+    by_segments, in_full = TokenCounter(), TokenCounter()
     in_full.count_in_full()
     assert (await by_segments.start(folder, [])).incremental
     await in_full.start(folder, [])
@@ -181,7 +184,7 @@ async def speed(folder: Path, seed: int, text: str) -> float:
 async def lag(folder: Path, seed: int, text: str, seconds: float) -> bool:
     """How late the event loop is while new prompts are counted, one after the other, and while it idles."""
     draw = random.Random(seed)
-    tokens = Tokens()
+    tokens = TokenCounter()
     await tokens.start(folder, [])
     prompts = [ChatPrompt(tuple(session(draw, text, 200, 1800))) for _ in range(20)]
     counting = True
@@ -220,7 +223,7 @@ Cutter = Callable[[CompletionRequest], Any]
 
 async def stability(base: Path, folder: Path, seed: int, text: str) -> bool:
     """A session that outgrows its limit: which turns keep the last one's prefix, and what the server had."""
-    tokens = Tokens()
+    tokens = TokenCounter()
     await tokens.start(base, [])
     probe = await tokens.count(ChatPrompt(tuple(session(random.Random(seed), text, 20, 160))))
     limits = Limits(probe, "truncate", 0, 16, None, 32768)  # twenty turns fit

@@ -17,22 +17,22 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
-from proxy.core.admission import Admission
-from proxy.core.budget import Budget, Need
-from proxy.core.gate_events import Arrive, Event, Grew, Leave, SetBudget, SetRetained, Wake
-from proxy.core.waiting import Ticket
-from proxy.costs import PlannedCosts
-from supervisor.cost import Kind, Law, Part
-from supervisor.peak import Model, Traced
-from supervisor.sequence import Serving
+from proxy.gate.admission import Admission
+from proxy.gate.budget import Budget, Need
+from proxy.gate.costs import PlannedCosts
+from proxy.gate.events import Arrive, Event, Grew, Leave, SetBudget, SetRetained, Wake
+from proxy.gate.queue import Ticket
+from supervisor.memory_model.activations import Model, Traced
+from supervisor.memory_model.kv_cache import CachePart, CostModel, GrowthKind
+from supervisor.memory_model.sequence import Serving
 from tests.figures import bar
 
 WAITING = 1000
 LIMIT_MS = 1.0
-LAW = Law(
+LAW = CostModel(
     (
-        Part(Kind.GROWING, row_bytes=40 * 8 * 256 * 2),
-        Part(Kind.WINDOW, row_bytes=40 * 8 * 256 * 2, size=1024),
+        CachePart(GrowthKind.GROWING, row_bytes=40 * 8 * 256 * 2),
+        CachePart(GrowthKind.WINDOW, row_bytes=40 * 8 * 256 * 2, size=1024),
     )
 )
 MODEL = Model(

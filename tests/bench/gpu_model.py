@@ -44,7 +44,7 @@ def config(eos: int) -> dict[str, Any]:
 
 def make(out: Path) -> None:
     """Make the model in the folder `out`."""
-    from supervisor import tiny_tokenizer
+    from supervisor.model import tiny_tokenizer
 
     tokenizer = tiny_tokenizer.build(1024, (), CONTEXT)
     settings = config(tokenizer.ids[tiny_tokenizer.END_OF_TURN])

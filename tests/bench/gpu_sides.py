@@ -17,7 +17,7 @@ import aiohttp
 from tests.bench.gpu_device import Gpu
 from tests.bench.gpu_table import CALM, Outcome
 from tests.bench.turns import LOST, Agent, End, Record, Script
-from tests.real.processes import Guard, Running, bare_server, guard
+from tests.real.processes import Gateway, Running, bare_server, guard
 
 AGENTS = 8
 GIB = 2**30
@@ -78,7 +78,7 @@ class Watch:
             await asyncio.sleep(0.1)
 
     async def _ask(self, http: aiohttp.ClientSession) -> None:
-        path = "/mlxguard/api/status" if isinstance(self._server, Guard) else "/health"
+        path = "/mlxguard/api/status" if isinstance(self._server, Gateway) else "/health"
         try:
             async with http.get(self._server.url + path, timeout=aiohttp.ClientTimeout(5)) as answer:
                 if path == "/health":
@@ -179,7 +179,7 @@ def notes_of(watch: Watch, record: Record) -> dict[str, Any]:
 
 
 def deaths_of(server: Running, began: float, watch: Watch) -> list[dict[str, Any]]:
-    if not isinstance(server, Guard):
+    if not isinstance(server, Gateway):
         words = [line for line in server.text().splitlines() if tells_of_death(line)]
         at = watch.dead_at
         return [] if at is None else [{"at_s": round(at - began, 1), "words": words[:3]}]
@@ -190,7 +190,7 @@ def tells_of_death(line: str) -> bool:
     return "out of memory" in line.lower() or "generation thread died" in line
 
 
-def guarded_deaths(proxy: Guard) -> list[dict[str, Any]]:
+def guarded_deaths(proxy: Gateway) -> list[dict[str, Any]]:
     """Each death with its cause, the seconds until it was known, and until the next child was ready."""
     deaths: list[dict[str, Any]] = []
     first_word: float | None = None

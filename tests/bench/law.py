@@ -23,15 +23,15 @@ from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
-from proxy.core.budget import Budget, Need
-from proxy.core.room import Room
-from proxy.core.waiting import Ticket
-from proxy.costs import PlannedCosts
-from supervisor.batch import stale
-from supervisor.model import describe
-from supervisor.peak import Model
-from supervisor.probing import probe
-from supervisor.sequence import Member, Serving
+from proxy.gate.budget import Budget, Need
+from proxy.gate.capacity import Capacity
+from proxy.gate.costs import PlannedCosts
+from proxy.gate.queue import Ticket
+from supervisor.memory_model.activations import Model
+from supervisor.memory_model.batch import stale
+from supervisor.memory_model.sequence import Member, Serving
+from supervisor.model.resolve import describe
+from supervisor.tracing.client import probe
 from tests.bench.law_stand import Answer, Stand, next_turn, prompt_of, stand, tiny
 from tests.figures import ROOT, bar
 
@@ -106,7 +106,7 @@ def predicted(
     serving: Serving, sent: Sequence[Sent], samples: Sequence[tuple[float, int]], retained: int
 ) -> int:
     """The most that the gate reckons with at any of the grants, from all that it sees, as it sees it."""
-    room = Room(Budget(len(sent), costs=PlannedCosts(serving)))
+    room = Capacity(Budget(len(sent), costs=PlannedCosts(serving)))
     room.retained, most = retained, 0
 
     def grant(id: str, each: Sent) -> None:

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from supervisor import child
+from supervisor.child import server_wrapper
 from tests.figures import ROOT
 from tests.real.processes import free_port, until
 
@@ -160,7 +160,13 @@ def stand(model: Path, flags: Sequence[int], output: Path) -> Iterator[Stand]:
     names = ("--prefill-step-size", "--decode-concurrency", "--prompt-concurrency", "--prompt-cache-size")
     words = [word for name, value in zip(names, flags, strict=True) for word in (name, str(value))]
     read, write = os.pipe()
-    program = [sys.executable, str(Path(__file__).with_name("law_child.py")), child.__file__, str(write), "-"]
+    program = [
+        sys.executable,
+        str(Path(__file__).with_name("law_child.py")),
+        server_wrapper.__file__,
+        str(write),
+        "-",
+    ]
     command = [*program, "--model", str(model), "--host", "127.0.0.1", "--port", str(port), *words]
     with output.open("ab") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log, pass_fds=(write,), start_new_session=True)
@@ -175,8 +181,8 @@ def stand(model: Path, flags: Sequence[int], output: Path) -> Iterator[Stand]:
 
 
 def tiny(folder: Path, spec: dict[str, Any]) -> Path:
-    """The tiny model with these options of `supervisor.tiny`."""
+    """The tiny model with these options of `supervisor.model.tiny`."""
     options = [word for name, value in spec.items() for word in (f"--{name.replace('_', '-')}", str(value))]
-    command = [sys.executable, "-P", "-m", "supervisor.tiny", f"--out={folder}", *options]
+    command = [sys.executable, "-P", "-m", "supervisor.model.tiny", f"--out={folder}", *options]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL, cwd=ROOT)
     return folder

@@ -17,8 +17,9 @@ from pathlib import Path
 
 import psutil
 
-from proxy.core.chat import Bounds, parse_chat
-from proxy.tokens import Tokens
+from proxy.prompt.counter import TokenCounter
+from proxy.request.completion import Bounds
+from proxy.request.parse import parse_chat
 from tests.figures import ROOT
 
 HERE = Path(__file__).parent
@@ -56,7 +57,7 @@ def model() -> Path:
     """The embedded model with a large vocabulary and a long context, made once."""
     folder = ROOT / ".out" / "models" / "bench"
     words = [f"--out={folder}", f"--vocab={VOCABULARY}", "--context=262144"]
-    command = [sys.executable, "-P", "-m", "supervisor.tiny", *words]
+    command = [sys.executable, "-P", "-m", "supervisor.model.tiny", *words]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     return folder
 
@@ -76,7 +77,7 @@ class Order:
         return f"[bench chunks={self.chunks:05} pace_us={self.pace_us:06} tokens={tokens:06}]"
 
 
-async def body(order: Order, messages: Sequence[dict[str, str]], tokens: Tokens) -> bytes:
+async def body(order: Order, messages: Sequence[dict[str, str]], tokens: TokenCounter) -> bytes:
     """A request for `order`, whose last message says what the child must report as the prompt's length."""
     said, counted = -1, 0
     while said != counted:  # the number is part of the prompt that it counts
@@ -93,7 +94,7 @@ def bodies(*orders: Order, padding: int = 700) -> list[bytes]:
     """A request of about 1 KB for each order."""
 
     async def make() -> list[bytes]:
-        tokens = Tokens()
+        tokens = TokenCounter()
         await tokens.start(model(), [])
         text = ("All work and no play makes a dull benchmark. " * 32)[:padding]
         made = [await body(order, [{"role": "user", "content": text}], tokens) for order in orders]

@@ -17,8 +17,8 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
-from supervisor.bound import bound
-from supervisor.cost import Law, from_document, prefill
+from supervisor.memory_model.kv_cache import CostModel, from_document, prefill
+from supervisor.memory_model.upper_bound import bound
 from tests.figures import bar
 
 COLD = (1, 22, 257, 700)
@@ -41,15 +41,15 @@ def check(name: str, *, short: bool = False) -> dict[str, Any]:
     """One architecture, in this process: `wrong` cases as (chunks, by the law, evaluated), or `error`."""
     import mlx.core as mx
 
-    from supervisor import probe
-    from supervisor.probe_caches import Untraceable
+    from supervisor.tracing import trace as probe
+    from supervisor.tracing.cache_classes import Untraceable
     from tests.bench import architectures
 
     probe.stand_in_for_kernels(mx)  # before any model is imported; here the evaluated run needs it too
     started = time.monotonic()
     try:
         config = {**architectures.config(name), "torch_dtype": "float32"}
-        law = Law(from_document(probe.trace(config, {})["parts"]))
+        law = CostModel(from_document(probe.trace(config, {})["parts"]))
         traced_s = time.monotonic() - started
         held = {chunks: evaluated(config, chunks) for chunks in feedings(short=short)}
     except (Untraceable, SystemExit, Exception) as error:  # noqa: BLE001 - each is a result
@@ -72,7 +72,7 @@ def evaluated(config: dict[str, Any], chunks: Iterable[int]) -> int:
     from mlx_lm.models.cache import make_prompt_cache
     from mlx_lm.utils import _get_classes
 
-    from supervisor.probe_caches import arrays, leaves
+    from supervisor.tracing.cache_classes import arrays, leaves
 
     model_class, args = _get_classes(config)
     model = model_class(args.from_dict(config))

@@ -4,7 +4,7 @@
 
 Ten chats of unlike lengths run together, some are left in the middle, and more follow one by one: the prompt
 cache is full of answers and prompts, and what they pin. Then tiny requests go to it as the proxy sends them
-(proxy/core/displacement.py), one after the other. The bar is what is active after twenty at most, as a
+(proxy/cache/eviction.py), one after the other. The bar is what is active after twenty at most, as a
 multiple of what the same child had when it was fresh. For comparison, completions alone: what the server
 does not drop for them stays.
 """
@@ -20,13 +20,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from proxy.core.budget import Budget
-from proxy.core.displacement import Tiny
-from proxy.core.displacement import tiny as as_the_proxy
-from proxy.gate import Gate
-from proxy.synthetic import Synthetics
-from proxy.upstream import Upstream
-from supervisor.generation import Generation
+from proxy.cache.eviction import FillerRequest
+from proxy.cache.eviction import tiny as as_the_proxy
+from proxy.cache.internal_requests import InternalRequests
+from proxy.gate.budget import Budget
+from proxy.gate.gate import Gate
+from proxy.upstream.client import Upstream
+from supervisor.child.generation import Generation
 from tests.bench.law_stand import Stand, prompt_of, stand, tiny
 from tests.figures import ROOT, bar
 
@@ -70,7 +70,7 @@ async def run(child: Stand, seed: int, only_completions: bool) -> list[float]:
     """MB that are active: of the fresh child, after the batch, after each tiny request."""
     draw = random.Random(seed)
     upstream = Upstream()
-    own = Synthetics(_Serves(child.port), Gate(Budget(max_running=99), max_waiting=99), upstream)
+    own = InternalRequests(_Serves(child.port), Gate(Budget(max_running=99), max_waiting=99), upstream)
     active = [await _active(child)]
     await asyncio.gather(*(_ask(child, own, draw, chat) for chat in TOGETHER))
     for chat in AFTERWARDS:
@@ -84,7 +84,7 @@ async def run(child: Stand, seed: int, only_completions: bool) -> list[float]:
     return active
 
 
-async def _ask(child: Stand, own: Synthetics, draw: random.Random, chat: Chat) -> None:
+async def _ask(child: Stand, own: InternalRequests, draw: random.Random, chat: Chat) -> None:
     messages = prompt_of(draw, chat.prompt, 20)
     if chat.left:
         await own.send("displace", {"messages": messages, "max_tokens": chat.answer}, abandon=True)
@@ -93,8 +93,8 @@ async def _ask(child: Stand, own: Synthetics, draw: random.Random, chat: Chat) -
         await asyncio.to_thread(child.ask, messages, chat.answer)
 
 
-def _completion(number: int) -> Tiny:
-    return Tiny({"prompt": f"{number:06d}", "max_tokens": 1, "temperature": 0}, abandon=False)
+def _completion(number: int) -> FillerRequest:
+    return FillerRequest({"prompt": f"{number:06d}", "max_tokens": 1, "temperature": 0}, abandon=False)
 
 
 async def _active(child: Stand) -> float:

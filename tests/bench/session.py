@@ -18,9 +18,9 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from proxy.core.chat import ChatPrompt
-from proxy.core.messages import Message
-from proxy.tokens import Tokens
+from proxy.prompt.counter import TokenCounter
+from proxy.request.completion import ChatPrompt
+from proxy.request.messages import Message
 from tests.bench import sides
 from tests.bench.document import Table, publish
 from tests.bench.fitting import session as drawn
@@ -44,7 +44,7 @@ def prose(draw: random.Random) -> str:
 
 async def session_bodies(seed: int, further: int) -> tuple[list[bytes], int]:
     """The session's body, then one for each further turn; and the first one's tokens."""
-    draw, tokens = random.Random(seed), Tokens()
+    draw, tokens = random.Random(seed), TokenCounter()
     text = prose(draw)
     await tokens.start(model(), [])
     per_token = 200_000 / await tokens.count(ChatPrompt(tuple(drawn(draw, text, 100, 2000))))

@@ -27,7 +27,7 @@ from typing import Any
 import aiohttp
 
 from tests.figures import bar
-from tests.real.processes import Guard, Running, bare_server, guard
+from tests.real.processes import Gateway, Running, bare_server, guard
 
 REQUESTS, TURNS = 16, 8
 #: In characters; the embedded tokenizer has not quite three of English per token.
@@ -152,7 +152,7 @@ def made(scene: Scene, folder: Path) -> Path:
     """A model whose prompts of 64,000 tokens take little work: the least KV that there is."""
     layers = 2 if scene.architecture == "qwen3_next" else 1
     options = [f"--layers={layers}", "--hidden=32", "--context=131072"]
-    command = [sys.executable, "-P", "-m", "supervisor.tiny", f"--out={folder / scene.architecture}"]
+    command = [sys.executable, "-P", "-m", "supervisor.model.tiny", f"--out={folder / scene.architecture}"]
     command += [f"--architecture={scene.architecture}", "--kv-bytes-per-token=128", *options]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     return folder / scene.architecture
@@ -169,7 +169,7 @@ def play(scene: Scene, side: str, folder: Path, seed: int, wait_s: float | None)
 
 
 def _of_guard(server: Running) -> str:
-    if not isinstance(server, Guard):
+    if not isinstance(server, Gateway):
         return ""
     cures, stalls = server.events("cured"), server.events("search_stall")
     took = sum(cure["took_s"] for cure in cures)

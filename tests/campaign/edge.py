@@ -124,7 +124,7 @@ def report(sent: int, mutated: int, faults: Sequence[Fault]) -> int:
 
 def make_model(folder: Path, *options: str) -> Path:
     """The embedded model, made in a process of its own, since that imports mlx."""
-    command = [sys.executable, "-P", "-m", "supervisor.tiny", f"--out={folder / 'model'}", *options]
+    command = [sys.executable, "-P", "-m", "supervisor.model.tiny", f"--out={folder / 'model'}", *options]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     return folder / "model"
 

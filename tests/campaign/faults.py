@@ -35,7 +35,7 @@ from tests.campaign.clients import CLIENTS, Heard, Result, ask
 from tests.campaign.orphans import GONE_WITHIN_S
 from tests.figures import ROOT, bar
 from tests.real.faults_of_children import AT_START, FAULTS, at_start, environ
-from tests.real.processes import Guard, guard
+from tests.real.processes import Gateway, guard
 
 WORKERS = 8
 MAX_WAIT_S = 60.0
@@ -67,7 +67,7 @@ SETTINGS = {
 class Campaign:
     """The load, the faults, and all that was seen."""
 
-    guard: Guard
+    guard: Gateway
     http: aiohttp.ClientSession
     chance: random.Random
     starts: Path
@@ -183,7 +183,7 @@ def innocent(result: Result, answered: dict[str, Any] | None) -> bool:
     return not result.content and endured <= 2 and in_time
 
 
-def recoveries(guard: Guard) -> list[tuple[float, float]]:
+def recoveries(guard: Gateway) -> list[tuple[float, float]]:
     """(seconds beyond the child's own load time, seconds spent waiting for memory), first of each window."""
     found, died, before, waited = [], None, 0.0, 0.0
     events = ("child_died", "child_ready", "child_started", "memory_waited_for")
@@ -252,7 +252,7 @@ def _print_table(
 # --- running ---
 
 
-async def run(guard: Guard, options: argparse.Namespace, starts: Path) -> tuple[Campaign, tuple[int, int]]:
+async def run(guard: Gateway, options: argparse.Namespace, starts: Path) -> tuple[Campaign, tuple[int, int]]:
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as http:
         campaign = Campaign(guard, http, random.Random(options.seed), starts)
         campaign.going.set()
@@ -311,7 +311,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _model() -> Path:
     """4 MB of cache for every 256 tokens of one sequence: growing takes new memory, as it does in earnest."""
     folder = ROOT / ".out" / "models" / "campaign"
-    command = [sys.executable, "-P", "-m", "supervisor.tiny", f"--out={folder}", "--kv-bytes-per-token=16384"]
+    command = [
+        sys.executable,
+        "-P",
+        "-m",
+        "supervisor.model.tiny",
+        f"--out={folder}",
+        "--kv-bytes-per-token=16384",
+    ]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     return folder
 

@@ -18,14 +18,15 @@ from typing import Any
 
 import orjson
 
-from proxy.core.aggregate import Aggregator, WholeBody
-from proxy.core.allowance import Allowance, template_arguments
-from proxy.core.answer import Answer
-from proxy.core.chat import Bounds, parse_chat, parse_text
-from proxy.core.pictures import Policy, image_urls
-from proxy.core.rewrite import Rewriter
-from proxy.core.sse import Malformed
 from proxy.errors import InvalidRequest
+from proxy.request.allowlist import Allowlist, template_arguments
+from proxy.request.completion import Bounds
+from proxy.request.images import ImagePolicy, image_urls
+from proxy.request.parse import parse_chat, parse_text
+from proxy.stream.aggregate import Aggregator, WholeBody
+from proxy.stream.answer import Answer
+from proxy.stream.rewrite import Rewriter
+from proxy.stream.sse import Malformed
 from tests.figures import bar
 from tests.real.hostile_corpus import FIELDS
 
@@ -35,14 +36,14 @@ _PLACE = "http://pics.invalid/a"
 #: With everything allowed that can be.
 BOUNDS = Bounds(
     vocab_size=100,
-    allowance=Allowance(
+    allowance=Allowlist(
         adapters=frozenset({"a"}),
         draft_models=frozenset({"a"}),
         role_mapping=True,
         arguments=template_arguments(("name", "index=0|5|true")),
         model="/m",
     ),
-    pictures=Policy(most=3, most_bytes=50, hosts=frozenset({"pics.invalid"}), obstacle=None),
+    pictures=ImagePolicy(most=3, most_bytes=50, hosts=frozenset({"pics.invalid"}), obstacle=None),
 )
 
 _ATOMS: tuple[Any, ...] = (

@@ -32,7 +32,7 @@ from tests.bench.law_stand import tiny
 from tests.campaign.memory_agents import work
 from tests.campaign.memory_world import Run, World, take_turns
 from tests.figures import ROOT, bar
-from tests.real.processes import Guard, Running, bare_server, guard
+from tests.real.processes import Gateway, Running, bare_server, guard
 
 SEEDS = 3
 #: Bytes that may be taken beside what the ready server has.
@@ -87,7 +87,7 @@ class Limited:
             await asyncio.sleep(SAMPLE_S)
 
     def _look(self) -> None:
-        if isinstance(self._server, Guard):
+        if isinstance(self._server, Gateway):
             pid = self._server.status()["child"]["pid"] or 0
         else:
             pid = self._server.process.pid
@@ -122,7 +122,7 @@ def bare(model: Path, *flags: str) -> Iterator[Running]:
 
 
 @contextmanager
-def guarded(model: Path) -> Iterator[Guard]:
+def guarded(model: Path) -> Iterator[Gateway]:
     weights = sum(file.stat().st_size for file in model.glob("*.safetensors"))
     settings = {
         "memory.max_active_memory_bytes": weights + round(TOLD * LIMIT),

@@ -49,7 +49,7 @@ def _model(folder: Path) -> Path:
     """The embedded model under a name of its own, so that its server can be told from others."""
     made = ROOT / ".out" / "models" / "default"
     if not made.exists():
-        command = [sys.executable, "-P", "-m", "supervisor.tiny", f"--out={made}"]
+        command = [sys.executable, "-P", "-m", "supervisor.model.tiny", f"--out={made}"]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     link = folder / "model"
     folder.mkdir(exist_ok=True)

@@ -25,7 +25,7 @@ import psutil
 from tests.bench.law_stand import prompt_of, tiny
 from tests.campaign.memory import MALLOC, data_bytes
 from tests.figures import ROOT, bar
-from tests.real.processes import Guard, Running, bare_server, guard, until
+from tests.real.processes import Gateway, Running, bare_server, guard, until
 
 LIMIT = 96 * 2**20
 #: What the first request, of one token, which makes a server ready, has left behind: it counts as used too.
@@ -76,19 +76,19 @@ def longest(holds: Callable[[int], bool], low: int, high: int, precision: float)
     return low
 
 
-def explained(proxy: Guard, draw: random.Random, tokens: int) -> dict[str, Any]:
+def explained(proxy: Gateway, draw: random.Random, tokens: int) -> dict[str, Any]:
     request = urllib.request.Request(f"{proxy.url}/mlxguard/api/explain", body(draw, tokens))
     with urllib.request.urlopen(request, timeout=60) as answer:
         document: dict[str, Any] = json.loads(answer.read())
     return document
 
 
-def retained(proxy: Guard, draw: random.Random) -> int:
+def retained(proxy: Gateway, draw: random.Random) -> int:
     """Bytes of finished sequences, as the gate knows them."""
     return int(explained(proxy, draw, 1)["cost"]["together"]["retained_bytes"])
 
 
-def outlook(proxy: Guard, draw: random.Random, tokens: int) -> str:
+def outlook(proxy: Gateway, draw: random.Random, tokens: int) -> str:
     """What the proxy would do with it now; `refused` where a limit on prompts is in the way."""
     document = explained(proxy, draw, tokens)
     return str(document["cost"]["would_run"]) if document["verdict"] == "whole" else str(document["verdict"])

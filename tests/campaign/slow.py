@@ -24,7 +24,7 @@ from tests.campaign.edge import make_model
 from tests.figures import bar
 from tests.real.hostile import exchange
 from tests.real.hostile_corpus import GOOD, USER, dumps, request
-from tests.real.processes import Guard, guard, until
+from tests.real.processes import Gateway, guard, until
 
 SETTINGS = {
     "server.header_timeout_s": 2,
@@ -67,7 +67,7 @@ def drip(opened: Sequence[socket.socket]) -> None:
             client.send(b"x")
 
 
-def attack(proxy: Guard, seconds: float) -> float:
+def attack(proxy: Gateway, seconds: float) -> float:
     """All kinds at once, dripping; returns the longest time that an honest client waited."""
     port, slowest = int(proxy.url.rpartition(":")[2]), 0.0
     end = time.monotonic() + seconds
@@ -87,7 +87,7 @@ def attack(proxy: Guard, seconds: float) -> float:
     return slowest
 
 
-def slowhttptest(proxy: Guard, seconds: float) -> None:
+def slowhttptest(proxy: Gateway, seconds: float) -> None:
     program = shutil.which("slowhttptest")
     if program is None:
         print("slowhttptest is not installed (apt install slowhttptest, brew install slowhttptest): left out")

@@ -31,7 +31,7 @@ from tests.bench.turns import LOST, Agent, End, Record, Script
 from tests.campaign.memory_plot import picture
 from tests.figures import ROOT, bar
 from tests.real.faults_of_children import FAULTS
-from tests.real.processes import Guard, free_port, guard
+from tests.real.processes import Gateway, free_port, guard
 from tests.real.venvs import environment
 
 AGENTS = 4
@@ -164,7 +164,7 @@ def guarded(model: Path, folder: Path, seconds: float) -> Side:
         return asyncio.run(befall("guarded", proxy.url, lambda: _child(proxy), seconds))
 
 
-def _child(proxy: Guard) -> dict[str, Any]:
+def _child(proxy: Gateway) -> dict[str, Any]:
     child: dict[str, Any] = proxy.status()["child"]
     return child
 

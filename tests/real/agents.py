@@ -18,7 +18,7 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from tests import tools
+from tests.support import tools
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 PACKAGES = ROOT / "tests" / "agents"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.real.processes import Guard, Running, bare_server, guard
+from tests.real.processes import Gateway, Running, bare_server, guard
 
 
 @pytest.fixture(scope="session")
@@ -18,14 +18,14 @@ def shared_server(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) ->
 
 
 @pytest.fixture(scope="session")
-def shared_guard(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guard]:
+def shared_guard(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
     """A proxy with the embedded model: random text up to max_tokens."""
     with guard(tiny_model, tmp_path_factory.mktemp("guard")) as proxy:
         yield proxy
 
 
 @pytest.fixture(scope="session")
-def scripted_guard(scripted_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guard]:
-    """A proxy with the model that thinks, calls tools and answers as tests/scripted.py says."""
+def scripted_guard(scripted_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
+    """A proxy with the model that thinks, calls tools and answers as tests/support/scripted.py says."""
     with guard(scripted_model, tmp_path_factory.mktemp("scripted")) as proxy:
         yield proxy

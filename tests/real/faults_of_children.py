@@ -18,7 +18,7 @@ from typing import Any
 import aiohttp
 import psutil
 
-from tests.canaries import PROMPT
+from tests.support.canaries import PROMPT
 
 #: Given a session and the child's part of /mlxguard/api/status.
 Fault = Callable[[aiohttp.ClientSession, dict[str, Any]], Awaitable[None]]

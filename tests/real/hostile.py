@@ -12,7 +12,7 @@ from contextlib import closing, suppress
 from dataclasses import dataclass
 
 from tests.real.hostile_corpus import GOOD, Hostile, request
-from tests.real.processes import Guard
+from tests.real.processes import Gateway
 
 #: Settings of a proxy under attack: what never comes is given up soon.
 SETTINGS = (
@@ -40,12 +40,12 @@ class Fault:
 class Target:
     """A proxy, and the generation of its child that must live through everything."""
 
-    proxy: Guard
+    proxy: Gateway
     generation: int
     child_port: int
 
     @classmethod
-    def of(cls, proxy: Guard) -> Target:
+    def of(cls, proxy: Gateway) -> Target:
         child = proxy.status()["child"]
         return cls(proxy, child["generation"], child["port"])
 

@@ -12,7 +12,7 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from tests.canaries import PROMPT
+from tests.support.canaries import PROMPT
 
 CHAT, TEXT = "/v1/chat/completions", "/v1/completions"
 REFUSED = frozenset({400})

@@ -15,7 +15,7 @@ from typing import Any
 import openai
 from openai import AsyncOpenAI, OpenAI
 
-#: Secrets that must not be found in anything that the proxy writes: tests/canaries.py.
+#: Secrets that must not be found in anything that the proxy writes: tests/support/canaries.py.
 PROMPT, KEY = os.environ["CANARY_PROMPT"], os.environ["CANARY_KEY"]
 QUESTION = {"role": "user", "content": f"Weather? {PROMPT}"}
 MESSAGES: list[Any] = [{"role": "system", "content": "Be brief."}, QUESTION]

@@ -69,7 +69,7 @@ class Running:
 
 
 @dataclass
-class Guard(Running):
+class Gateway(Running):
     """A proxy with its child."""
 
     seen: set[psutil.Process] = field(default_factory=set)
@@ -113,7 +113,7 @@ def bare_server(model: Path, folder: Path, *flags: str) -> Iterator[Running]:
 
 
 @contextmanager
-def guard(model: Path, folder: Path, *options: str, ready: bool = True) -> Iterator[Guard]:
+def guard(model: Path, folder: Path, *options: str, ready: bool = True) -> Iterator[Gateway]:
     """A proxy on a free port, with its own state folder; `options` are further words of its command line.
 
     At the end it is told to stop, unless it has ended by then; it must end cleanly and leave nothing behind.
@@ -128,7 +128,7 @@ def guard(model: Path, folder: Path, *options: str, ready: bool = True) -> Itera
     words = [word for name, value in settings.items() for word in ("--set", f"{name}={value}")]
     command = [str(Path(sys.executable).with_name("mlxguard-proxy")), *words, *options]
     output = folder / "proxy.log"
-    proxy = Guard(_start(command, output), output)
+    proxy = Gateway(_start(command, output), output)
     try:
         listening = until("it listens", lambda: proxy.alive() and proxy.events("listening"))
         proxy.url = listening[0]["url"]
@@ -154,7 +154,7 @@ def _start(command: Sequence[str], output: Path) -> subprocess.Popen[bytes]:
         return subprocess.Popen(command, stdout=file, stderr=file, cwd=output.parent, env=environ)
 
 
-def _stop(proxy: Guard) -> None:
+def _stop(proxy: Gateway) -> None:
     if proxy.process.poll() is None:
         proxy.descendants()
         proxy.process.send_signal(signal.SIGTERM)
@@ -171,7 +171,7 @@ def _runs(process: psutil.Process) -> bool:
         return False
 
 
-def _sweep(proxy: Guard) -> None:
+def _sweep(proxy: Gateway) -> None:
     """After a failure: end what would disturb the next test."""
     if proxy.process.poll() is None:
         for process in [*proxy.descendants(), proxy.process]:

@@ -13,8 +13,8 @@ import pytest
 
 from tests.conftest import MakeTiny
 from tests.real.agents import AGENTS, Agent, Desk, install
-from tests.real.processes import Guard, guard, until
-from tests.scripted import ANSWER, SAY
+from tests.real.processes import Gateway, guard, until
+from tests.support.scripted import ANSWER, SAY
 
 pytestmark = [pytest.mark.real, pytest.mark.clients, pytest.mark.node, pytest.mark.timeout(300)]
 
@@ -45,14 +45,14 @@ def model(make_tiny: MakeTiny) -> Path:
 
 
 @pytest.fixture(scope="module")
-def roomy(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guard]:
+def roomy(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
     """A proxy that lets everything through."""
     with guard(model, tmp_path_factory.mktemp("roomy")) as proxy:
         yield proxy
 
 
 @pytest.fixture(scope="module")
-def narrow(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guard]:
+def narrow(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
     """A proxy with a limit of which the agents do not know."""
     with guard(model, tmp_path_factory.mktemp("narrow"), f"--set=prompt.max_prompt_tokens={LIMIT}") as proxy:
         yield proxy
@@ -69,7 +69,7 @@ def agent(request: pytest.FixtureRequest) -> Agent:
     return AGENTS[request.param]
 
 
-def test_an_agent_uses_a_tool_and_answers(agent: Agent, roomy: Guard, tmp_path: Path) -> None:
+def test_an_agent_uses_a_tool_and_answers(agent: Agent, roomy: Gateway, tmp_path: Path) -> None:
     before = len(answered(roomy))
     desk = Desk(agent, tmp_path, roomy.base_url, context=TOLD)
     code, said = desk.ask("What is the weather in Paris?").finish(PATIENCE_S)
@@ -82,7 +82,7 @@ def test_an_agent_uses_a_tool_and_answers(agent: Agent, roomy: Guard, tmp_path: 
     assert counter(roomy, "mlxguard_count_drift_total") == 0
 
 
-def test_an_agent_that_is_refused_compacts_and_goes_on(agent: Agent, narrow: Guard, tmp_path: Path) -> None:
+def test_an_agent_that_is_refused_compacts_and_goes_on(agent: Agent, narrow: Gateway, tmp_path: Path) -> None:
     desk = Desk(agent, tmp_path, narrow.base_url, context=TOLD)
     before = refused(narrow)
     code, said = desk.ask(prompt_of(agent.words)).finish(PATIENCE_S)
@@ -96,14 +96,14 @@ def test_an_agent_that_is_refused_compacts_and_goes_on(agent: Agent, narrow: Gua
     assert last["prompt_tokens"] < LIMIT
 
 
-def test_an_agent_with_a_hopeless_question_gives_up(agent: Agent, narrow: Guard, tmp_path: Path) -> None:
+def test_an_agent_with_a_hopeless_question_gives_up(agent: Agent, narrow: Gateway, tmp_path: Path) -> None:
     before = refused(narrow)
     desk = Desk(agent, tmp_path, narrow.base_url, context=TOLD)
     _, said = desk.ask(prompt_of(12000)).finish(PATIENCE_S)
     assert 1 <= refused(narrow) - before <= STORM, said
 
 
-def test_an_agent_does_not_notice_a_crash(agent: Agent, roomy: Guard, tmp_path: Path) -> None:
+def test_an_agent_does_not_notice_a_crash(agent: Agent, roomy: Gateway, tmp_path: Path) -> None:
     """The question is long enough to be read for a while, so that the child dies without content."""
     before, child = len(answered(roomy)), roomy.status()["child"]
     run = Desk(agent, tmp_path, roomy.base_url, context=TOLD).ask(prompt_of(agent.words))
@@ -125,20 +125,20 @@ def prompt_of(words: int) -> str:
     return "Remember: " + " ".join(f"w{number * 7919 % 9973}" for number in range(words))
 
 
-def in_prefill(proxy: Guard) -> bool:
+def in_prefill(proxy: Gateway) -> bool:
     return any(request["stage"] == "prefill" for request in proxy.status()["requests"])
 
 
-def answered(proxy: Guard) -> list[dict[str, Any]]:
+def answered(proxy: Gateway) -> list[dict[str, Any]]:
     """The completion requests that were let in, in order of their ends."""
     return proxy.events("answered")
 
 
-def refused(proxy: Guard) -> float:
+def refused(proxy: Gateway) -> float:
     """How many requests got a 400."""
     return counter(proxy, 'mlxguard_http_responses_total{status="400"}')
 
 
-def counter(proxy: Guard, series: str) -> float:
+def counter(proxy: Gateway, series: str) -> float:
     lines = proxy.get("/metrics")[1].splitlines()
     return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith(series))

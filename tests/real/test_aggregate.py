@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from proxy.core.aggregate import Aggregator, WholeBody
-from proxy.core.answer import Answer
-from tests.canaries import PROMPT
+from proxy.stream.aggregate import Aggregator, WholeBody
+from proxy.stream.answer import Answer
 from tests.real.processes import Running, bare_server
-from tests.scripted import ANSWER, CALLS, THOUGHT, TOOLS
+from tests.support.canaries import PROMPT
+from tests.support.scripted import ANSWER, CALLS, THOUGHT, TOOLS
 
 pytestmark = pytest.mark.real
 

@@ -16,16 +16,16 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.canaries import PROMPT
-from tests.real.processes import STOP_S, Guard, free_port, guard, until
-from tests.unread import Pipe
+from tests.real.processes import STOP_S, Gateway, free_port, guard, until
+from tests.support.canaries import PROMPT
+from tests.support.unread import Pipe
 
 pytestmark = pytest.mark.real
 
 COMMAND = Path(sys.executable).with_name("mlxguard-proxy")
 
 
-def post(proxy: Guard, body: dict[str, object]) -> tuple[int, bytes]:
+def post(proxy: Gateway, body: dict[str, object]) -> tuple[int, bytes]:
     """Status and whole body of one chat completion."""
     port = int(proxy.url.rpartition(":")[2])
     with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=60)) as connection:
@@ -39,7 +39,9 @@ def chat(**fields: object) -> dict[str, object]:
     return {"messages": [{"role": "user", "content": f"hello {PROMPT}"}], **fields}
 
 
-def in_background(proxy: Guard, body: dict[str, object]) -> tuple[threading.Thread, list[tuple[int, bytes]]]:
+def in_background(
+    proxy: Gateway, body: dict[str, object]
+) -> tuple[threading.Thread, list[tuple[int, bytes]]]:
     """A client that is running when this returns; its answer is in the list once it has ended."""
     answers: list[tuple[int, bytes]] = []
     client = threading.Thread(target=lambda: answers.append(post(proxy, body)))
@@ -119,7 +121,7 @@ def test_a_log_that_nobody_reads_on_holds_nobody_up(tiny_model: Path, tmp_path: 
     command = [COMMAND, *(word for each in words for word in ("--set", each)), f"--set=log.file={log}"]
     process = subprocess.Popen(command, cwd=tmp_path, stderr=pipe.writer)
     try:
-        proxy = Guard(process, log, f"http://127.0.0.1:{port}")
+        proxy = Gateway(process, log, f"http://127.0.0.1:{port}")
         proxy.until_ready("/readyz")
         assert post(proxy, chat(max_tokens=2))[0] == 200
         process.send_signal(signal.SIGTERM)

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.real.processes import Guard
+from tests.real.processes import Gateway
 
 pytestmark = pytest.mark.real
 
@@ -178,7 +178,7 @@ FIELDS = {
 CASES = {name: Bad(body) for name, body in WHOLE_BODY.items()} | FIELDS
 
 
-def post(proxy: Guard, path: str, body: bytes, timeout_s: float = 60) -> tuple[int, dict[str, Any]]:
+def post(proxy: Gateway, path: str, body: bytes, timeout_s: float = 60) -> tuple[int, dict[str, Any]]:
     """Status and document. One connection per request, as a client that has been refused would have."""
     port = int(proxy.url.rpartition(":")[2])
     with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=timeout_s)) as connection:
@@ -191,14 +191,14 @@ def post(proxy: Guard, path: str, body: bytes, timeout_s: float = 60) -> tuple[i
 
 
 @pytest.fixture(scope="module")
-def generation(shared_guard: Guard) -> Iterator[int]:
+def generation(shared_guard: Gateway) -> Iterator[int]:
     """The generation that has to live through all of this."""
     yield shared_guard.status()["child"]["generation"]
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_bad_input_is_refused_by_its_field_and_hurts_nobody(
-    shared_guard: Guard, generation: int, name: str
+    shared_guard: Gateway, generation: int, name: str
 ) -> None:
     bad = CASES[name]
     status, document = post(shared_guard, bad.path, bad.body)

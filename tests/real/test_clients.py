@@ -13,10 +13,10 @@ from typing import Any
 import psutil
 import pytest
 
-from tests.canaries import KEY, PROMPT
-from tests.real.processes import Guard, until
+from tests.real.processes import Gateway, until
 from tests.real.venvs import environment
-from tests.scripted import ANSWER
+from tests.support.canaries import KEY, PROMPT
+from tests.support.scripted import ANSWER
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(300)]
 
@@ -35,12 +35,12 @@ def python(request: pytest.FixtureRequest) -> Path:
     return environment(request.param) / "python"
 
 
-def test_openai(python: Path, shared_guard: Guard) -> None:
+def test_openai(python: Path, shared_guard: Gateway) -> None:
     sessions = ["plain", "stream", "completions", "logprobs", "errors", "asynchronous"]
     _run([str(python), str(SESSION), shared_guard.base_url, *sessions], env=ENVIRON)
 
 
-def test_openai_with_tools(python: Path, scripted_guard: Guard) -> None:
+def test_openai_with_tools(python: Path, scripted_guard: Gateway) -> None:
     _run([str(python), str(SESSION), scripted_guard.base_url, "tools"], env=ENVIRON)
 
 
@@ -53,7 +53,7 @@ def test_openai_with_tools(python: Path, scripted_guard: Guard) -> None:
     ],
 )
 def test_who_leaves_stops_the_generation(
-    python: Path, shared_guard: Guard, what: str, states: list[str]
+    python: Path, shared_guard: Gateway, what: str, states: list[str]
 ) -> None:
     """The client stays alive, so that it is its giving up that is noticed and not its end."""
     with _session(python, shared_guard, what) as session:
@@ -73,7 +73,7 @@ def test_who_leaves_stops_the_generation(
 
 
 @contextmanager
-def _session(python: Path, proxy: Guard, what: str) -> Iterator[subprocess.Popen[str]]:
+def _session(python: Path, proxy: Gateway, what: str) -> Iterator[subprocess.Popen[str]]:
     command = [str(python), str(SESSION), proxy.base_url, what]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
     with subprocess.Popen(command, env=ENVIRON, text=True, **pipes) as session:
@@ -83,25 +83,25 @@ def _session(python: Path, proxy: Guard, what: str) -> Iterator[subprocess.Popen
             session.kill()
 
 
-def _generated(proxy: Guard) -> int:
+def _generated(proxy: Gateway) -> int:
     return sum(request["completion_tokens"] or 0 for request in proxy.status()["requests"])
 
 
-def _child(proxy: Guard) -> psutil.Process:
+def _child(proxy: Gateway) -> psutil.Process:
     """Its own use of the processor tells whether it works, whatever the proxy says of it."""
     return psutil.Process(proxy.status()["child"]["pid"])
 
 
-def _cpu_seconds(proxy: Guard) -> float:
+def _cpu_seconds(proxy: Gateway) -> float:
     return sum(_child(proxy).cpu_times()[:2])
 
 
-def _until_it_works(proxy: Guard) -> None:
+def _until_it_works(proxy: Gateway) -> None:
     before = _cpu_seconds(proxy)
     until("the server works", lambda: _cpu_seconds(proxy) > before + 0.1)
 
 
-def _is_idle(proxy: Guard) -> bool:
+def _is_idle(proxy: Gateway) -> bool:
     return _child(proxy).cpu_percent(interval=0.5) < 20
 
 
@@ -110,7 +110,7 @@ def llm() -> Path:
     return environment("llm==0.36") / "llm"
 
 
-def _llm_environment(folder: Path, proxy: Guard) -> dict[str, str]:
+def _llm_environment(folder: Path, proxy: Gateway) -> dict[str, str]:
     (folder / "extra-openai-models.yaml").write_text(
         f"- model_id: local\n  model_name: tiny\n  api_base: {proxy.base_url}\n  supports_tools: true\n"
     )
@@ -119,14 +119,14 @@ def _llm_environment(folder: Path, proxy: Guard) -> dict[str, str]:
 
 @pytest.mark.clients
 @pytest.mark.parametrize("mode", [[], ["--no-stream"]])
-def test_llm(llm: Path, shared_guard: Guard, tmp_path: Path, mode: list[str]) -> None:
+def test_llm(llm: Path, shared_guard: Gateway, tmp_path: Path, mode: list[str]) -> None:
     command = [str(llm), "-m", "local", "hi", "--key", "x", "-o", "max_tokens", "20", *mode]
     text = _run(command, env=_llm_environment(tmp_path, shared_guard))
     assert len(text.strip()) > 20
 
 
 @pytest.mark.clients
-def test_llm_calls_functions(llm: Path, scripted_guard: Guard, tmp_path: Path) -> None:
+def test_llm_calls_functions(llm: Path, scripted_guard: Gateway, tmp_path: Path) -> None:
     function = "def get_weather(city: str, unit: str = 'C') -> str:\n    return 'sunny'\n"
     command = [str(llm), "-m", "local", "Weather?", "--key", "x", "--functions", function, "--td"]
     text = _run(command, env=_llm_environment(tmp_path, scripted_guard))

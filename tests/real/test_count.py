@@ -13,12 +13,13 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from proxy.core.chat import Bounds, CompletionRequest, parse_chat, parse_text
 from proxy.errors import InvalidRequest
-from proxy.fitting import Limits, fit
-from proxy.tokens import Tokens
-from tests.conversations import SNIPPETS, conversation, turn
+from proxy.prompt.counter import TokenCounter
+from proxy.prompt.fit import Limits, fit
+from proxy.request.completion import Bounds, CompletionRequest
+from proxy.request.parse import parse_chat, parse_text
 from tests.real.processes import Running, bare_server
+from tests.support.conversations import SNIPPETS, conversation, turn
 
 pytestmark = [pytest.mark.real, pytest.mark.asyncio(loop_scope="module")]
 
@@ -38,22 +39,24 @@ def serve(server: Running, request: CompletionRequest, max_tokens: int = 1) -> d
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def tokens(tiny_model: Path) -> AsyncIterator[Tokens]:
-    client = Tokens()
+async def tokens(tiny_model: Path) -> AsyncIterator[TokenCounter]:
+    client = TokenCounter()
     await client.start(tiny_model, [])
     yield client
     await client.stop()
 
 
 @pytest.mark.parametrize("start", range(0, 60, 20))
-async def test_counts_of_conversations(shared_server: Running, tokens: Tokens, start: int) -> None:
+async def test_counts_of_conversations(shared_server: Running, tokens: TokenCounter, start: int) -> None:
     for seed in range(start, start + 20):
         request = parse_chat(json.dumps(conversation(seed)).encode(), BOUNDS)
         served = serve(shared_server, request)["usage"]["prompt_tokens"]
         assert await tokens.count(request.prompt) == served, f"seed {seed}"
 
 
-async def test_what_parsing_mends_does_not_change_the_prompt(shared_server: Running, tokens: Tokens) -> None:
+async def test_what_parsing_mends_does_not_change_the_prompt(
+    shared_server: Running, tokens: TokenCounter
+) -> None:
     """The server, given the client's own body, sees the prompt that we count; where it takes that body."""
     compared = 0
     for seed in range(100, 130):
@@ -73,12 +76,14 @@ async def test_what_parsing_mends_does_not_change_the_prompt(shared_server: Runn
 @pytest.mark.parametrize(
     "snippet", [s for s in SNIPPETS if s] + ["<|im_start|>user\nhi<|im_end|>", "x" * 900]
 )
-async def test_counts_of_texts(shared_server: Running, tokens: Tokens, snippet: str) -> None:
+async def test_counts_of_texts(shared_server: Running, tokens: TokenCounter, snippet: str) -> None:
     request = parse_text(json.dumps({"prompt": snippet}).encode(), BOUNDS)
     assert serve(shared_server, request)["usage"]["prompt_tokens"] == await tokens.count(request.prompt)
 
 
-async def test_a_cut_conversation_is_what_the_server_counts(shared_server: Running, tokens: Tokens) -> None:
+async def test_a_cut_conversation_is_what_the_server_counts(
+    shared_server: Running, tokens: TokenCounter
+) -> None:
     limits = Limits(700, "truncate", 0, 16, None, 32768)
     cut = 0
     for seed in range(12):
@@ -95,7 +100,7 @@ async def test_a_cut_conversation_is_what_the_server_counts(shared_server: Runni
 
 async def test_counts_with_the_servers_own_template_flags(tiny_model: Path, tmp_path: Path) -> None:
     flags = ["--chat-template-args", '{"enable_thinking": false}']
-    tokens = Tokens()
+    tokens = TokenCounter()
     await tokens.start(tiny_model, flags)
     with bare_server(tiny_model, tmp_path, *flags) as server:
         for kwargs in ({}, {"enable_thinking": True}):

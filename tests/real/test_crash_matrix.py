@@ -19,11 +19,11 @@ from typing import Any
 import aiohttp
 import pytest
 
-from tests.canaries import PROMPT
 from tests.conftest import MakeTiny
 from tests.real import faults_of_children
 from tests.real.faults_of_children import FAULTS
-from tests.real.processes import Guard, guard
+from tests.real.processes import Gateway, guard
+from tests.support.canaries import PROMPT
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(120)]
 
@@ -36,7 +36,7 @@ STEP = 64
 class Proxy:
     """A mlxguard-proxy process, its child and its log."""
 
-    guard: Guard
+    guard: Gateway
     http: aiohttp.ClientSession
 
     @property
@@ -84,7 +84,7 @@ class Proxy:
 
 
 @pytest.fixture(scope="module")
-def guarded(make_tiny: MakeTiny, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guard]:
+def guarded(make_tiny: MakeTiny, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
     """One proxy for all cases; its child is a new one after each."""
     settings = {
         "upstream.decode_concurrency": 4,
@@ -110,7 +110,7 @@ def guarded(make_tiny: MakeTiny, tmp_path_factory: pytest.TempPathFactory) -> It
 
 
 @pytest.fixture
-async def proxy(guarded: Guard) -> AsyncIterator[Proxy]:
+async def proxy(guarded: Gateway) -> AsyncIterator[Proxy]:
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as http:
         proxy = Proxy(guarded, http)
         await proxy.until_child(lambda child: child["state"] == "ready")

@@ -11,8 +11,8 @@ import orjson
 import psutil
 import pytest
 
+from proxy.doctor.finding import CheckVerdict
 from proxy.exit_codes import ExitCode
-from proxy.finding import Verdict
 
 pytestmark = pytest.mark.real
 
@@ -59,7 +59,7 @@ def test_everything_works_here(tmp_path: Path) -> None:
     found = orjson.loads(done.stdout)["checks"]
     assert [each["check"] for each in found] == CHECKS
     # A busy machine may have little memory free; nothing else is but well.
-    bad = [each for each in found if each["verdict"] != Verdict.OK and each["check"] != "free memory"]
+    bad = [each for each in found if each["verdict"] != CheckVerdict.OK and each["check"] != "free memory"]
     assert not bad
     assert done.returncode == 0
 

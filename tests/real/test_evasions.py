@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.real.processes import Guard, Running, bare_server, until
+from tests.real.processes import Gateway, Running, bare_server, until
 
 pytestmark = pytest.mark.real
 
@@ -29,7 +29,7 @@ def gone_on_with(server: Running) -> None:
 
 
 def test_the_server_by_itself_dies_and_the_guarded_one_does_not(
-    shared_guard: Guard, tiny_model: Path, tmp_path: Path
+    shared_guard: Gateway, tiny_model: Path, tmp_path: Path
 ) -> None:
     with bare_server(tiny_model, tmp_path) as server:
         with pytest.raises(OSError):

@@ -15,12 +15,12 @@ from pathlib import Path
 import pytest
 
 from tests.campaign.clients import Client, Heard, Result, ask, raw_streaming, raw_whole
-from tests.real.processes import Guard, guard, until
+from tests.real.processes import Gateway, guard, until
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(150)]
 
 
-def post(proxy: Guard, path: str, body: dict[str, object]) -> tuple[int, dict[str, str], bytes]:
+def post(proxy: Gateway, path: str, body: dict[str, object]) -> tuple[int, dict[str, str], bytes]:
     request = urllib.request.Request(f"{proxy.url}{path}", json.dumps(body).encode())
     request.add_header("Content-Type", "application/json")
     try:
@@ -30,20 +30,20 @@ def post(proxy: Guard, path: str, body: dict[str, object]) -> tuple[int, dict[st
         return refusal.code, dict(refusal.headers), refusal.read()
 
 
-def chat(proxy: Guard) -> tuple[int, dict[str, str], bytes]:
+def chat(proxy: Gateway) -> tuple[int, dict[str, str], bytes]:
     body = {"messages": [{"role": "user", "content": "hello"}], "max_tokens": 2}
     return post(proxy, "/v1/chat/completions", body)
 
 
-def by_sighup(proxy: Guard) -> None:
+def by_sighup(proxy: Gateway) -> None:
     proxy.process.send_signal(signal.SIGHUP)
 
 
-def by_request(proxy: Guard) -> None:
+def by_request(proxy: Gateway) -> None:
     assert post(proxy, "/mlxguard/api/recycle", {})[0] == 202
 
 
-def by_waiting(proxy: Guard) -> None:
+def by_waiting(proxy: Gateway) -> None:
     next_restart_s = proxy.status()["child"]["next_restart_s"]
     assert 0 <= next_restart_s <= 8
 

@@ -9,15 +9,16 @@ from typing import Any
 
 import pytest
 
-from proxy.core.chat import Bounds, ChatPrompt, CompletionRequest, parse_chat
-from proxy.core.messages import Message
 from proxy.errors import InvalidRequest
-from proxy.fitting import Limits, fit
-from proxy.tokens import Tokens
-from tests.conversations import conversation
-from tests.real.processes import Guard, Running, bare_server
+from proxy.prompt.counter import TokenCounter
+from proxy.prompt.fit import Limits, fit
+from proxy.request.completion import Bounds, ChatPrompt, CompletionRequest
+from proxy.request.messages import Message
+from proxy.request.parse import parse_chat
+from tests.real.processes import Gateway, Running, bare_server
 from tests.real.test_count import serve
-from tests.tokenizer_zoo import KINDS
+from tests.support.conversations import conversation
+from tests.support.tokenizer_zoo import KINDS
 
 pytestmark = pytest.mark.real
 
@@ -28,7 +29,7 @@ async def test_counts_with_other_tokenizers_and_templates(
 ) -> None:
     kind = next(kind for kind in KINDS if kind.name == name)
     folder = kind.make(tiny_model, tmp_path / name)
-    tokens = Tokens()
+    tokens = TokenCounter()
     assert (await tokens.start(folder, [])).incremental
     with bare_server(folder, tmp_path) as server:
         for seed in range(12):
@@ -50,7 +51,7 @@ def spoken(turns: int) -> tuple[Message, ...]:
 async def test_consecutive_turns_of_a_cut_session_hit_the_servers_cache(
     shared_server: Running, tiny_model: Path
 ) -> None:
-    tokens = Tokens()
+    tokens = TokenCounter()
     await tokens.start(tiny_model, [])
     limits = Limits(await tokens.count(ChatPrompt(spoken(12))), "truncate", 0, 16, None, 32768)
     cached, total, cuts, moved = 0, 0, 0, 0
@@ -76,7 +77,7 @@ async def test_a_template_without_a_system_role_refuses_as_the_server_does(
     tiny_model: Path, tmp_path: Path
 ) -> None:
     kind = next(kind for kind in KINDS if kind.name == "no-system-metaspace")
-    tokens = Tokens()
+    tokens = TokenCounter()
     await tokens.start(kind.make(tiny_model, tmp_path / kind.name), [])
     rules: Message = {"role": "system", "content": "rules"}
     ask: Message = {"role": "user", "content": "hi"}
@@ -87,7 +88,7 @@ async def test_a_template_without_a_system_role_refuses_as_the_server_does(
     await tokens.stop()
 
 
-async def test_what_is_explained_is_what_is_served(shared_guard: Guard) -> None:
+async def test_what_is_explained_is_what_is_served(shared_guard: Gateway) -> None:
     body = {"messages": list(spoken(3))[:-1], "max_tokens": 1, "model": "tiny"}
     explained = ask(shared_guard, "/mlxguard/api/explain", body)
     served = ask(shared_guard, "/v1/chat/completions", body)
@@ -103,7 +104,7 @@ async def test_what_is_explained_is_what_is_served(shared_guard: Guard) -> None:
     assert "mlxguard_count_drift_total 0.0" in metrics
 
 
-def ask(proxy: Guard, path: str, body: dict[str, Any]) -> dict[str, Any]:
+def ask(proxy: Gateway, path: str, body: dict[str, Any]) -> dict[str, Any]:
     with urllib.request.urlopen(proxy.url + path, json.dumps(body).encode(), timeout=60) as answer:
         read: dict[str, Any] = json.loads(answer.read())
     return read

@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
-from proxy.core.chat import Bounds, CompletionRequest, Prompt, TextPrompt, parse_chat
-from proxy.tokens import Tokens
+from proxy.prompt.counter import TokenCounter
+from proxy.request.completion import Bounds, CompletionRequest, Prompt, TextPrompt
+from proxy.request.parse import parse_chat
 from tests.conftest import MakeTiny
 from tests.real.processes import Running, bare_server
 
@@ -35,13 +36,13 @@ def complete(server: Running, path: str, body: bytes) -> dict[str, Any]:
     return document
 
 
-async def follow(tokens: Tokens, id: str, prompt: Prompt, *, generated: int) -> None:
+async def follow(tokens: TokenCounter, id: str, prompt: Prompt, *, generated: int) -> None:
     await tokens.foresight("foresee", prompt, of=id, batched=True)
     await tokens.foresight("asked", of=id)
     await tokens.foresight("ended", of=id, generated=generated, cached=None, complete=True)
 
 
-async def evade(tokens: Tokens, server: Running) -> int:
+async def evade(tokens: TokenCounter, server: Running) -> int:
     """A chat that is asked without its thought and then with it: how many requests were sent between the two.
 
     That kills a server whose caches cannot be cut back: without the thought, the template closes one behind
@@ -101,7 +102,7 @@ async def test_the_cached_tokens_of_every_request_are_foreseen(
     draw = random.Random(5)
     model = make_tiny() if architecture == "qwen3" else make_tiny(architecture=architecture)
     rules = {"sequences": 6, "trimmable_below": None if architecture == "qwen3" else 0}
-    tokens = Tokens()
+    tokens = TokenCounter()
     await tokens.start(model, [])
     foreseen, seen = [], []
     with bare_server(model, tmp_path, "--prompt-cache-size", "6") as server:

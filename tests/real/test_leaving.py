@@ -7,13 +7,13 @@ import socket
 import threading
 import urllib.request
 
-from tests.real.processes import Guard, until
+from tests.real.processes import Gateway, until
 
 #: Some seconds of generating; nobody wants them.
 ENDLESS = 3000
 
 
-def ask(proxy: Guard, prompt: str, max_tokens: int, **more: object) -> socket.socket:
+def ask(proxy: Gateway, prompt: str, max_tokens: int, **more: object) -> socket.socket:
     """A streamed request by hand, which can be left at any moment."""
     body = json.dumps({"prompt": prompt, "max_tokens": max_tokens, "stream": True, **more}).encode()
     host, port = proxy.url.removeprefix("http://").split(":")
@@ -23,23 +23,23 @@ def ask(proxy: Guard, prompt: str, max_tokens: int, **more: object) -> socket.so
     return connection
 
 
-def left(proxy: Guard) -> float:
+def left(proxy: Gateway) -> float:
     """How many were seen out and known to be gone."""
     _, page = proxy.get("/metrics")
     counted = (line.split() for line in page.splitlines() if line.startswith("mlxguard_left_total"))
     return sum(float(count) for name, count in counted if "unseen" not in name)
 
 
-def at_work(proxy: Guard) -> list[str]:
+def at_work(proxy: Gateway) -> list[str]:
     return [each["answer_id"] for each in proxy.status()["requests"] if each["stage"] == "prefill"]
 
 
-def rests(proxy: Guard) -> bool:
+def rests(proxy: Gateway) -> bool:
     queue = proxy.status()["queue"]
     return (queue["running"], queue["leaving"]) == (0, 0)
 
 
-def test_what_is_reserved_is_released_when_the_child_is_done(shared_guard: Guard) -> None:
+def test_what_is_reserved_is_released_when_the_child_is_done(shared_guard: Gateway) -> None:
     before = left(shared_guard)
     for more in ({}, {"seed": 1}):
         with ask(shared_guard, "hello", ENDLESS, **more) as connection:
@@ -49,7 +49,7 @@ def test_what_is_reserved_is_released_when_the_child_is_done(shared_guard: Guard
     assert left(shared_guard) == before + 2
 
 
-def test_one_that_leaves_before_the_child_began_to_answer_is_not_generated(shared_guard: Guard) -> None:
+def test_one_that_leaves_before_the_child_began_to_answer_is_not_generated(shared_guard: Gateway) -> None:
     """Bare, it runs to its last token: its mark is never set."""
     before = left(shared_guard)
     long = json.dumps({"prompt": "far " * 1000, "max_tokens": 1}).encode()

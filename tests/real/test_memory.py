@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import MakeTiny
-from tests.real.processes import Guard, guard
+from tests.real.processes import Gateway, guard
 
 pytestmark = pytest.mark.real
 
@@ -21,7 +21,7 @@ SETTINGS = ("--set=memory.max_active_memory_bytes=60MB", "--set=upstream.mlx_cac
 PROMPT = 900
 
 
-def complete(proxy: Guard, prompt: str, max_tokens: int = 1) -> tuple[int, str]:
+def complete(proxy: Gateway, prompt: str, max_tokens: int = 1) -> tuple[int, str]:
     port = int(proxy.url.rpartition(":")[2])
     body = {"prompt": prompt, "max_tokens": max_tokens, "stream": True}
     with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=60)) as connection:

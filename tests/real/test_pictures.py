@@ -19,7 +19,7 @@ from PIL import Image
 from safetensors.numpy import save_file
 
 from tests.conftest import MakeTiny
-from tests.real.processes import Guard, guard
+from tests.real.processes import Gateway, guard
 from tests.real.seeing_model import seeing_model
 
 pytestmark = pytest.mark.real
@@ -76,7 +76,7 @@ def seeing(
     tmp_path_factory: pytest.TempPathFactory,
     shelf: http.server.HTTPServer,
     adapter: Path,
-) -> Iterator[Guard]:
+) -> Iterator[Gateway]:
     folder = tmp_path_factory.mktemp("seeing")
     draft = make_tiny(architecture="llama")
     options = {
@@ -94,7 +94,7 @@ def seeing(
         yield proxy
 
 
-def ask(proxy: Guard, **fields: Any) -> tuple[int, dict[str, Any]]:
+def ask(proxy: Gateway, **fields: Any) -> tuple[int, dict[str, Any]]:
     body = json.dumps({"max_tokens": 2, "temperature": 0, **fields}).encode()
     try:
         with urllib.request.urlopen(f"{proxy.base_url}/chat/completions", body, timeout=60) as answer:
@@ -103,13 +103,15 @@ def ask(proxy: Guard, **fields: Any) -> tuple[int, dict[str, Any]]:
         return error.code, json.loads(error.read())
 
 
-def look(proxy: Guard, *urls: str, text: str = "what is this?", **fields: Any) -> tuple[int, dict[str, Any]]:
+def look(
+    proxy: Gateway, *urls: str, text: str = "what is this?", **fields: Any
+) -> tuple[int, dict[str, Any]]:
     images = [{"type": "image_url", "image_url": {"url": url}} for url in urls]
     content = [{"type": "text", "text": text}, *images]
     return ask(proxy, messages=[{"role": "user", "content": content}], **fields)
 
 
-def drift(proxy: Guard) -> str:
+def drift(proxy: Gateway) -> str:
     """The counter of answers whose prompt tokens were not those that we had counted."""
     (line,) = [
         line
@@ -122,7 +124,7 @@ def drift(proxy: Guard) -> str:
 @pytest.mark.parametrize(
     ("size", "kind"), [((28, 28), "PNG"), ((500, 300), "JPEG"), ((30, 900), "GIF"), ((64, 64), "WEBP")]
 )
-def test_an_image_is_seen_and_counted_exactly(seeing: Guard, size: tuple[int, int], kind: str) -> None:
+def test_an_image_is_seen_and_counted_exactly(seeing: Gateway, size: tuple[int, int], kind: str) -> None:
     blind = ask(seeing, messages=[{"role": "user", "content": "what is this?"}])[1]
     status, answer = look(seeing, data_url(picture(*size, kind)))
     assert status == 200, answer
@@ -130,7 +132,7 @@ def test_an_image_is_seen_and_counted_exactly(seeing: Guard, size: tuple[int, in
     assert drift(seeing) == "0.0"
 
 
-def test_several_images_in_a_conversation_that_goes_on(seeing: Guard) -> None:
+def test_several_images_in_a_conversation_that_goes_on(seeing: Gateway) -> None:
     one, other = data_url(picture(56, 56)), data_url(picture(84, 56, colour=90))
     asked = [{"type": "image_url", "image_url": {"url": one}}, {"type": "text", "text": "and this?"}]
     asked.append({"type": "image_url", "image_url": {"url": other}})
@@ -145,7 +147,7 @@ def test_several_images_in_a_conversation_that_goes_on(seeing: Guard) -> None:
     assert drift(seeing) == "0.0"
 
 
-def test_the_proxy_fetches_what_the_server_must_not(seeing: Guard, shelf: http.server.HTTPServer) -> None:
+def test_the_proxy_fetches_what_the_server_must_not(seeing: Gateway, shelf: http.server.HTTPServer) -> None:
     shelf.asked.clear()  # type: ignore[attr-defined]
     status, answer = look(seeing, f"http://127.0.0.1:{shelf.server_port}/a.png?x=1")
     assert (status, shelf.asked) == (200, ["/a.png?x=1"]), answer  # type: ignore[attr-defined]
@@ -167,18 +169,18 @@ def test_the_proxy_fetches_what_the_server_must_not(seeing: Guard, shelf: http.s
     ],
     ids=["too many", "too large", "too many pixels", "cut", "noise", "PostScript"],
 )
-def test_what_the_server_should_not_see(seeing: Guard, urls: list[str]) -> None:
+def test_what_the_server_should_not_see(seeing: Gateway, urls: list[str]) -> None:
     status, answer = look(seeing, *urls)
     assert status == 400, answer
     assert answer["error"]["type"] == "invalid_request_error"
 
 
-def test_a_text_that_speaks_of_patches_is_refused_beside_an_image(seeing: Guard) -> None:
+def test_a_text_that_speaks_of_patches_is_refused_beside_an_image(seeing: Gateway) -> None:
     assert look(seeing, data_url(picture(28, 28)), text="<|patch|>")[0] == 400
 
 
 def test_an_adapter_and_a_draft_model_that_are_listed(
-    seeing: Guard, adapter: Path, make_tiny: MakeTiny
+    seeing: Gateway, adapter: Path, make_tiny: MakeTiny
 ) -> None:
     hello = [{"role": "user", "content": "hi"}]
     assert ask(seeing, messages=hello, adapters=str(adapter))[0] == 200
@@ -191,7 +193,7 @@ def test_an_adapter_and_a_draft_model_that_are_listed(
     assert seeing.status()["child"]["generation"] == 1
 
 
-def test_a_model_without_eyes_says_so(shared_guard: Guard) -> None:
+def test_a_model_without_eyes_says_so(shared_guard: Gateway) -> None:
     status, answer = look(shared_guard, data_url(picture(28, 28)))
     assert (status, answer["error"]["param"]) == (400, "messages[0].content[1].type")
     assert "takes no images" in answer["error"]["message"]

@@ -19,9 +19,9 @@ import pytest
 
 from tests.campaign.clients import Heard, raw_streaming, raw_whole
 from tests.campaign.clients import ask as ask_as
-from tests.canaries import PROMPT
 from tests.real.faults_of_children import environ
-from tests.real.processes import Guard, guard, until
+from tests.real.processes import Gateway, guard, until
+from tests.support.canaries import PROMPT
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(180)]
 
@@ -40,7 +40,7 @@ def body_of(text: str) -> dict[str, Any]:
     return {"messages": [{"role": "user", "content": f"{PROMPT} {text}"}], "max_tokens": 30, "temperature": 0}
 
 
-async def ask(proxy: Guard, text: str) -> tuple[int, dict[str, Any]]:
+async def ask(proxy: Gateway, text: str) -> tuple[int, dict[str, Any]]:
     async with (
         aiohttp.ClientSession() as http,
         http.post(f"{proxy.url}/v1/chat/completions", json=body_of(text)) as answer,
@@ -48,7 +48,7 @@ async def ask(proxy: Guard, text: str) -> tuple[int, dict[str, Any]]:
         return answer.status, await answer.json()
 
 
-def deaths(proxy: Guard) -> list[dict[str, Any]]:
+def deaths(proxy: Gateway) -> list[dict[str, Any]]:
     return proxy.events("child_died")
 
 

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.canaries import is_input
 from tests.real.processes import free_port, until
+from tests.support.canaries import is_input
 
 ROOT = Path(__file__).parent.parent.parent
 README = (ROOT / "README.md").read_text()

@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 
-from tests.canaries import PROMPT
 from tests.conftest import MakeTiny
-from tests.real.processes import Guard, guard
+from tests.real.processes import Gateway, guard
+from tests.support.canaries import PROMPT
 
 pytestmark = pytest.mark.real
 
@@ -24,14 +24,14 @@ QUANTIZED_FROM = 64
 
 
 @pytest.fixture(scope="module")
-def failing(make_tiny: MakeTiny, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guard]:
+def failing(make_tiny: MakeTiny, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
     flags = json.dumps(["--kv-bits", "8", "--quantized-kv-start", str(QUANTIZED_FROM)])
     model = make_tiny(architecture="gemma3_text", window=32)
     with guard(model, tmp_path_factory.mktemp("failing"), f"--set=upstream.args={flags}") as proxy:
         yield proxy
 
 
-def complete(proxy: Guard, *, max_tokens: int, stream: bool) -> tuple[int, dict[str, str], str]:
+def complete(proxy: Gateway, *, max_tokens: int, stream: bool) -> tuple[int, dict[str, str], str]:
     port = int(proxy.url.rpartition(":")[2])
     body: dict[str, Any] = {"prompt": PROMPT, "max_tokens": max_tokens, "stream": stream}
     with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=30)) as connection:
@@ -40,7 +40,7 @@ def complete(proxy: Guard, *, max_tokens: int, stream: bool) -> tuple[int, dict[
         return answer.status, dict(answer.getheaders()), answer.read().decode()
 
 
-def test_a_waiting_client_gets_a_500_that_says_so(failing: Guard) -> None:
+def test_a_waiting_client_gets_a_500_that_says_so(failing: Gateway) -> None:
     status, headers, body = complete(failing, max_tokens=2 * QUANTIZED_FROM, stream=False)
     assert status == 500
     error = json.loads(body)["error"]
@@ -48,7 +48,7 @@ def test_a_waiting_client_gets_a_500_that_says_so(failing: Guard) -> None:
     assert "Retry-After" not in headers
 
 
-def test_a_stream_that_has_begun_ends_with_the_error(failing: Guard) -> None:
+def test_a_stream_that_has_begun_ends_with_the_error(failing: Gateway) -> None:
     status, _, body = complete(failing, max_tokens=2 * QUANTIZED_FROM, stream=True)
     assert status == 200
     *_, last, done = [line for line in body.splitlines() if line]
@@ -56,7 +56,7 @@ def test_a_stream_that_has_begun_ends_with_the_error(failing: Guard) -> None:
     assert done == "data: [DONE]"
 
 
-def test_the_child_lives_on_and_serves_others(failing: Guard) -> None:
+def test_the_child_lives_on_and_serves_others(failing: Gateway) -> None:
     before = failing.status()["child"]
     assert complete(failing, max_tokens=2 * QUANTIZED_FROM, stream=False)[0] == 500
     assert complete(failing, max_tokens=8, stream=False)[0] == 200

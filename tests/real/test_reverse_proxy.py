@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from tests.real.processes import Guard, guard, until
+from tests.real.processes import Gateway, guard, until
 
 pytestmark = pytest.mark.real
 
@@ -70,7 +70,7 @@ IDEAS: dict[str, str] = {
 class Odd:
     """A proxy before the odd backend, and what that was asked."""
 
-    proxy: Guard
+    proxy: Gateway
     record: Path
 
     @property

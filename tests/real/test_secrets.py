@@ -15,8 +15,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.canaries import KEY, PROMPT, is_input
-from tests.real.processes import Guard, guard, until
+from tests.real.processes import Gateway, guard, until
+from tests.support.canaries import KEY, PROMPT, is_input
 
 pytestmark = pytest.mark.real
 
@@ -29,7 +29,7 @@ HEADER = "canary-header-okapi"
 class Session:
     """A guard at its most talkative, and all that it has said."""
 
-    proxy: Guard
+    proxy: Gateway
     folder: Path
     answers: list[tuple[str, bytes]] = field(default_factory=list)
 

@@ -16,11 +16,11 @@ from typing import Any
 import aiohttp
 import pytest
 
-from supervisor import attempt
-from supervisor.causes import Cause
-from supervisor.lifecycle import State
-from supervisor.process import Exit
-from supervisor.runner import Generation, Launch, NotReady, Supervisor, SupervisorOptions
+from supervisor.child import attempt
+from supervisor.child.process import Exit
+from supervisor.lifecycle.causes import Cause
+from supervisor.lifecycle.state_machine import State
+from supervisor.supervisor import Generation, LaunchSpec, NotReady, Supervisor, SupervisorOptions
 from tests.supervisor.conftest import gone, until
 from tests.supervisor.test_orphans import Host, all_gone
 
@@ -41,9 +41,9 @@ async def supervise(tmp_path: Path, tiny_model: Path) -> AsyncIterator[Supervise
         mlx_cache_limit: int | None = None,
         **options: Any,
     ) -> Supervisor:
-        async def prepare() -> Launch:
+        async def prepare() -> LaunchSpec:
             argv = ("--model", str(model), *flags)
-            return Launch(argv, {}, telemetry=telemetry, mlx_cache_limit=mlx_cache_limit)
+            return LaunchSpec(argv, {}, telemetry=telemetry, mlx_cache_limit=mlx_cache_limit)
 
         chosen = SupervisorOptions(tmp_path / "state", **{"canary_timeout_s": 1.0, **options})
         made.append(Supervisor(prepare, chosen, random=lambda: 0.0))

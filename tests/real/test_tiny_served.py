@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from supervisor.tiny import ARCHITECTURES
+from supervisor.model.tiny import ARCHITECTURES
 from tests.conftest import MakeTiny
 from tests.real.processes import Running, bare_server
-from tests.scripted import ANSWER, CALLS, SAY, SAY_WITH_TOOLS, THOUGHT, TOOLS
+from tests.support.scripted import ANSWER, CALLS, SAY, SAY_WITH_TOOLS, THOUGHT, TOOLS
 
 pytestmark = pytest.mark.real
 

@@ -13,7 +13,7 @@ from urllib.error import URLError
 
 import pytest
 
-from tests.canaries import is_input
+from tests.support.canaries import is_input
 
 ROOT = Path(__file__).parent.parent.parent
 

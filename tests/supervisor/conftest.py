@@ -13,18 +13,18 @@ import aiohttp
 import psutil
 import pytest
 
-from supervisor.inquest import Inquest, nobody
-from supervisor.runner import Generation, Launch, Supervisor, SupervisorOptions
+from supervisor.crash_reports import Quarantine, nobody
+from supervisor.supervisor import Generation, LaunchSpec, Supervisor, SupervisorOptions
 
-FAKE = (sys.executable, "-S", str(Path(__file__).with_name("fake_server.py")))
+FAKE = (sys.executable, "-S", str(Path(__file__).parents[1] / "support" / "fake_server.py"))
 
 Supervise = Callable[..., Supervisor]
 
 
-def fake_launch(*told: str) -> Launch:
+def fake_launch(*told: str) -> LaunchSpec:
     """Runs the fake server, told `key=value`."""
     flags = [part for item in told for part in ("--fake", item)]
-    return Launch(argv=(), env={}, command=(*FAKE, *flags))
+    return LaunchSpec(argv=(), env={}, command=(*FAKE, *flags))
 
 
 @pytest.fixture
@@ -34,11 +34,11 @@ async def supervise(tmp_path: Path) -> AsyncIterator[Supervise]:
 
     def make(
         *told: str,
-        prepare: Callable[[], Awaitable[Launch]] | None = None,
-        inquest: Inquest = nobody,
+        prepare: Callable[[], Awaitable[LaunchSpec]] | None = None,
+        inquest: Quarantine = nobody,
         **options: Any,
     ) -> Supervisor:
-        async def launch() -> Launch:
+        async def launch() -> LaunchSpec:
             return fake_launch(*told)
 
         defaults: dict[str, Any] = {"backoff_base_s": 0.01, "canary_timeout_s": 0.3}

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 
-from supervisor.alarm import Alarm
+from supervisor.aio import Timer
 
 
 async def test_it_rings_for_what_was_set_last_and_not_when_cleared() -> None:
-    alarm, other, rung = Alarm(), Alarm(), list[str]()
+    alarm, other, rung = Timer(), Timer(), list[str]()
     done = asyncio.Event()
     alarm.set(0, lambda: rung.append("first"))
     alarm.set(-5, lambda: rung.append("second"))

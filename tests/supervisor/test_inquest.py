@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 
-from tests.supervisor.test_deaths import WORK
+from tests.supervisor.test_crash_reports import WORK
 
 
 def test_a_request_at_work_is_plain_values_without_text() -> None:

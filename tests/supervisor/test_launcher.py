@@ -8,17 +8,16 @@ from typing import cast
 import pytest
 
 from supervisor import launcher
-from supervisor.attempt import Attempt
-from supervisor.causes import Cause
-from supervisor.deaths import Deaths
-from supervisor.generation import CannotStart, Launch
-from supervisor.inquest import nobody
+from supervisor.aio import Tasks
+from supervisor.child.attempt import Attempt
+from supervisor.child.memory_wait import Waited
+from supervisor.child.options import CannotStart, LaunchSpec
+from supervisor.crash_reports import CrashReports, nobody
 from supervisor.launcher import Launcher, not_started
-from supervisor.policy import Retry
-from supervisor.reclaim import Waited
-from supervisor.records import Records
-from supervisor.saver import Saver
-from supervisor.tasks import Tasks
+from supervisor.lifecycle.causes import Cause
+from supervisor.lifecycle.restart_policy import Retry
+from supervisor.state.folder import StateFolder
+from supervisor.state.saver import Saver
 
 
 class FakeAttempt:
@@ -26,7 +25,7 @@ class FakeAttempt:
 
     free_before = 9
 
-    async def launch(self, launch: Launch, session: object) -> None:
+    async def launch(self, launch: LaunchSpec, session: object) -> None:
         self.launched = launch
 
     def held(self) -> int:
@@ -42,11 +41,11 @@ async def test_memory_is_waited_for_from_the_second_start_on(
         asked.append((before, held))
         return Waited(1.5, 3)
 
-    async def prepare() -> Launch:
-        return Launch(("--model", "m"), {})
+    async def prepare() -> LaunchSpec:
+        return LaunchSpec(("--model", "m"), {})
 
     monkeypatch.setattr(launcher, "memory_back", memory_back)
-    made = Launcher(prepare, Deaths(Records(tmp_path), Saver(Tasks()), nobody))
+    made = Launcher(prepare, CrashReports(StateFolder(tmp_path), Saver(Tasks()), nobody))
     assert not await made.close()
     made.open()
     first, second = (cast("Attempt", FakeAttempt()) for _ in range(2))

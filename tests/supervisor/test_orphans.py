@@ -16,7 +16,8 @@ from typing import Any
 import psutil
 import pytest
 
-from supervisor.records import Records, read_json
+from supervisor.state.folder import StateFolder
+from supervisor.state.json_file import read_json
 from tests.supervisor.conftest import alive, gone, until
 
 ROOT = Path(__file__).parents[2]
@@ -28,7 +29,7 @@ class Host:
     def __init__(self, state_dir: Path, *arguments: str) -> None:
         self.state_dir = state_dir
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.supervisor.host", str(state_dir), *arguments],
+            [sys.executable, "-m", "tests.support.host", str(state_dir), *arguments],
             cwd=ROOT,
             stdout=subprocess.PIPE,
             text=True,
@@ -111,7 +112,7 @@ async def test_a_double_kill_is_cleaned_up_by_the_next_start(tmp_path: Path) -> 
     host.kill()
     os.kill(keeper, signal.SIGKILL)
     assert alive(record["pid"])
-    state = Records(tmp_path)
+    state = StateFolder(tmp_path)
     state.open()
     assert state.end_left_over() == record["pid"]
     assert await gone(record["pid"])

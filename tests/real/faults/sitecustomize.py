@@ -70,7 +70,7 @@ if "FAULTS_BY_WORD" in os.environ and _CHILD:
     json.loads = _read
 
 if "FAULTS_UNCHECKED" in os.environ and any(word.endswith("mlxguard-proxy") for word in sys.orig_argv):
-    from proxy.core import sampling
+    from proxy.request import sampling
 
     vars(sampling)["parse"] = lambda body: {name: body[name] for name in sampling.NAMES if name in body}
     vars(sampling)["bounded"] = lambda fields, vocab_size: fields

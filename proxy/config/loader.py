@@ -1,0 +1,230 @@
+"""Finds and reads the settings: proxy.toml, then the environment, then `--set`; the later one wins.
+
+Everything is validated together and every fault is told at once, each with its place: `proxy.toml:12`,
+`MLXGUARD_SERVER__PORT` or `--set server.port`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+import tomllib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple, get_args
+
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
+
+from proxy.config import toml_lines
+from proxy.config.faults import KEYS, Fault, Key, SettingPlace, key_of, nearest, value_faults
+from proxy.config.rules import conflicts
+from proxy.config.settings import SECTIONS, Settings
+
+#: Read when it is there and no other file was asked for.
+DEFAULT_FILE = Path("proxy.toml")
+
+_FILE, _ENVIRONMENT, _OPTION, _DEFAULT = range(4)
+_PREFIX = "MLXGUARD_"
+
+#: Settings that are paths; in a file they are relative to its folder, so that it works from everywhere.
+_PATHS = {key for key in KEYS if Path in get_args(SECTIONS[key[0]].model_fields[key[1]].annotation)}
+
+
+class ConfigurationError(Exception):
+    """The settings cannot be used; `faults` has every reason, in the order of their places."""
+
+    def __init__(self, faults: Iterable[Fault]) -> None:
+        self.faults = tuple(sorted(faults, key=lambda fault: fault.place))
+        super().__init__("\n".join(map(str, self.faults)))
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """Valid settings and where they came from.
+
+    Attributes:
+        settings: what holds.
+        source: the file that was read, or that there was none; for the log.
+        places: where each setting that is not left to its default was set.
+    """
+
+    settings: Settings
+    source: str
+    places: Mapping[Key, SettingPlace]
+
+
+class _Given(NamedTuple):
+    """A setting as one source gives it."""
+
+    key: Key
+    value: Any
+    place: SettingPlace
+
+
+def load(path: Path | None, environ: Mapping[str, str], sets: Sequence[str]) -> Loaded:
+    """The settings from all their sources.
+
+    `path`: the file that was asked for; None reads ./proxy.toml if it exists. `sets`: as `server.port=9000`.
+
+    Raises:
+        ConfigurationError: with every fault.
+    """
+    file = path or (DEFAULT_FILE if DEFAULT_FILE.exists() else None)
+    items = [*(_from_file(file) if file else ()), *_from_environment(environ), *_from_options(sets)]
+    given = {item.key: item for item in items if isinstance(item, _Given)}
+    faults = [item for item in items if isinstance(item, Fault)]
+    places = {key: item.place for key, item in given.items()}
+
+    errors = _errors(_tree(given.values()))
+    faults += value_faults(errors, places)
+    doubtful = {fault.about for fault in faults}
+    settings = Settings.model_validate(_tree(item for item in given.values() if item.key not in doubtful))
+    if not any(fault.unreadable for fault in faults):
+        faults += _rule_faults(settings, places, doubtful)
+    if faults:
+        raise ConfigurationError(faults)
+    return Loaded(settings, str(file.absolute()) if file else "no proxy.toml here: defaults", places)
+
+
+def _from_file(file: Path) -> Iterator[_Given | Fault]:
+    try:
+        text = file.read_text(encoding="utf-8")
+        document = tomllib.loads(text)
+    except (OSError, ValueError) as error:
+        yield _unreadable(file, error)
+        return
+    lines = toml_lines.lines(text)
+
+    def place(*path: str) -> SettingPlace:
+        line = toml_lines.line_of(lines, path) or 1
+        return SettingPlace(_FILE, line, f"{file}:{line}")
+
+    for section, table in document.items():
+        if section not in SECTIONS:
+            yield _unknown_table(section, table, place(section))
+        elif not isinstance(table, dict):
+            yield Fault(place(section), f"[{section}] must be a table")
+        else:
+            for key, value in table.items():
+                yield _from_table(file, (section, key), value, place(section, key))
+
+
+def _unreadable(file: Path, error: OSError | ValueError) -> Fault:
+    """The fault of a file that is not there, is not text or is not TOML."""
+    line, message = 0, str(error)
+    if isinstance(error, OSError):
+        message = error.strerror or message
+    elif isinstance(error, UnicodeDecodeError):
+        line, message = error.object.count(b"\n", 0, error.start) + 1, "the file is not UTF-8 text"
+    elif match := re.fullmatch(r"(.*) \(at (?:line (\d+), column (\d+)|end of document)\)", message):
+        line = int(match[2] or file.read_bytes().count(b"\n") + 1)
+        message = f"{match[1]} ({f'column {match[3]}' if match[3] else 'at the end'})"
+    place = SettingPlace(_FILE, line, f"{file}:{line}" if line else str(file))
+    return Fault(place, message, unreadable=True)
+
+
+def _unknown_table(name: str, value: object, place: SettingPlace) -> Fault:
+    if isinstance(value, dict):
+        close = difflib.get_close_matches(name, SECTIONS, n=1)
+        hint = f"did you mean [{close[0]}]?" if close else f"the tables are {', '.join(SECTIONS)}"
+        return Fault(place, f"there is no table [{name}]; {hint}")
+    known = nearest("", name)
+    hint = f"; did you mean {known[1]} in [{known[0]}]?" if known else ""
+    return Fault(place, f"there is no key {name} outside tables{hint}", known)
+
+
+def _from_table(file: Path, path: Key, value: object, place: SettingPlace) -> _Given | Fault:
+    section, key = path
+    if path in KEYS:
+        return _Given(path, _anchored(file, path, value), place)
+    known = nearest(section, key)
+    where = "" if known is None or known[0] == section else f" in [{known[0]}]"
+    hint = f"; did you mean {known[1]}{where}?" if known else ""
+    return Fault(place, f"there is no key {key} in [{section}]{hint}", known)
+
+
+def _anchored(file: Path, path: Key, value: object) -> object:
+    """A path as seen from the file's folder; a model may also be a name, so it must begin with a dot."""
+    is_path = path in _PATHS or (path == ("model", "path") and str(value).startswith(("./", "../")))
+    if not is_path or not isinstance(value, str) or not value:
+        return value
+    return str(file.absolute().parent / os.path.expanduser(value))  # noqa: PTH111 - pathlib raises
+
+
+def _from_environment(environ: Mapping[str, str]) -> Iterator[_Given | Fault]:
+    for name, text in environ.items():
+        if not name.startswith(_PREFIX):
+            continue
+        place = SettingPlace(_ENVIRONMENT, 0, name)
+        section, _, key = name.removeprefix(_PREFIX).lower().partition("__")
+        if (section, key) in KEYS and name == _variable((section, key)):
+            yield _Given((section, key), _meant((section, key), text), place)
+        else:
+            known = next((k for k in KEYS if "_".join(k) == section), None) or nearest(section, key)
+            hint = f"; did you mean {_variable(known)}?" if known else ""
+            yield Fault(place, f"there is no such setting{hint}", known)
+
+
+def _variable(key: Key) -> str:
+    return _PREFIX + "__".join(key).upper()
+
+
+def _from_options(sets: Sequence[str]) -> Iterator[_Given | Fault]:
+    for option in sets:
+        name, equals, text = option.partition("=")
+        place = SettingPlace(_OPTION, 0, f"--set {name}")
+        section, key = key_of(name.strip())
+        if not equals:
+            yield Fault(place, "must be as table.key=value, for example server.port=9000")
+        elif (section, key) in KEYS:
+            yield _Given((section, key), _meant((section, key), text), place)
+        else:
+            known = nearest(section, key)
+            hint = f"; did you mean {'.'.join(known)}?" if known else ""
+            yield Fault(place, f"there is no such setting{hint}", known)
+
+
+def _meant(path: Key, text: str) -> object:
+    """The value that a text stands for: as TOML, else as it is, else as the only item of a list."""
+    candidates: list[object] = [*_as_toml(text), text.strip(), [text.strip()]]
+    section, key = path
+    fitting = (value for value in candidates if not _errors({section: {key: value}}))
+    return next(fitting, candidates[0])
+
+
+def _as_toml(text: str) -> Iterator[object]:
+    try:
+        document = tomllib.loads(f"value = {text}")
+    except tomllib.TOMLDecodeError:
+        return
+    if len(document) == 1:
+        yield document["value"]
+
+
+def _tree(given: Iterable[_Given]) -> dict[str, dict[str, Any]]:
+    tree: dict[str, dict[str, Any]] = {}
+    for (section, key), value, _ in given:
+        tree.setdefault(section, {})[key] = value
+    return tree
+
+
+def _errors(tree: Mapping[str, Mapping[str, object]]) -> list[ErrorDetails]:
+    try:
+        Settings.model_validate(tree)
+    except ValidationError as error:
+        return error.errors(include_url=False)
+    return []
+
+
+def _rule_faults(
+    settings: Settings, places: Mapping[Key, SettingPlace], doubtful: set[Key | None]
+) -> Iterator[Fault]:
+    for conflict in conflicts(settings):
+        keys = [key_of(name) for name in conflict.settings]
+        if doubtful.isdisjoint(keys):
+            about = next((key for key in keys if key in places), keys[0])
+            place = places.get(about, SettingPlace(_DEFAULT, 0, f"{'.'.join(about)} (default)"))
+            yield Fault(place._replace(name=conflict.where or place.name), conflict.message, about)

@@ -1,0 +1,138 @@
+"""Fetches images from listed hosts, so that the server never does: bounded, pinned, and no further than told.
+
+A name is resolved once and only public addresses of it are connected to: a listed name that is made to point
+at this machine or its network (DNS rebinding) leads nowhere. An address that is listed itself is taken at its
+word. Redirects are not followed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import logging
+import socket
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import aiohttp
+from aiohttp.abc import AbstractResolver, ResolveResult
+from yarl import URL
+
+from proxy.http.body_budget import BodyAccount
+from proxy.request.fields import refuse
+from proxy.request.images import ImagePolicy, Remote, allowed_host, data_url
+
+log = logging.getLogger("mlxguard.pictures")
+
+Lookup = Callable[..., Awaitable[list[tuple[Any, ...]]]]
+
+_MEDIA_TYPES = frozenset({"image/png", "image/jpeg", "image/gif", "image/webp"})
+_CONNECTIONS = 8
+
+
+class PublicResolver(AbstractResolver):
+    """Resolves to public addresses only. `lookup`: as `loop.getaddrinfo`."""
+
+    def __init__(self, lookup: Lookup) -> None:
+        self._lookup = lookup
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
+    ) -> list[ResolveResult]:
+        """Raises OSError where there is none."""
+        found = await self._lookup(host, port, type=socket.SOCK_STREAM, family=family)
+        public = [(kind, address) for kind, _, _, _, address in found if is_public(address[0])]
+        if not public:
+            raise OSError(None, "the name has no public address")
+        return [
+            ResolveResult(
+                hostname=host,
+                host=address[0],
+                port=port,
+                family=kind,
+                proto=0,
+                flags=socket.AI_NUMERICHOST | socket.AI_NUMERICSERV,
+            )
+            for kind, address in public
+        ]
+
+    async def close(self) -> None:
+        """Nothing is held."""
+
+
+def is_public(address: str) -> bool:
+    """Whether the whole Internet means the same by this address; also of one that IPv6 carries inside."""
+    ip = ipaddress.ip_address(address.partition("%")[0])
+    if isinstance(ip, ipaddress.IPv6Address):
+        inside = ip.ipv4_mapped or ip.sixtofour or (ip.teredo or (None, None))[1]
+        if inside is not None and not inside.is_global:
+            return False
+        if ip in _NAT64:
+            return is_public(str(ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)))
+    return ip.is_global and not ip.is_multicast
+
+
+_NAT64 = ipaddress.ip_network("64:ff9b::/96")
+
+
+class ImageFetch:
+    """The HTTP client for images. One per gateway; `stop` closes it."""
+
+    def __init__(self, policy: ImagePolicy, timeout_s: float, lookup: Lookup | None = None) -> None:
+        self._policy = policy
+        self._timeout_s = timeout_s
+        self._lookup = lookup
+        self._session: aiohttp.ClientSession | None = None
+
+    async def fetch(self, remotes: tuple[Remote, ...], account: BodyAccount) -> list[str]:
+        """Their `data:` URLs; what is held meanwhile is put on `account`.
+
+        Raises:
+            InvalidRequest: one cannot be had, in time or at all; the field is named.
+        """
+        urls: list[str] = []
+        field = remotes[0].where if remotes else None
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                for remote in remotes:
+                    field = remote.where
+                    urls.append(data_url(await self._get(remote, account), field, self._policy.most_bytes))
+        except (aiohttp.ClientError, OSError) as error:  # a timeout is an OSError
+            log.info("image_not_fetched", extra={"reason": type(error).__name__})
+            refuse(field, "could not be fetched")
+        return urls
+
+    async def stop(self) -> None:
+        if self._session is not None:
+            await self._session.close()
+            self._session = None
+
+    async def _get(self, remote: Remote, account: BodyAccount) -> bytes:
+        session = self._session = self._session or self._open()
+        url, body = URL(remote.url), bytearray()
+        if not allowed_host(str(url.origin()), self._policy.hosts):  # as the client below reads it
+            refuse(remote.where, "must be a plain URL")
+        async with session.get(url, allow_redirects=False) as answer:
+            if answer.status != 200:
+                refuse(remote.where, "was not answered with an image")
+            if answer.content_type not in _MEDIA_TYPES:
+                refuse(remote.where, "is not of an image type")
+            async for piece in answer.content.iter_any():
+                account.add(len(piece))
+                body += piece
+                if len(body) > self._policy.most_bytes:
+                    refuse(remote.where, f"must be an image of at most {self._policy.most_bytes} bytes")
+        return bytes(body)
+
+    def _open(self) -> aiohttp.ClientSession:
+        resolver = PublicResolver(self._lookup or asyncio.get_running_loop().getaddrinfo)
+        return aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(
+                resolver=resolver, use_dns_cache=False, limit=_CONNECTIONS, force_close=True
+            ),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            auto_decompress=False,
+            trust_env=False,
+            headers={"Accept": ", ".join(sorted(_MEDIA_TYPES)), "Accept-Encoding": "identity"},
+            skip_auto_headers=("User-Agent",),
+        )

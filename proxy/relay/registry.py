@@ -1,0 +1,67 @@
+"""The registry of running and recent requests."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from proxy.job import Job
+
+#: Finished requests that stay visible.
+_RECENT = 50
+
+
+class Registry:
+    """Every completion request from acceptance to its end, and the last finished ones."""
+
+    def __init__(self) -> None:
+        self._running: dict[str, Job] = {}
+        self._tasks: dict[str, asyncio.Task[object] | None] = {}
+        self._recent: deque[dict[str, Any]] = deque(maxlen=_RECENT)
+        self._empty = asyncio.Event()
+        self._empty.set()
+
+    @contextmanager
+    def track(self, job: Job) -> Iterator[None]:
+        """Show `job` as running for the length of the block."""
+        self._running[job.answer.id] = job
+        self._tasks[job.answer.id] = asyncio.current_task()
+        self._empty.clear()
+        try:
+            yield
+        finally:
+            del self._running[job.answer.id], self._tasks[job.answer.id]
+            self._recent.append(job.summary())
+            if not self._running:
+                self._empty.set()
+
+    async def emptied(self) -> None:
+        """Wait until nothing is running."""
+        await self._empty.wait()
+
+    def __len__(self) -> int:
+        return len(self._running)
+
+    def cancel(self, id: str) -> bool:
+        """End the requests with this answer id or request id, by the contract; False if there is none."""
+        found = [job for job in self._running.values() if id in (job.answer.id, job.request_id)]
+        for job in found:
+            job.cancelled = True
+            if (task := self._tasks[job.answer.id]) is not None:
+                task.cancel()
+        return bool(found)
+
+    def jobs(self) -> list[Job]:
+        """In order of acceptance."""
+        return list(self._running.values())
+
+    def running(self) -> list[dict[str, Any]]:
+        """In order of acceptance."""
+        return [job.summary() for job in self._running.values()]
+
+    def recent(self) -> list[dict[str, Any]]:
+        """Newest first."""
+        return list(reversed(self._recent))

@@ -1,0 +1,24 @@
+"""The response headers that tell a client about its request: tokens, waiting, attempts and cuts."""
+
+from __future__ import annotations
+
+from proxy.http import via
+from proxy.job import Job
+
+
+def response_headers(job: Job) -> dict[str, str]:
+    """The proxy's own headers for this job as it stands now. The middleware adds `x-request-id`."""
+    fitted = job.fitted
+    headers = {
+        "x-mlxguard-prompt-tokens": str(fitted.prompt_tokens),
+        "x-mlxguard-queue-ms": str(round(job.queue_s * 1000)),
+        "x-mlxguard-attempts": str(job.answer.attempts),
+        "Via": via.ANSWER,
+    }
+    if fitted.clamped:
+        headers["x-mlxguard-max-tokens"] = str(fitted.max_tokens)
+    if fitted.dropped_messages or fitted.dropped_tokens:
+        headers["x-mlxguard-truncated"] = (
+            f"messages={fitted.dropped_messages}; tokens={fitted.dropped_tokens}"
+        )
+    return headers

@@ -1,0 +1,1 @@
+"""Part of the target layout; see its modules for what each is for."""

@@ -1,0 +1,134 @@
+"""Pure. The typed request that every later step works on."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import orjson
+
+from proxy.request import sampling
+from proxy.request.allowlist import Allowlist
+from proxy.request.images import ImagePolicy, Remote, image_part
+from proxy.request.messages import Message
+from proxy.request.model_names import CHILD_MODEL
+
+#: Characters of a text that tell what session it belongs to.
+_BEGINNING = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class ChatPrompt:
+    """What the chat template is given."""
+
+    messages: tuple[Message, ...]
+    tools: tuple[dict[str, Any], ...] | None = None
+    template_kwargs: dict[str, Any] = field(default_factory=dict)
+    role_mapping: dict[str, str] | None = None
+
+    def fields(self) -> dict[str, Any]:
+        """The part of the child's request body that makes the prompt."""
+        body: dict[str, Any] = {"messages": self.messages}
+        if self.tools:
+            body["tools"] = self.tools
+        if self.template_kwargs:
+            body["chat_template_kwargs"] = self.template_kwargs
+        if self.role_mapping:
+            body["role_mapping"] = self.role_mapping
+        return body
+
+
+@dataclass(frozen=True, slots=True)
+class TextPrompt:
+    """A prompt of the completions API: no template."""
+
+    text: str
+
+    def fields(self) -> dict[str, Any]:
+        """The part of the child's request body that makes the prompt."""
+        return {"prompt": self.text}
+
+
+Prompt = ChatPrompt | TextPrompt
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """What the checks need from the model. `vocab_size`: logits per token; None before it is known, and
+    then `CompletionRequest.bounded` must be called before the request goes to the child."""
+
+    vocab_size: int | None = None
+    allowance: Allowlist = field(default_factory=Allowlist)
+    pictures: ImagePolicy = field(default_factory=ImagePolicy)
+
+
+@dataclass(frozen=True, slots=True)
+class CompletionRequest:
+    """One request as it was understood. `sampling` is forwarded as it is; `dropped` names fields left out.
+
+    `variant`: adapter and draft model. `remote`: images that must be fetched before it goes to the child.
+    """
+
+    prompt: Prompt
+    model: str | None = None
+    stream: bool = False
+    include_usage: bool = False
+    logprobs: bool = False
+    max_tokens: int | None = None
+    sampling: dict[str, Any] = field(default_factory=dict)
+    dropped: tuple[str, ...] = ()
+    variant: dict[str, str] = field(default_factory=dict)
+    remote: tuple[Remote, ...] = ()
+
+    @property
+    def is_chat(self) -> bool:
+        return isinstance(self.prompt, ChatPrompt)
+
+    def bounded(self, vocab_size: int) -> CompletionRequest:
+        """The request within a vocabulary of `vocab_size` logits. Raises InvalidRequest."""
+        return replace(self, sampling=sampling.bounded(self.sampling, vocab_size))
+
+    def with_pictures(self, urls: Sequence[str]) -> CompletionRequest:
+        """The request with `data:` URLs in place of its remote ones, in order."""
+        assert isinstance(self.prompt, ChatPrompt), "only messages have images"
+        messages = list(self.prompt.messages)
+        for remote, url in zip(self.remote, urls, strict=True):
+            message = messages[remote.message]
+            content = [*message["content"]]
+            content[remote.part] = image_part(url)
+            messages[remote.message] = {**message, "content": content}
+        return replace(self, prompt=replace(self.prompt, messages=tuple(messages)), remote=())
+
+    def upstream_body(self, *, prompt: Prompt, max_tokens: int, stream: bool) -> bytes:
+        """The JSON that the child is sent: `prompt` and `max_tokens` as fitted, streamed or not.
+
+        Raises nothing: every part was checked, and orjson takes what it gave.
+        """
+        body = {
+            "model": CHILD_MODEL,
+            **prompt.fields(),
+            **self.sampling,
+            **self.variant,
+            "max_tokens": max_tokens,
+            "stream": stream,
+        }
+        if stream:
+            body["stream_options"] = {"include_usage": True}
+        if self.logprobs:
+            body["logprobs"] = True
+        return orjson.dumps(body)
+
+    def session(self) -> str:
+        """16 hex digits that stay the same while a conversation grows: of what its user said first."""
+        if isinstance(self.prompt, TextPrompt):
+            return hashlib.sha256(self.prompt.text[:_BEGINNING].encode()).hexdigest()[:16]
+        said = (message for message in self.prompt.messages if message["role"] == "user")
+        first = next(said, self.prompt.messages[0])
+        return hashlib.sha256(orjson.dumps(first)).hexdigest()[:16]
+
+    def fingerprint(self) -> str:
+        """16 hex digits that are equal for requests with the same prompt and sampling, in any spelling."""
+        canonical = {**self.prompt.fields(), **self.sampling, **self.variant, "logprobs": self.logprobs}
+        return hashlib.sha256(orjson.dumps(canonical, option=orjson.OPT_SORT_KEYS)).hexdigest()[:16]

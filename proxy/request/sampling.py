@@ -1,0 +1,146 @@
+"""How tokens are chosen: every sampling field of the server, with the range in which it does not die of it.
+
+Sources: `APIHandler.validate_model_parameters` and `sample_utils.py` of mlx-lm 0.32.2. What the server
+accepts and then dies of (its generation thread runs the sampler outside any try) is mended or refused here.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from proxy.request.fields import boolean, integer, mapping, number, refuse, string
+
+#: Below these the sampler divides by nothing or keeps nothing: the same choice in numbers it can use.
+_COLDEST, _NARROWEST = 1e-3, 1e-6
+#: Tokens that a penalty looks back on; more than any context, and far below where array slices overflow.
+_LONGEST_LOOKBACK = 2**20
+#: The server builds an automaton over the characters of all stop strings and keeps a hundred of them.
+_MOST_STOPS, _STOP_CHARACTERS = 64, 4096
+_TOKEN_ID = re.compile(r"[0-9]{1,9}\Z", re.ASCII)
+
+
+def _temperature(value: Any, param: str) -> float:
+    heat = number(value, param, 0, 100)
+    return heat if heat >= _COLDEST else 0.0
+
+
+def _top_p(value: Any, param: str) -> float:
+    share = number(value, param, 0, 1)
+    return share if share == 0 or share >= _NARROWEST else _NARROWEST
+
+
+def _top_k(value: Any, param: str) -> int | None:
+    count = integer(value, param, -1, 2**63)
+    return count if count > 0 else None  # -1 and 0 both say "off" (vLLM, llama.cpp)
+
+
+def _min_p(value: Any, param: str) -> float:
+    share = number(value, param, 0, 1)
+    return share if share == 0 or share >= _NARROWEST else _NARROWEST
+
+
+def _penalty(value: Any, param: str) -> float:
+    return number(value, param, -100, 100)
+
+
+def _repetition_penalty(value: Any, param: str) -> float:
+    factor = number(value, param, 0, 100)
+    if 0 < factor < 0.01:
+        refuse(param, "must be 0 (off) or from 0.01 to 100")
+    return factor
+
+
+def _lookback(value: Any, param: str) -> int:
+    return min(integer(value, param, 0, 2**63), _LONGEST_LOOKBACK)
+
+
+def _share(value: Any, param: str) -> float:
+    return number(value, param, 0, 1)
+
+
+def _seed(value: Any, param: str) -> int | None:
+    """mx.random.seed takes an unsigned 64-bit number; a negative one is the same bits. -1 means
+    "random" to llama.cpp and its clients: dropped, since any seed also keeps a request out of the batch."""
+    seed = integer(value, param, -(2**63), 2**64 - 1)
+    return None if seed == -1 else seed % 2**64
+
+
+def _stop(value: Any, param: str) -> list[str] | None:
+    words = [value] if type(value) is str else value
+    if type(words) is not list:
+        refuse(param, "must be a string or a list of strings")
+    if len(words) > _MOST_STOPS:
+        refuse(param, f"must have at most {_MOST_STOPS} strings")
+    checked = [string(word, f"{param}[{index}]", _STOP_CHARACTERS) for index, word in enumerate(words)]
+    if sum(map(len, checked)) > _STOP_CHARACTERS:
+        refuse(param, f"must have at most {_STOP_CHARACTERS} characters together")
+    return [word for word in dict.fromkeys(checked) if word] or None
+
+
+def _logit_bias(value: Any, param: str) -> dict[str, float] | None:
+    biases: dict[str, float] = {}
+    for token, bias in mapping(value, param).items():
+        if not _TOKEN_ID.match(token):
+            refuse(param, "must have token ids as its keys")
+        biases[str(int(token))] = number(bias, f"{param}.{int(token)}", -100, 100)
+    return biases or None
+
+
+_FIELDS: Mapping[str, Callable[[Any, str], Any]] = {
+    "temperature": _temperature,
+    "top_p": _top_p,
+    "top_k": _top_k,
+    "min_p": _min_p,
+    "repetition_penalty": _repetition_penalty,
+    "repetition_context_size": _lookback,
+    "presence_penalty": _penalty,
+    "presence_context_size": _lookback,
+    "frequency_penalty": _penalty,
+    "frequency_context_size": _lookback,
+    "xtc_probability": _share,
+    "xtc_threshold": _share,
+    "logit_bias": _logit_bias,
+    "seed": _seed,
+    "stop": _stop,
+}
+NAMES = frozenset(_FIELDS)
+
+
+def parse(body: Mapping[str, Any]) -> dict[str, Any]:
+    """The sampling fields of a request as the server may be given them. Raises InvalidRequest."""
+    fields = {
+        name: checked
+        for name, check in _FIELDS.items()
+        if (value := body.get(name)) is not None and (checked := check(value, name)) is not None
+    }
+    if fields.get("xtc_threshold", 0.0) > 0.5:
+        # No two tokens can both be above one half, so XTC does nothing; the sampler raises instead.
+        fields.pop("xtc_threshold")
+        fields.pop("xtc_probability", None)
+    return fields
+
+
+def bounded(fields: Mapping[str, Any], vocab_size: int) -> dict[str, Any]:
+    """The same within a vocabulary of `vocab_size` logits. Raises InvalidRequest for a token outside it.
+
+    A top_k of the whole vocabulary is no restriction, and the sampler raises on it.
+    """
+    if any(int(token) >= vocab_size for token in fields.get("logit_bias", ())):
+        refuse("logit_bias", "must have ids of this model's vocabulary as its keys")
+    return {name: value for name, value in fields.items() if name != "top_k" or value < vocab_size}
+
+
+def parse_logprobs(body: Mapping[str, Any], *, is_chat: bool) -> tuple[bool, int]:
+    """Whether logprobs are asked for, and of how many alternatives (0 to 11, the server's most).
+
+    The old completions API counts alternatives in `logprobs` itself. `top_logprobs` implies `logprobs`.
+    """
+    asked = body.get("logprobs")
+    if not is_chat and type(asked) is int:
+        return True, integer(asked, "logprobs", 0, 11)
+    wanted = asked is not None and boolean(asked, "logprobs")
+    top = body.get("top_logprobs")
+    count = 0 if top is None else integer(top, "top_logprobs", -1, 11)
+    return wanted or count > 0, max(count, 0)

@@ -1,0 +1,24 @@
+"""What broke in an exchange with the child, and the exception that carries it."""
+
+from __future__ import annotations
+
+from enum import Enum, auto
+
+
+class BreakKind(Enum):
+    """How an attempt ended without a complete answer."""
+
+    NOT_CONNECTED = auto()  # the request never reached the child
+    CUT = auto()  # the answer stopped, or none came
+    INVALID = auto()  # the child refused the request before it gave it to the model
+    REJECTED = auto()  # the child answered with an error that can mean either
+    ENDED = auto()  # by ourselves, before the child ran out of memory
+
+
+class UpstreamBroken(Exception):
+    """No complete answer. `how` says what came, `detail` what the child said; neither says why."""
+
+    def __init__(self, how: BreakKind, detail: str) -> None:
+        super().__init__(detail)
+        self.how = how
+        self.detail = detail

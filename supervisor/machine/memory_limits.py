@@ -1,0 +1,124 @@
+"""What limits memory on this machine beside RAM: control groups, Metal's wired limit, an NVIDIA card.
+
+The macOS half follows `man sysctl` and recorded outputs; it has been written on Linux and has not been run
+on a Mac.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from supervisor.machine.system import free_memory, sysctl, total_memory
+from supervisor.memory_model.ceiling import Readings
+
+_MIB = 2**20
+#: cgroup v1 writes the largest multiple of a page where there is no limit.
+_NO_LIMIT = 2**62
+
+
+def read(backend: str, working_set: int | None) -> Readings:
+    """Everything now. `backend` and `working_set` come from the probe: only MLX knows them."""
+    limit, used = cgroup_memory() or (None, 0)
+    gpu_total, gpu_free = (nvidia_memory() if backend == "cuda" else None) or (None, None)
+    return Readings(
+        total=total_memory(),
+        available=free_memory(),
+        backend=backend,
+        working_set=working_set,
+        wired_limit=wired_limit(),
+        cgroup_limit=limit,
+        cgroup_used=used,
+        gpu_total=gpu_total,
+        gpu_free=gpu_free,
+    )
+
+
+def cgroup_memory(
+    root: Path = Path("/sys/fs/cgroup"), membership: Path = Path("/proc/self/cgroup")
+) -> tuple[int, int] | None:
+    """(limit, used) of the group around this process that has least left; None without a limit.
+
+    Linux kernel documentation, admin-guide/cgroup-v2.rst (memory.max, memory.current) and
+    cgroup-v1/memory.rst. Inactive file pages are given up under pressure, so they are not counted as used.
+    """
+    try:
+        lines = membership.read_text(encoding="ascii").splitlines()
+    except OSError:
+        return None
+    found = [reading for line in lines for reading in _groups(root, line)]
+    return min(found, key=lambda reading: reading[0] - reading[1], default=None)
+
+
+def _groups(root: Path, line: str) -> Iterator[tuple[int, int]]:
+    """Limits of one line of /proc/self/cgroup: of its group and of all groups above."""
+    _, controllers, path = line.split(":", 2)
+    if not controllers:
+        base, limit, used, inactive = root, "memory.max", "memory.current", "inactive_file"
+    elif "memory" in controllers.split(","):
+        base, limit, used = root / "memory", "memory.limit_in_bytes", "memory.usage_in_bytes"
+        inactive = "total_inactive_file"
+    else:
+        return
+    # In a container the path may be the host's, which is not there: its root is then the container's group.
+    inside = PurePosixPath(path.lstrip("/"))
+    for group in (base / inside, *(base / above for above in inside.parents), base):
+        reading = _group(group, limit, used, inactive)
+        if reading is not None:
+            yield reading
+
+
+def _group(folder: Path, limit: str, used: str, inactive: str) -> tuple[int, int] | None:
+    try:
+        most = (folder / limit).read_text(encoding="ascii").strip()
+        now = int((folder / used).read_text(encoding="ascii"))
+        statistics = (folder / "memory.stat").read_text(encoding="ascii")
+    except OSError:
+        return None
+    if most == "max" or int(most) >= _NO_LIMIT:
+        return None
+    cached = next((int(n) for name, n in map(str.split, statistics.splitlines()) if name == inactive), 0)
+    return int(most), max(0, now - cached)
+
+
+def wired_limit(platform: str = sys.platform) -> int | None:
+    """`sysctl iogpu.wired_limit_mb` in bytes: 0 means Metal's own; None where the system has none."""
+    if platform != "darwin":
+        return None
+    answer = sysctl("iogpu.wired_limit_mb")
+    return int(answer) * _MIB if answer is not None and answer.isdigit() else None
+
+
+class _NvmlMemory(ctypes.Structure):
+    """`nvmlMemory_t` of nvml.h."""
+
+    _fields_ = (("total", ctypes.c_ulonglong), ("free", ctypes.c_ulonglong), ("used", ctypes.c_ulonglong))
+
+
+def nvidia_memory(environ: Mapping[str, str] = os.environ) -> tuple[int, int] | None:
+    """(total, free) bytes of the card that the child will use, from NVML; None if it does not tell."""
+    try:
+        nvml: Any = ctypes.CDLL("libnvidia-ml.so.1")
+    except OSError:
+        return None
+    if nvml.nvmlInit_v2() != 0:
+        return None
+    try:
+        handle, memory = ctypes.c_void_p(), _NvmlMemory()
+        if _handle(nvml, environ, handle) != 0 or nvml.nvmlDeviceGetMemoryInfo(handle, ctypes.byref(memory)):
+            return None
+        return int(memory.total), int(memory.free)
+    finally:
+        nvml.nvmlShutdown()
+
+
+def _handle(nvml: Any, environ: Mapping[str, str], handle: ctypes.c_void_p) -> int:
+    """The first card that CUDA_VISIBLE_DEVICES shows, by number or UUID; returns NVML's status."""
+    first = environ.get("CUDA_VISIBLE_DEVICES", "").split(",")[0].strip() or "0"
+    if first.isdigit():
+        return int(nvml.nvmlDeviceGetHandleByIndex_v2(int(first), ctypes.byref(handle)))
+    return int(nvml.nvmlDeviceGetHandleByUUID(first.encode(), ctypes.byref(handle)))

@@ -1,0 +1,66 @@
+"""A law that is never below the truth, from config.json alone, for models that cannot be traced. Pure.
+
+It takes every size that the configuration names at its largest, in float32, for every layer; so it may be
+many times too large, and is always printed as a bound.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from supervisor.memory_model.kv_cache import CachePart, CostModel, GrowthKind
+
+_ITEM = 4
+_LAYERS = ("num_hidden_layers", "num_layers", "n_layers", "n_layer", "num_transformer_layers")
+_HEADS = (
+    "num_attention_heads",
+    "num_heads",
+    "n_heads",
+    "n_head",
+    "linear_num_value_heads",
+    "mamba_num_heads",
+)
+_HEAD_SIZES = ("head_dim", "v_head_dim", "global_head_dim", "linear_value_head_dim", "kv_channels")
+_WIDTHS = ("hidden_size", "d_model", "n_embd", "model_dim", "hidden_dim", "mamba_d_ssm", "intermediate_size")
+_STATES = (
+    "state_size",
+    "ssm_state_size",
+    "mamba_d_state",
+    "d_state",
+    "mamba_head_dim",
+    "linear_key_head_dim",
+)
+#: Layers may have two attentions (longcat_flash), each with a key and a value.
+_BUFFERS = 4
+
+
+def bound(config: Mapping[str, Any]) -> CostModel:
+    """Rows for full attention in every layer, and a linear-attention state in every layer too."""
+    text = config.get("text_config")
+    every = {**config, **text} if isinstance(text, dict) else dict(config)
+    layers = max(_numbers(every, _LAYERS), default=1) * max(_numbers(every, ("num_loops",)), default=1)
+    width = max(_numbers(every, _WIDTHS), default=1)
+    heads = max(_numbers(every, _HEADS), default=1)
+    size = max((*_numbers(every, _HEAD_SIZES), width // heads, _latent(every)), default=1)
+    row = layers * _BUFFERS * max(heads * size, width) * _ITEM
+    state = max((*_numbers(every, _STATES), size, 16))
+    return CostModel(
+        (
+            CachePart(GrowthKind.GROWING, row, itemsize=_ITEM, caches=layers),
+            CachePart(GrowthKind.CONSTANT, row * state, itemsize=_ITEM, caches=layers),
+        )
+    )
+
+
+def _latent(config: Mapping[str, Any]) -> int:
+    """A compressed row of multi-head latent attention, or a key made of its two halves."""
+    parts = ("kv_lora_rank", "qk_rope_head_dim", "qk_nope_head_dim")
+    return sum(_numbers(config, parts))
+
+
+def _numbers(config: Mapping[str, Any], names: Iterable[str]) -> list[int]:
+    """The positive whole numbers among these; of a list (a size per layer) the largest."""
+    found = (config.get(name) for name in names)
+    flat = (each for value in found for each in (value if isinstance(value, list) else (value,)))
+    return [each for each in flat if isinstance(each, int) and not isinstance(each, bool) and each > 0]

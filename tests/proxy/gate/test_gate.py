@@ -1,0 +1,230 @@
+"""The gate's shell: futures, cancelling and its one timer."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from proxy.errors import Unavailable
+from proxy.gate.admission import AdmissionPreview
+from proxy.gate.budget import Budget
+from proxy.gate.corrections import Correction, Corrections, PeakSample
+from proxy.gate.gate import Gate
+from proxy.gate.queue import Ticket
+from proxy.gate.slot import NoRoomEver
+from tests.support.law import Padded
+
+
+def a_gate(running: int = 1, waiting: int = 10, ceiling: int | None = None, **more: Any) -> Gate:
+    budget = Budget(max_running=running, ceiling=ceiling, costs=Padded())
+    return Gate(budget, max_waiting=waiting, clock=asyncio.get_running_loop().time, **more)
+
+
+def a_prompt(gate: Gate, id: str, prompt: int, max_tokens: int = 16) -> Ticket:
+    now = asyncio.get_running_loop().time()
+    return gate.ticket(id, "client", arrived=now, deadline=now + 100, prompt=prompt, max_tokens=max_tokens)
+
+
+def ticket(id: str, *, within_s: float = 100.0) -> Ticket:
+    now = asyncio.get_running_loop().time()
+    return Ticket(id, "client", arrived=now, deadline=now + within_s)
+
+
+async def hold(gate: Gate, id: str, release: asyncio.Event) -> None:
+    with gate.enter(ticket(id)) as place:
+        await place.granted()
+        await release.wait()
+
+
+async def turns() -> None:
+    for _ in range(5):
+        await asyncio.sleep(0)
+
+
+async def test_one_runs_one_waits() -> None:
+    gate, release = a_gate(), asyncio.Event()
+    first, second = (asyncio.create_task(hold(gate, id, release)) for id in "ab")
+    await turns()
+    snapshot = gate.snapshot()
+    assert (snapshot.running, snapshot.waiting, snapshot.budget.max_running) == (1, 1, 1)
+    assert (gate.position("a"), gate.position("b")) == (None, 1)
+
+    release.set()
+    await asyncio.gather(first, second)
+
+    assert (gate.snapshot().running, gate.snapshot().waiting) == (0, 0)
+
+
+async def test_a_grant_at_once_does_not_let_others_run() -> None:
+    """No await between reading the state and changing it."""
+    gate = a_gate()
+    ran: list[str] = []
+    asyncio.get_running_loop().call_soon(ran.append, "other")
+    with gate.enter(ticket("a")) as place:
+        await place.granted()
+        assert ran == []
+
+
+async def test_the_deadline_refuses() -> None:
+    gate, release = a_gate(), asyncio.Event()
+    holder = asyncio.create_task(hold(gate, "a", release))
+    await turns()
+
+    with pytest.raises(Unavailable) as refusal, gate.enter(ticket("b", within_s=0.01)) as place:
+        await place.granted()
+
+    assert refusal.value.reason == "queue_deadline"
+    assert gate.snapshot().waiting == 0
+    release.set()
+    await holder
+
+
+async def test_a_full_queue_refuses() -> None:
+    gate = a_gate(running=0, waiting=0)
+    with pytest.raises(Unavailable) as refusal, gate.enter(ticket("a")) as place:
+        await place.granted()
+    assert refusal.value.reason == "queue_full"
+
+
+async def test_a_refusal_that_nobody_waits_for_is_no_fault() -> None:
+    with a_gate(running=0, waiting=0).enter(ticket("a")):
+        pass
+
+
+async def test_who_is_cancelled_while_waiting_leaves() -> None:
+    gate, release = a_gate(), asyncio.Event()
+    first, second = (asyncio.create_task(hold(gate, id, release)) for id in "ab")
+    await turns()
+    second.cancel()
+    await turns()
+    assert gate.snapshot().waiting == 0
+    release.set()
+    await first
+
+
+async def test_a_grant_to_one_who_was_just_cancelled_is_not_lost() -> None:
+    gate, release = a_gate(), asyncio.Event()
+    first, second, third = (asyncio.create_task(hold(gate, id, release)) for id in "abc")
+    await turns()
+    second.cancel()
+    first.cancel()  # its place goes to the second, whose own leaving comes after
+    await turns()
+    assert (gate.snapshot().running, gate.snapshot().waiting) == (1, 0)
+    release.set()
+    await third
+
+
+async def test_again_waits_for_another_grant() -> None:
+    gate = a_gate()
+    with gate.enter(ticket("a")) as place:
+        await place.granted()
+        gate.set_budget(Budget(max_running=0))
+        place.again()
+        assert place.position == 1
+        waiting = asyncio.create_task(place.granted())
+        await turns()
+        assert not waiting.done()
+
+        gate.set_budget(Budget(max_running=1))
+        await waiting
+        assert place.position is None
+
+
+async def test_a_place_that_is_kept_outlives_its_block() -> None:
+    gate = a_gate()
+    with gate.enter(ticket("a")) as place:
+        await place.granted()
+        release, other = place.keep(), place.keep()
+    assert (gate.snapshot().running, gate.snapshot().leaving) == (1, 1)
+    release()
+    assert gate.snapshot().running == 1
+    other()
+    assert (gate.snapshot().running, gate.snapshot().leaving) == (0, 0)
+
+
+async def test_another_has_the_place_of_one_that_the_child_drops_soon() -> None:
+    gate = a_gate(ceiling=1010)
+    with gate.enter(a_prompt(gate, "a", 300)) as place:
+        await place.granted()
+        release = place.keep()
+        with gate.enter(a_prompt(gate, "b", 300)) as second:
+            assert second.position == 1
+            place.dropped = True
+    assert (gate.snapshot().running, gate.snapshot().leaving) == (1, 1)
+    with gate.enter(a_prompt(gate, "c", 300)) as third:
+        await third.granted()
+        assert gate.snapshot().places_taken == 1
+        assert gate.snapshot().running == 2, "what the first holds is still reckoned with"
+        with gate.enter(a_prompt(gate, "d", 600)) as fourth:
+            assert fourth.position == 1
+            release()
+    assert gate.snapshot().running == 0
+
+
+async def test_a_place_that_is_released_within_its_block_ends_with_it() -> None:
+    gate = a_gate()
+    with gate.enter(ticket("a")) as place:
+        await place.granted()
+        place.keep()()
+        assert gate.snapshot().running == 1
+    assert (gate.snapshot().running, gate.snapshot().leaving) == (0, 0)
+
+
+async def test_who_never_fits_is_told_what_does() -> None:
+    gate = a_gate(8, ceiling=1010)
+    with pytest.raises(NoRoomEver) as refusal, gate.enter(a_prompt(gate, "a", 1500)) as place:
+        await place.granted()
+    assert refusal.value.limit == 1010 - 10 - 16
+    asked = [gate.would_run("c", prompt, 16) for prompt in (100, 1500)]
+    assert asked == [AdmissionPreview.NOW, AdmissionPreview.NEVER]
+
+
+async def test_completions_are_foretold_from_a_clients_past() -> None:
+    gate = a_gate()
+    assert a_prompt(gate, "a", 5, max_tokens=65_536).need.completion == 1024
+    for _ in range(95):
+        gate.answered("client", 100)
+    assert a_prompt(gate, "a", 5, max_tokens=65_536).need.completion < 200
+    assert a_prompt(gate, "a", 5, max_tokens=16).need.completion == 16
+
+
+async def test_what_was_predicted_is_held_against_what_was_seen() -> None:
+    samples: list[PeakSample] = []
+    rises: list[int] = []
+    gate = a_gate(8, ceiling=1010, on_sample=samples.append)
+    gate.saw(10, 10)
+    with gate.enter(a_prompt(gate, "a", 184), rises.append) as place:
+        await place.granted()
+        assert place.reserved == 200
+        assert [(id, need.prompt, reserved) for id, need, reserved in gate.running()] == [("a", 184, 200)]
+        place.grew(40)
+        gate.saw(90, 130)
+        gate.saw(90, 130)
+    assert samples == [PeakSample(200, 120, together=False)]
+    assert rises == [120, 120]
+    gate.saw(5)
+
+
+async def test_memory_that_runs_short_and_what_is_retained() -> None:
+    gate = a_gate(8, ceiling=1010)
+    gate.hold(on=True)
+    gate.hold(on=True)
+    with gate.enter(a_prompt(gate, "a", 500)) as place:
+        assert (place.position, gate.snapshot().held) == (1, True)
+        gate.set_retained(600)
+        gate.hold(on=False)
+        assert (gate.lacking(), gate.snapshot().retained) == (115, 600)
+        gate.set_budget(replace(gate.snapshot().budget, ceiling=1200))
+        await place.granted()
+        assert gate.snapshot().reserved == 10 + 516 + 600
+
+
+async def test_what_an_earlier_proxy_learned_of_the_law_is_gone_on_from() -> None:
+    gate = a_gate()
+    learned = Corrections(together=Correction(1.2, (), at=asyncio.get_running_loop().time()))
+    gate.correct(learned)
+    assert gate.corrections == learned
+    assert gate.snapshot().corrections == pytest.approx((1.0, 1.2))

@@ -1,0 +1,51 @@
+from __future__ import annotations
+
+import pytest
+
+from proxy.http.connection_limits import ConnectionCounts, ConnectionVerdict, source_of
+
+
+def test_one_address_cannot_take_all_places() -> None:
+    census = ConnectionCounts(total=3, per_address=2)
+    assert [census.enter("10.0.0.1") for _ in range(3)] == [
+        ConnectionVerdict.ADMITTED,
+        ConnectionVerdict.ADMITTED,
+        ConnectionVerdict.REFUSED,
+    ]
+    assert census.enter("10.0.0.2") is ConnectionVerdict.ADMITTED
+    assert census.enter("10.0.0.3") is ConnectionVerdict.REFUSED, "the total holds too"
+
+
+def test_a_place_is_free_again_when_its_holder_leaves() -> None:
+    census = ConnectionCounts(total=1, per_address=1)
+    assert census.enter("::1") is ConnectionVerdict.ADMITTED
+    assert census.enter("::1") is ConnectionVerdict.REFUSED
+    census.leave("::1", ConnectionVerdict.REFUSED)
+    assert census.enter("::1") is ConnectionVerdict.REFUSED, "a refused one gives no place back"
+    census.leave("::1", ConnectionVerdict.ADMITTED)
+    assert census.enter("::1") is ConnectionVerdict.ADMITTED
+    assert len(census) == 1
+
+
+def test_a_flood_of_refusals_is_dropped() -> None:
+    census = ConnectionCounts(total=0, per_address=1)
+    entries = [census.enter("10.0.0.1") for _ in range(100)]
+    assert entries.count(ConnectionVerdict.REFUSED) == 64
+    assert entries[-1] is ConnectionVerdict.DROPPED
+    census.leave("10.0.0.1", ConnectionVerdict.REFUSED)
+    assert census.enter("10.0.0.1") is ConnectionVerdict.REFUSED
+
+
+@pytest.mark.parametrize(
+    ("address", "source"),
+    [
+        ("127.0.0.1", "127.0.0.1"),
+        ("::ffff:10.0.0.1", "10.0.0.1"),
+        ("2001:db8::1", "2001:db8::/64"),
+        ("2001:db8::2", "2001:db8::/64"),
+        ("fe80::1%en0", "fe80::/64"),
+        ("", ""),
+    ],
+)
+def test_what_is_counted_together(address: str, source: str) -> None:
+    assert source_of(address) == source

@@ -1,0 +1,217 @@
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from pathlib import Path
+from typing import cast
+
+import pytest
+
+from proxy.config.settings import Settings
+from proxy.errors import RestartingFailed, Unavailable
+from proxy.planning import preparation
+from proxy.planning.planner import Planner
+from proxy.planning.preparation import Preparation
+from proxy.prompt.counter import TokenCounter, TokenizerInfo, TokenizerUnavailable
+from supervisor.lifecycle.causes import Cause
+from supervisor.memory_model.activations import Model, Traced
+from supervisor.memory_model.ceiling import Ceiling
+from supervisor.memory_model.flags import FlagOverrides
+from supervisor.memory_model.kv_cache import CachePart, CostModel, GrowthKind
+from supervisor.memory_model.plan import Plan, plan
+from supervisor.model.resolve import ModelUnavailable
+from supervisor.supervisor import CannotStart
+
+INFO = TokenizerInfo(
+    vocab_size=100, context_length=4096, has_chat_template=True, has_tool_calling=False, has_thinking=False
+)
+
+
+class FakeTokens:
+    """Loads when the test says so."""
+
+    def __init__(self) -> None:
+        self.loaded: asyncio.Future[TokenizerInfo] = asyncio.get_running_loop().create_future()
+        self.starts: list[tuple[Path, tuple[str, ...]]] = []
+        self.stopped = False
+
+    async def start(self, folder: Path, server_argv: Sequence[str]) -> TokenizerInfo:
+        self.starts.append((folder, tuple(server_argv)))
+        return await self.loaded
+
+    async def stop(self) -> None:
+        self.stopped = True
+
+
+@pytest.fixture
+def model(monkeypatch: pytest.MonkeyPatch) -> list[Path | Exception]:
+    """What looking for the model gives, one after another."""
+    found: list[Path | Exception] = [Path("/models/a")]
+
+    async def resolve(path: str, revision: str | None, cache_dir: Path) -> Path:
+        result = found.pop(0) if len(found) > 1 else found[0]
+        if isinstance(result, Exception):
+            raise result
+        return result
+
+    monkeypatch.setattr(preparation, "resolve", resolve)
+    return found
+
+
+def make(tokens: FakeTokens, **prompt: object) -> Preparation:
+    settings = Settings.model_validate({"prompt": prompt})
+    return Preparation(settings, cast("TokenCounter", tokens), Path("/cache"))
+
+
+async def test_the_child_may_start_before_the_tokenizer_is_loaded(model: list[Path | Exception]) -> None:
+    tokens = FakeTokens()
+    made = make(tokens)
+    launch = await made.prepare()
+    assert launch.argv[:2] == ("--model", "/models/a")
+    assert made.prepared is None
+    with pytest.raises(Unavailable):
+        await made.ready(0)
+    tokens.loaded.set_result(INFO)
+    ready = await made.ready(5)
+    assert ready.limits.max_prompt_tokens == 4096
+    assert ready.bounds.vocab_size == 100
+    assert tokens.starts == [(Path("/models/a"), launch.argv)]
+
+
+async def test_a_restart_does_not_load_the_tokenizer_again(model: list[Path | Exception]) -> None:
+    tokens = FakeTokens()
+    made = make(tokens)
+    await made.prepare()
+    await made.prepare()  # the child died while the tokenizer was loading
+    tokens.loaded.set_result(INFO)
+    await made.ready(5)
+    await made.prepare()
+    assert len(tokens.starts) == 1
+
+
+async def test_a_fixed_limit_is_kept(model: list[Path | Exception]) -> None:
+    tokens = FakeTokens()
+    tokens.loaded.set_result(INFO)
+    made = make(tokens, max_prompt_tokens=100, prompt_overflow_policy="truncate", prompt_keep_tokens=10)
+    await made.prepare()
+    limits = (await made.ready(5)).limits
+    assert (limits.max_prompt_tokens, limits.policy, limits.keep_tokens) == (100, "truncate", 10)
+
+
+async def test_a_model_that_cannot_be_had_fails_requests_at_once_and_can_be_tried_again(
+    model: list[Path | Exception],
+) -> None:
+    model[:] = [ModelUnavailable("there is no folder /models/a"), Path("/models/a")]
+    tokens = FakeTokens()
+    tokens.loaded.set_result(INFO)
+    made = make(tokens)
+    with pytest.raises(CannotStart) as caught:
+        await made.prepare()
+    assert caught.value.cause is Cause.BAD_MODEL
+    with pytest.raises(RestartingFailed):
+        await made.ready(5)
+    await made.prepare()
+    assert (await made.ready(5)).folder == Path("/models/a")
+
+
+async def test_a_tokenizer_that_cannot_be_loaded_fails_requests_at_once(
+    model: list[Path | Exception],
+) -> None:
+    tokens = FakeTokens()
+    tokens.loaded.set_exception(TokenizerUnavailable("tokenizer.json is damaged"))
+    made = make(tokens)
+    await made.prepare()
+    assert made.failure is None
+    with pytest.raises(RestartingFailed) as caught:
+        await made.ready(5)
+    assert "cannot be loaded" in caught.value.message
+    assert made.failure == "tokenizer.json is damaged"
+
+
+async def test_stopping_gives_up_what_is_loading(model: list[Path | Exception]) -> None:
+    tokens = FakeTokens()
+    made = make(tokens)
+    await made.prepare()
+    await made.stop()
+    assert tokens.stopped
+
+
+@pytest.fixture
+def planned(monkeypatch: pytest.MonkeyPatch) -> list[Plan | Exception]:
+    """What planning gives, one after another."""
+    made: list[Plan | Exception] = []
+
+    async def make_plan(planner: Planner, folder: Path) -> Plan:
+        result = made.pop(0)
+        if isinstance(result, Exception):
+            raise result
+        return result
+
+    monkeypatch.setattr(Planner, "plan", make_plan)
+    return made
+
+
+def a_plan(ceiling: int) -> Plan:
+    """Of a model that costs a megabyte per token and has 1 GB of weights."""
+    traced = Traced(law=CostModel((CachePart(GrowthKind.GROWING, 10**6),)))
+    model = Model(weights=10**9, law=traced.law, traced=traced, batched=True)
+    return plan(model, Ceiling(ceiling, "a test"), FlagOverrides(), frozenset({"--prompt-cache-size"}), 4096)
+
+
+async def test_the_plan_sets_flags_limits_and_the_gate(
+    model: list[Path | Exception], planned: list[Plan | Exception]
+) -> None:
+    small = a_plan(7 * 10**9)
+    planned.append(small)
+    told: list[Plan] = []
+    tokens = FakeTokens()
+    made = Preparation(Settings(), cast("TokenCounter", tokens), Path("/cache"), on_plan=told.append)
+    launch = await made.prepare()
+    assert launch.argv[2:] == ("--prompt-cache-size", "10")
+    assert launch.mlx_cache_limit == 350_000_000
+    assert told == [small]
+    tokens.loaded.set_result(INFO)
+    limits = (await made.ready(5)).limits
+    assert limits.max_prompt_tokens == limits.fits_alone == small.max_prompt
+    assert small.max_prompt is not None
+    assert small.max_prompt < 4096
+
+
+async def test_each_start_is_planned_anew(
+    model: list[Path | Exception], planned: list[Plan | Exception]
+) -> None:
+    planned += [a_plan(7 * 10**9), a_plan(10**11)]
+    told: list[Plan] = []
+    made = Preparation(Settings(), cast("TokenCounter", FakeTokens()), Path("/cache"), on_plan=told.append)
+    first, second = await made.prepare(), await made.prepare()
+    assert first.mlx_cache_limit != second.mlx_cache_limit
+    assert len(told) == 2
+    await made.stop()
+
+
+async def test_what_clients_are_told_changes_with_the_restart(
+    model: list[Path | Exception], planned: list[Plan | Exception]
+) -> None:
+    before, after = a_plan(7 * 10**9), a_plan(6 * 10**9)
+    planned += [before, after]
+    tokens = FakeTokens()
+    tokens.loaded.set_result(INFO)
+    made = make(tokens)
+    await made.prepare()
+    assert (await made.ready(5)).limits.max_prompt_tokens == before.max_prompt
+    await made.prepare()
+    assert (await made.ready(0)).limits.max_prompt_tokens == after.max_prompt
+    assert (after.max_prompt or 0) < (before.max_prompt or 0)
+    assert len(tokens.starts) == 1
+
+
+@pytest.mark.parametrize("failure", [OSError("no folder"), KeyError("a bug")])
+async def test_a_plan_that_fails_leaves_the_servers_defaults(
+    model: list[Path | Exception], planned: list[Plan | Exception], failure: Exception
+) -> None:
+    planned.append(failure)
+    tokens = FakeTokens()
+    made = make(tokens)
+    assert (await made.prepare()).argv == ("--model", "/models/a")
+    tokens.loaded.set_result(INFO)
+    assert (await made.ready(5)).limits.max_prompt_tokens == 4096
