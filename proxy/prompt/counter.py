@@ -113,14 +113,14 @@ class TokenCounter:
         request = {"op": "count", "prompt": prompt.fields(), "limit": limit}
         return int(await self._ask(request, prompt))
 
-    async def count_and_foresee(
+    async def count_and_predict(
         self, prompt: Prompt, limit: int | None, *, of: str, batched: bool
     ) -> tuple[int, dict[str, Any] | None]:
         """A count, and what the worker's `CachePredictor` says of a prompt of at most `limit` tokens.
 
         It is followed as `of` from now on. Raises as `count`.
         """
-        request = {"op": "count_and_foresee", "prompt": prompt.fields(), "limit": limit}
+        request = {"op": "count_and_predict", "prompt": prompt.fields(), "limit": limit}
         count, told = await self._ask({**request, "of": of, "batched": batched}, prompt)
         return count, told
 
@@ -138,9 +138,9 @@ class TokenCounter:
         text, count = await self._ask(request, prompt)
         return TextPrompt(text), count
 
-    async def foresight(self, do: str, prompt: Prompt | None = None, **fields: Any) -> Any | None:
+    async def ask_predictor(self, do: str, prompt: Prompt | None = None, **fields: Any) -> Any | None:
         """Ask the worker's `CachePredictor`; None if it cannot answer, since nothing depends on it."""
-        request = {"op": "foresight", "do": do, "incremental": self._incremental, **fields}
+        request = {"op": "predictor", "do": do, "incremental": self._incremental, **fields}
         if prompt is not None:
             request["prompt"] = prompt.fields()
         try:
@@ -149,10 +149,10 @@ class TokenCounter:
             log.warning("not_foreseen", extra={"what": do, "reason": type(error).__name__})
             return None
 
-    def tell(self, do: str, **fields: Any) -> None:
+    def tell_predictor(self, do: str, **fields: Any) -> None:
         """Tell the worker's `CachePredictor` something, in order with the questions to it."""
         if self._worker is not None and self._worker.alive:
-            self._worker.tell({"op": "foresight", "do": do, "incremental": self._incremental, **fields})
+            self._worker.tell({"op": "predictor", "do": do, "incremental": self._incremental, **fields})
 
     def check(self, ours: int, served: int) -> None:
         """Compare a count of ours with the child's own; where they differ, count in full for good."""
@@ -256,7 +256,7 @@ def translated(refusal: TokenizerRefused, prompt: Prompt) -> Exception:
     if refusal.kind == "MemoryError":
         return Unavailable("tokenizer_memory")
     reason = "The model's tokenizer does not accept it."
-    if refusal.kind == "BadPicture":
+    if refusal.kind == "BadImage":
         reason = str(refusal)
     elif refusal.kind == "TemplateError":
         reason = "The model's chat template says: " + _DIGITS.sub("N", str(refusal))[:_LONGEST_REASON]

@@ -11,7 +11,7 @@ import orjson
 
 from proxy.request import sampling
 from proxy.request.allowlist import Allowlist
-from proxy.request.images import ImagePolicy, Remote, image_part
+from proxy.request.images import ImagePolicy, RemoteImage, image_part
 from proxy.request.messages import Message
 from proxy.request.model_names import CHILD_MODEL
 
@@ -60,8 +60,8 @@ class Bounds:
     then `CompletionRequest.bounded` must be called before the request goes to the child."""
 
     vocab_size: int | None = None
-    allowance: Allowlist = field(default_factory=Allowlist)
-    pictures: ImagePolicy = field(default_factory=ImagePolicy)
+    allowlist: Allowlist = field(default_factory=Allowlist)
+    images: ImagePolicy = field(default_factory=ImagePolicy)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +80,7 @@ class CompletionRequest:
     sampling: dict[str, Any] = field(default_factory=dict)
     dropped: tuple[str, ...] = ()
     variant: dict[str, str] = field(default_factory=dict)
-    remote: tuple[Remote, ...] = ()
+    remote: tuple[RemoteImage, ...] = ()
 
     @property
     def is_chat(self) -> bool:
@@ -90,7 +90,7 @@ class CompletionRequest:
         """The request within a vocabulary of `vocab_size` logits. Raises InvalidRequest."""
         return replace(self, sampling=sampling.bounded(self.sampling, vocab_size))
 
-    def with_pictures(self, urls: Sequence[str]) -> CompletionRequest:
+    def with_images(self, urls: Sequence[str]) -> CompletionRequest:
         """The request with `data:` URLs in place of its remote ones, in order."""
         assert isinstance(self.prompt, ChatPrompt), "only messages have images"
         messages = list(self.prompt.messages)

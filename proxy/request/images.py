@@ -42,7 +42,7 @@ class ImagePolicy:
 
 
 @dataclass(frozen=True, slots=True)
-class Remote:
+class RemoteImage:
     """An image to fetch. `where` names the field, `message` and `part` are its place."""
 
     url: str
@@ -57,7 +57,7 @@ class Images:
 
     policy: ImagePolicy
     count: int = 0
-    remote: list[Remote] = field(default_factory=list)
+    remote: list[RemoteImage] = field(default_factory=list)
 
     def part(self, raw: dict[str, Any], where: str, message: int, part: int) -> dict[str, Any]:
         """The part as the child may have it. Raises InvalidRequest."""
@@ -70,7 +70,7 @@ class Images:
         if url[:5].lower() == "data:":
             return image_part(checked_data_url(url, where, self.policy.most_bytes))
         self._check_remote(url, where)
-        self.remote.append(Remote(url, where, message, part))
+        self.remote.append(RemoteImage(url, where, message, part))
         return image_part(url)
 
     def _check_remote(self, url: str, where: str) -> None:
@@ -124,7 +124,7 @@ def data_url(data: bytes, where: str, most_bytes: int) -> str:
 
 
 def _typed(data: bytes, payload: str, where: str, most_bytes: int) -> str:
-    kind = picture_format(data)
+    kind = image_format(data)
     if kind is None:
         refuse(where, f"must be an image as {_FORMATS}")
     if len(data) > most_bytes:
@@ -132,7 +132,7 @@ def _typed(data: bytes, payload: str, where: str, most_bytes: int) -> str:
     return f"data:image/{kind};base64,{payload}"
 
 
-def picture_format(data: bytes) -> Literal["png", "jpeg", "gif", "webp"] | None:
+def image_format(data: bytes) -> Literal["png", "jpeg", "gif", "webp"] | None:
     """The format that the first bytes tell."""
     if data.startswith(b"\x89PNG\r\n\x1a\n"):
         return "png"

@@ -48,12 +48,12 @@ def parse_chat(body: bytes, bounds: Bounds) -> CompletionRequest:
     fields = _load(body)
     if fields.get("functions") or fields.get("function_call") not in (None, "none", "auto"):
         refuse("functions", "is not supported: use tools")
-    pictures = Images(bounds.pictures)
+    pictures = Images(bounds.images)
     prompt = ChatPrompt(
         messages=parse_messages(fields.get("messages"), pictures),
         tools=parse_tools(fields.get("tools"), fields.get("tool_choice")),
-        template_kwargs=bounds.allowance.template_kwargs(fields),
-        role_mapping=bounds.allowance.roles(fields),
+        template_kwargs=bounds.allowlist.template_kwargs(fields),
+        role_mapping=bounds.allowlist.roles(fields),
     )
     return replace(_request(fields, prompt, bounds), remote=tuple(pictures.remote))
 
@@ -116,7 +116,7 @@ def _request(fields: dict[str, Any], prompt: Prompt, bounds: Bounds) -> Completi
         max_tokens=_max_tokens(fields),
         sampling=chosen,
         dropped=tuple(sorted(fields.keys() - _READ - sampling.NAMES)),
-        variant=bounds.allowance.variant(fields),
+        variant=bounds.allowlist.variant(fields),
     )
     return request if bounds.vocab_size is None else request.bounded(bounds.vocab_size)
 

@@ -91,13 +91,13 @@ async def test_a_growing_conversation_is_counted_as_if_it_were_new(
 
 async def test_a_prompt_is_foreseen_with_its_count(tokens: TokenCounter) -> None:
     whole, expected = said(TEXT, "answer", "more"), await tokens.count(said(TEXT, "answer", "more"))
-    assert await tokens.count_and_foresee(whole, None, of="a", batched=True) == (expected, None), "no child"
-    await tokens.foresight("reset", rules={}, most_copied=1000)
-    count, told = await tokens.count_and_foresee(whole, None, of="a", batched=True)
+    assert await tokens.count_and_predict(whole, None, of="a", batched=True) == (expected, None), "no child"
+    await tokens.ask_predictor("reset", rules={}, most_copied=1000)
+    count, told = await tokens.count_and_predict(whole, None, of="a", batched=True)
     assert told is not None
     assert count == told["tokens"] == expected
     assert told["leaves"][-1] == expected - 1
-    _, told = await tokens.count_and_foresee(whole, expected - 1, of="a", batched=True)
+    _, told = await tokens.count_and_predict(whole, expected - 1, of="a", batched=True)
     assert told is None, "it will not be sent as it is"
 
 

@@ -17,7 +17,7 @@ TEXT = TextPrompt("secret")
         (CHAT, "TemplateError", "no roles after 503", "The model's chat template says: no roles after N"),
         (CHAT, "TemplateError", "x" * 999, "The model's chat template says: " + "x" * 200),
         (CHAT, "KeyError", "secret", "The model's chat template does not accept this conversation."),
-        (CHAT, "BadPicture", "an image of no pixels", "an image of no pixels"),
+        (CHAT, "BadImage", "an image of no pixels", "an image of no pixels"),
         (TEXT, "OverflowError", "secret", "The model's tokenizer does not accept it."),
     ],
 )

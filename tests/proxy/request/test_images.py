@@ -9,11 +9,11 @@ from proxy.errors import InvalidRequest
 from proxy.request.images import (
     ImagePolicy,
     Images,
-    Remote,
+    RemoteImage,
     allowed_host,
     data_url,
     image_urls,
-    picture_format,
+    image_format,
 )
 
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(20)
@@ -26,7 +26,7 @@ def encoded(data: bytes, kind: str = "image/png") -> str:
     return f"data:{kind};base64,{base64.b64encode(data).decode()}"
 
 
-def part(url: Any, policy: ImagePolicy = POLICY) -> tuple[dict[str, Any], list[Remote]]:
+def part(url: Any, policy: ImagePolicy = POLICY) -> tuple[dict[str, Any], list[RemoteImage]]:
     pictures = Images(policy)
     return pictures.part({"type": "image_url", "image_url": url}, "m", 3, 1), pictures.remote
 
@@ -123,7 +123,7 @@ def test_without_listed_hosts_nothing_is_fetched() -> None:
 
 def test_an_image_of_a_listed_host_waits_to_be_fetched() -> None:
     made, remote = part({"url": "https://pics.example/a.png?x=1"})
-    assert remote == [Remote("https://pics.example/a.png?x=1", "m.image_url.url", 3, 1)]
+    assert remote == [RemoteImage("https://pics.example/a.png?x=1", "m.image_url.url", 3, 1)]
     assert made["image_url"]["url"] == "https://pics.example/a.png?x=1"
 
 
@@ -170,7 +170,7 @@ def test_which_urls_may_be_fetched(url: str, allowed: bool) -> None:
     ],
 )
 def test_formats(data: bytes, kind: str | None) -> None:
-    assert picture_format(data) == kind
+    assert image_format(data) == kind
 
 
 def test_fetched_bytes_are_judged_alike() -> None:
