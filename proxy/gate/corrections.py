@@ -41,7 +41,7 @@ class Correction:
     """
 
     belief: Annotated[float, Field(ge=LEAST_FACTOR, le=MOST_FACTOR)] = 1.0
-    outliers: Annotated[tuple[float, ...], Field(max_length=_AGREEING)] = ()
+    outliers: Annotated[tuple[Annotated[float, Field(ge=0, le=1e12)], ...], Field(max_length=_AGREEING)] = ()
     at: Annotated[float, Field(ge=-_FARTHEST, le=_FARTHEST)] = 0.0
 
     def factor(self, now: float) -> float:

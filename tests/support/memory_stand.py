@@ -98,7 +98,7 @@ class Stand:
 
     def run(self, id: str, tokens: int, *, sent: bool = False) -> Job:
         """A request that was granted and that the child works on."""
-        assert self.wait_for_slot(id, tokens).position is None
+        assert self.gate.position(self.wait_for_slot(id, tokens).id) is None
         job = ended(counted=7)
         job.answer.id, job.stage = id, Stage.DECODE
         job.answer.phase = AnswerPhase.CONTENT if sent else AnswerPhase.NOTHING

@@ -293,16 +293,16 @@ def test_one_alone_waits_for_what_is_retained_to_be_given_back_but_not_for_long(
 
 def test_who_could_not_run_even_alone_goes_at_once_with_what_could() -> None:
     gate = a_tight_gate(ceiling=1010)
-    assert arrive(gate, ticket("a", prompt=950, completion=100, least_demand=100)) == [
+    assert arrive(gate, ticket("a", prompt=950, completion=100, least=100)) == [
         Refuse("a", Reason.NEVER_FITS, 900)
     ]
-    assert arrive(gate, ticket("b", prompt=900, completion=100, least_demand=100)) == [Grant("b", 1000)]
+    assert arrive(gate, ticket("b", prompt=900, completion=100, least=100)) == [Grant("b", 1000)]
 
 
 def test_many_tokens_allowed_refuse_nobody() -> None:
     """Alone, it is let in by the least; what it will generate is only reserved where there is room."""
     gate = a_tight_gate(ceiling=1010)
-    assert arrive(gate, ticket("a", prompt=500, completion=5000, least_demand=100)) == [Grant("a", 600)]
+    assert arrive(gate, ticket("a", prompt=500, completion=5000, least=100)) == [Grant("a", 600)]
 
 
 def test_a_ceiling_that_fell_may_rise_again() -> None:
@@ -474,7 +474,7 @@ class Promises(RuleBasedStateMachine):
             until=self.now + patience,
             prompt=prompt,
             completion=completion,
-            least_demand=min(completion, 50),
+            least=min(completion, 50),
         )
         self.take(self.gate.arrive(self.tickets[id], self.now), newcomer=id)
         return id
@@ -560,7 +560,7 @@ class Promises(RuleBasedStateMachine):
         if self.running and (first in self.alone or self.alone & set(self.running)):
             return
         ticket = self.tickets[first]
-        demand = ticket.demand if self.running else ticket.least
+        demand = ticket.demand if self.running else ticket.least_demand
         assert not self.budget.has_room([*self.running.values()], demand, self.gate.capacity.retained)
 
     @invariant()
@@ -593,7 +593,9 @@ class _Unread(Padded):
     """A prompt that is yet to be read costs twice."""
 
     def peak(self, demands: Sequence[SequenceDemand], retained: int, /) -> int:
-        return super().peak(demands, retained) + sum(demand.prompt for demand in demands if not demand.among)
+        return super().peak(demands, retained) + sum(
+            demand.prompt for demand in demands if not demand.read_together
+        )
 
 
 def test_the_first_token_of_one_may_make_room_for_the_next() -> None:

@@ -1,4 +1,4 @@
-"""The plan's law as the gate asks it."""
+"""The planned cost model as the gate asks it."""
 
 from __future__ import annotations
 
@@ -46,11 +46,16 @@ def test_what_is_left_behind_and_what_goes_with_the_next() -> None:
     assert COSTS.stale(demands[0]) == batch.stale(COSTS.serving, members[0])
 
 
-def test_a_prompt_of_which_nobody_knows_is_read_in_as_many_segments_as_there_can_be() -> None:
-    few, most, unknown = (
-        COSTS.peak([SequenceDemand(300, 24, segments=segments)] * 3, 0) for segments in (1, MOST_SEGMENTS, 0)
+def test_a_prompt_that_is_read_in_more_segments_costs_more() -> None:
+    few, most, default = (
+        COSTS.peak([demand] * 3, 0)
+        for demand in (
+            SequenceDemand(300, 24, segments=1),
+            SequenceDemand(300, 24, segments=MOST_SEGMENTS),
+            SequenceDemand(300, 24),
+        )
     )
-    assert few < most == unknown
+    assert few < most == default
 
 
 def test_the_largest_prompt_is_the_largest_that_fits_alone() -> None:

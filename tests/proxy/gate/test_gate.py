@@ -15,6 +15,7 @@ from proxy.gate.corrections import Correction, Corrections, PeakSample
 from proxy.gate.gate import Gate
 from proxy.gate.queue import Ticket
 from proxy.gate.slot import NoRoomEver
+from supervisor.memory_model.sequence import MOST_SEGMENTS
 from tests.support.law import Padded
 
 
@@ -129,14 +130,14 @@ async def test_again_waits_for_another_grant() -> None:
         await slot.granted()
         gate.set_budget(Budget(max_running=0))
         slot.requeue()
-        assert slot.position == 1
+        assert gate.position(slot.id) == 1
         waiting = asyncio.create_task(slot.granted())
         await turns()
         assert not waiting.done()
 
         gate.set_budget(Budget(max_running=1))
         await waiting
-        assert slot.position is None
+        assert gate.position(slot.id) is None
 
 
 async def test_a_place_that_is_kept_outlives_its_block() -> None:
@@ -157,7 +158,7 @@ async def test_another_has_the_place_of_one_that_the_child_drops_soon() -> None:
         await slot.granted()
         release = slot.retain()
         with gate.enter(a_prompt(gate, "b", 300)) as second:
-            assert second.position == 1
+            assert gate.position(second.id) == 1
             slot.dropped = True
     assert (gate.snapshot().running, gate.snapshot().disconnected) == (1, 1)
     with gate.enter(a_prompt(gate, "c", 300)) as third:
@@ -165,7 +166,7 @@ async def test_another_has_the_place_of_one_that_the_child_drops_soon() -> None:
         assert gate.snapshot().slots_taken == 1
         assert gate.snapshot().running == 2, "what the first holds is still reckoned with"
         with gate.enter(a_prompt(gate, "d", 600)) as fourth:
-            assert fourth.position == 1
+            assert gate.position(fourth.id) == 1
             release()
     assert gate.snapshot().running == 0
 
@@ -197,6 +198,13 @@ async def test_completions_are_foretold_from_a_clients_past() -> None:
     assert a_prompt(gate, "a", 5, max_tokens=16).demand.completion == 16
 
 
+async def test_a_prompt_in_an_unknown_number_of_segments_counts_as_read_in_the_most() -> None:
+    gate = a_gate()
+    assert a_prompt(gate, "a", 5).demand.segments == MOST_SEGMENTS
+    known = gate.ticket("a", "c", arrived=0, deadline=1, prompt=5, max_tokens=1, segments=2)
+    assert (known.demand.segments, known.least_demand.segments) == (2, 2)
+
+
 async def test_what_was_predicted_is_held_against_what_was_seen() -> None:
     samples: list[PeakSample] = []
     rises: list[int] = []
@@ -219,7 +227,7 @@ async def test_memory_that_runs_short_and_what_is_retained() -> None:
     gate.hold(on=True)
     gate.hold(on=True)
     with gate.enter(a_prompt(gate, "a", 500)) as slot:
-        assert (slot.position, gate.snapshot().held) == (1, True)
+        assert (gate.position(slot.id), gate.snapshot().held) == (1, True)
         gate.set_retained(600)
         gate.hold(on=False)
         assert (gate.snapshot().eviction_needed, gate.snapshot().retained) == (115, 600)
@@ -240,15 +248,15 @@ async def test_predictions_are_recorded_without_corrections() -> None:
     samples: list[PeakSample] = []
     gate = a_gate(8, ceiling=10_010, on_sample=samples.append)
     now = asyncio.get_running_loop().time()
-    gate.correct(Corrections(alone=Correction(1.5, (), at=now)))
+    gate.correct(Corrections(alone=Correction(1.2, (), at=now)))
     gate.set_retained(20)
     gate.observe(10, 10)
     with gate.enter(a_prompt(gate, "a", 84)) as slot:
         await slot.granted()
-        assert slot.reserved == 150
-        gate.observe(70, 90)
-    assert samples == [PeakSample(120, 80, together=False)]
-    assert gate.corrections.alone.belief < 1.5
+        assert slot.reserved == 120
+        gate.observe(120, 130)
+    assert samples == [PeakSample(120, 120, together=False)]
+    assert gate.corrections.alone.belief < 1.2
 
 
 async def test_an_attempt_that_failed_teaches_nothing() -> None:
@@ -271,3 +279,18 @@ async def test_nothing_running_waiting_or_held_is_idle() -> None:
     with gate.enter(ticket("a")):
         gate.hold(on=False)
         assert not gate.idle
+
+
+async def test_a_slot_ends_when_its_request_leaves_and_its_last_holder_has_released_it() -> None:
+    gate = a_gate(running=9)
+    ended: list[int] = []
+    for holders in range(3):
+        with gate.enter(ticket("a")) as slot:
+            await slot.granted()
+            releases = [slot.retain() for _ in range(holders)]
+        for release in releases:
+            assert (gate.snapshot().running, gate.snapshot().disconnected) == (1, 1)
+            release()
+        ended.append(gate.snapshot().running)
+        assert gate.snapshot().disconnected == 0
+    assert ended == [0, 0, 0]

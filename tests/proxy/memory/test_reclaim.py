@@ -21,8 +21,8 @@ async def test_what_is_retained_makes_room_for_one_that_waits(stand: Stand) -> N
     stand.active = WEIGHTS + 800
     stand.look(2)
     slot = stand.wait_for_slot("a", 500)
-    assert (slot.position, stand.gate.snapshot().eviction_needed) == (1, 301)
-    await stand.look_until(lambda: slot.position is None)
+    assert (stand.gate.position(slot.id), stand.gate.snapshot().eviction_needed) == (1, 301)
+    await stand.look_until(lambda: stand.gate.position(slot.id) is None)
     assert 0 < len(stand.sent) <= 6, "no more than is needed"
     assert {body["abandon"] for body in stand.sent} == {True, False}
     assert stand.recycled == []
@@ -36,7 +36,7 @@ async def test_it_ends_when_somebody_was_let_in_meanwhile() -> None:
     slot = stand.wait_for_slot("a", 500)
     await stand.look_until(lambda: len(stand.sent) == 2)
     stand.gate.set_retained(0)
-    assert slot.position is None
+    assert stand.gate.position(slot.id) is None
     stand.gate.set_retained(950)  # as when the gate has lost patience, and let it in all the same
     for _ in range(50):
         stand.look()
@@ -60,7 +60,7 @@ async def test_beside_others_only_where_their_padded_rows_are_few(stand: Stand) 
     stand.look(2)
     stand.run("small", 10)
     slot = stand.wait_for_slot("large", 400)
-    assert slot.position == 1
+    assert stand.gate.position(slot.id) == 1
     await stand.look_until(lambda: bool(stand.sent))
 
 
@@ -68,7 +68,7 @@ async def test_not_beside_one_whose_rows_would_be_pinned(stand: Stand) -> None:
     stand.active = WEIGHTS + 700
     stand.look(2)
     stand.run("large", 200)
-    assert stand.wait_for_slot("other", 200).position == 1
+    assert stand.gate.position(stand.wait_for_slot("other", 200).id) == 1
     for _ in range(50):
         stand.look()
         await asyncio.sleep(0)
@@ -82,7 +82,7 @@ async def test_what_stays_is_a_reason_to_recycle_once_and_seldom() -> None:
     slot = stand.wait_for_slot("a", 500)
     await stand.look_until(lambda: bool(stand.recycled))
     assert len(stand.sent) >= 8
-    await stand.look_until(lambda: slot.position is None)
+    await stand.look_until(lambda: stand.gate.position(slot.id) is None)
 
     stand.slots.close()
     stand.active = WEIGHTS + 800
