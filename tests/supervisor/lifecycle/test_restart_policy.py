@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from supervisor.lifecycle.restart_policy import History, RestartPolicy, add_restart, backoff
 
-POLICY = RestartPolicy(max_restarts=3, window_s=100.0, base_s=1.0, max_s=8.0)
+POLICY = RestartPolicy(max_restarts=3, restart_window_s=100.0, backoff_base_s=1.0, backoff_max_s=8.0)
 
 
 def restart_all(times: list[float], served_s: float = 0.0) -> list[float | None]:
@@ -33,7 +33,7 @@ def test_a_stable_run_starts_a_new_streak_but_still_counts() -> None:
 
 
 def test_no_restart_is_allowed_at_intensity_zero() -> None:
-    none = RestartPolicy(max_restarts=0, window_s=100.0, base_s=1.0, max_s=8.0)
+    none = RestartPolicy(max_restarts=0, restart_window_s=100.0, backoff_base_s=1.0, backoff_max_s=8.0)
     assert add_restart(none, History(), now=0.0, served_s=1e9, jitter=0.0).delay_s is None
 
 
@@ -56,4 +56,4 @@ def test_never_more_restarts_in_a_window_than_allowed_and_the_history_is_bounded
         if verdict.delay_s is None:
             break
         granted.append(now)
-        assert sum(now - at < POLICY.window_s for at in granted) <= POLICY.max_restarts
+        assert sum(now - at < POLICY.restart_window_s for at in granted) <= POLICY.max_restarts
