@@ -13,7 +13,7 @@ from proxy.http.access import AccessControl
 from proxy.http.body_budget import BodyAccount, BodyBudget
 from proxy.http.connection import Site
 from proxy.http.early_listener import EarlyListener
-from tests.proxy.http.test_connection import close
+from tests.support.http_stand import close
 
 SETTINGS = ServerSettings(max_body_bytes=100, body_timeout_s=5)
 
