@@ -78,7 +78,7 @@ async def test_a_new_generation_retains_nothing(stand: Stand) -> None:
 
 async def test_it_looks_until_cancelled_and_leaves_nothing_behind(stand: Stand) -> None:
     looking = asyncio.create_task(stand.guard.run())
-    await eventually(lambda: stand.guard.snapshot().reclaims == 0)
+    await eventually(lambda: stand.guard.snapshot().actions["reclaims"] == 0)
     looking.cancel()
     await asyncio.wait([looking])
     assert looking.cancelled()

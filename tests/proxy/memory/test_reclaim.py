@@ -26,7 +26,7 @@ async def test_retained_memory_makes_room_for_a_waiting_request(stand: Stand) ->
     assert 0 < len(stand.sent) <= 6, "no more than is needed"
     assert {body["abandon"] for body in stand.sent} == {True, False}
     assert stand.recycled == []
-    assert stand.guard.snapshot().reclaims == 1
+    assert stand.guard.snapshot().actions["reclaims"] == 1
 
 
 async def test_it_ends_when_the_request_was_admitted_meanwhile() -> None:
