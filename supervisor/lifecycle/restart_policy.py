@@ -37,18 +37,12 @@ class History:
     streak: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class RestartDecision:
-    """The new history, and the delay until the restart; None when the intensity is exceeded."""
-
-    history: History
-    delay_s: float | None
-
-
 def add_restart(
     policy: RestartPolicy, history: History, *, now: float, served_s: float, jitter: float
-) -> RestartDecision:
+) -> tuple[History, float | None]:
     """Decide when to restart after one crash.
+
+    Returns the new history, and the seconds until the restart or None if the intensity is exceeded.
 
     Args:
         served_s: how long the generation served before it died. One that served for longer than the longest
@@ -58,9 +52,9 @@ def add_restart(
     """
     recent = (*(at for at in history.restarts if now - at < policy.restart_window_s), now)
     if len(recent) > policy.max_restarts:
-        return RestartDecision(History(recent[-policy.max_restarts - 1 :], history.streak), None)
+        return History(recent[-policy.max_restarts - 1 :], history.streak), None
     streak = 0 if served_s > policy.backoff_max_s or len(recent) == 1 else history.streak
-    return RestartDecision(History(recent, streak + 1), backoff(policy, streak, jitter))
+    return History(recent, streak + 1), backoff(policy, streak, jitter)
 
 
 def backoff(policy: RestartPolicy, streak: int, jitter: float) -> float:

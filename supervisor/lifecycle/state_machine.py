@@ -206,13 +206,13 @@ def _apply_policy(rules: LifecycleRules, life: Life, retry: Retry, jitter: float
     if retry is Retry.NEVER:
         return _give_up(rules, life, now)
     served = 0.0 if life.ready_at is None else now - life.ready_at
-    decision = add_restart(rules, life.history, now=now, served_s=served, jitter=jitter)
-    life = replace(life, history=decision.history)
-    if decision.delay_s is None:
+    history, delay_s = add_restart(rules, life.history, now=now, served_s=served, jitter=jitter)
+    life = replace(life, history=history)
+    if delay_s is None:
         return _give_up(rules, life, now)
-    if decision.delay_s == 0.0:
+    if delay_s == 0.0:
         return _start(rules, life, events.Start(), now)
-    return _wait_down(life, State.BACKOFF, now + decision.delay_s), ()
+    return _wait_down(life, State.BACKOFF, now + delay_s), ()
 
 
 def _give_up(rules: LifecycleRules, life: Life, now: float) -> Step:
