@@ -57,7 +57,7 @@ SETTINGS = {
     "supervisor.stall_s": 2,
     "supervisor.canary_timeout_s": 1,
     "queue.keepalive_s": 0.5,
-    "queue.hold_grace_s": 0.2,
+    "queue.headers_after_s": 0.2,
     "queue.max_wait_s": MAX_WAIT_S,
     "queue.max_waiting": 100,
 }
