@@ -1,7 +1,7 @@
-"""HTTP/1.1 as our connections and edge speak it, over raw sockets: h1spec's list, and what RFC 9112 asks for.
+"""HTTP/1.1 as our connections and middleware speak it, over raw sockets: h1spec's list, and what RFC 9112 asks for.
 
 h1spec (github.com/uNetworking/h1spec, a Deno script, in no package registry) tests a server that echoes any
-body for any method at `/`: so does the one here, behind the proxy's own connection, edge and routing. Its 33
+body for any method at `/`: so does the one here, behind the gateway's own connection, middleware and routes. Its 33
 cases are repeated here with the statuses that it expects; the full names are its own.
 """
 
@@ -35,7 +35,7 @@ async def _echo(request: web.Request) -> web.Response:
 
 
 async def echo_site() -> tuple[web.AppRunner, int]:
-    """A running echo behind the proxy's own edge, and its port."""
+    """A running echo behind the gateway's own middleware, and its port."""
     access = AccessControl(keys={}, hosts={"example.com", "127.0.0.1", "localhost"}, origins=())
     app = web.Application(middlewares=[middleware.middleware(access, lambda *_: None)])
     app.on_response_prepare.append(middleware.add_headers)
