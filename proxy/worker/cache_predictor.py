@@ -19,6 +19,10 @@ from proxy.worker.search_shortcuts import LABEL, SearchShortcuts
 
 #: The request that each child has answered before it is ready (supervisor/child/health.py).
 CANARY = {"prompt": "a"}
+#: The methods that the gateway may call.
+_OPERATIONS = {"reset", "predict", "asked", "avoid_exact_hit", "read", "ended", "shortcut"}
+#: The fields of a request that are no arguments of a method.
+_ENVELOPE = {"id", "op", "do", "incremental"}
 #: At most this many requests are followed at once, so that a gateway that forgets some cannot fill the
 #: worker.
 _MOST_FOLLOWED = 1024
@@ -52,22 +56,10 @@ class CachePredictor:
 
     def answer(self, request: dict[str, Any]) -> Any:
         """Answer one request of the gateway (proxy/cache/client.py); `do` is the name of the method."""
-        match request:
-            case {"do": "reset", "rules": rules, "max_cost": max_cost}:
-                return self.reset(rules, max_cost)
-            case {"do": "predict", "of": id, "prompt": prompt, "batched": batched}:
-                return self.predict(id, prompt, batched=batched)
-            case {"do": "asked", "of": id}:
-                return self.asked(id, anyway=request.get("anyway", False))
-            case {"do": "avoid_exact_hit", "of": id}:
-                return self.avoid_exact_hit(id)
-            case {"do": "read", "of": id, "cached": cached}:
-                return self.read(id, cached)
-            case {"do": "ended", "of": id, "generated": generated, "cached": cached, "complete": complete}:
-                return self.ended(id, generated, cached, complete=complete)
-            case {"do": "shortcut"}:
-                return self.shortcut()
-        raise ValueError("unknown operation")
+        if request["do"] not in _OPERATIONS:
+            raise ValueError("unknown operation")
+        fields = {name: value for name, value in request.items() if name not in _ENVELOPE}
+        return getattr(self, request["do"])(**fields)
 
     def reset(self, rules: dict[str, Any], max_cost: int) -> None:
         """Follow a new generation, whose cache has its canary. A search above `max_cost` is a stall."""
@@ -82,19 +74,19 @@ class CachePredictor:
         for followed in self._followed.values():
             followed.asked = followed.read = False
 
-    def predict(self, id: str, prompt: dict[str, Any], *, batched: bool) -> dict[str, Any] | None:
+    def predict(self, of: str, prompt: dict[str, Any], *, batched: bool) -> dict[str, Any] | None:
         """Follow a prompt from now on; the fields of `proxy.cache.staleness.CachePrediction`."""
         if self._simulator is None:
             return None
-        followed = self._follow(id, prompt, batched=batched)
+        followed = self._follow(of, prompt, batched=batched)
         return self._prediction(followed, self._simulator.search(followed.ids))
 
-    def asked(self, id: str, *, anyway: bool = False) -> dict[str, Any] | None:
+    def asked(self, of: str, *, anyway: bool = False) -> dict[str, Any] | None:
         """Note that the child is asked now; the prediction, or None for a prompt that is not followed.
 
         An exact hit is not noted unless `anyway`: it has to be avoided first.
         """
-        simulator, followed = self._simulator, self._followed.get(id)
+        simulator, followed = self._simulator, self._followed.get(of)
         if simulator is None or followed is None:
             return None
         found = simulator.search(followed.ids)
@@ -108,17 +100,17 @@ class CachePredictor:
             simulator.joined(self._active_bytes(simulator))
         return prediction
 
-    def avoid_exact_hit(self, id: str) -> dict[str, Any] | None:
+    def avoid_exact_hit(self, of: str) -> dict[str, Any] | None:
         """The next request to send before this one; None if its prompt is no exact hit, or not followed."""
-        followed = self._followed.get(id)
+        followed = self._followed.get(of)
         if self._exact_hits is None or followed is None:
             return None
         before = self._exact_hits.wanted(followed.prompt, followed.ids)
         return asdict(before) if before else None
 
-    def read(self, id: str, cached: int | None = None) -> None:
+    def read(self, of: str, cached: int | None = None) -> None:
         """Note that its prompt is read; it took `cached` tokens from the cache, if the child said so."""
-        simulator, followed = self._simulator, self._followed.get(id)
+        simulator, followed = self._simulator, self._followed.get(of)
         if simulator is None or followed is None or followed.read:
             return
         followed.read = True
@@ -129,11 +121,11 @@ class CachePredictor:
             for cut in stored_ends(followed.cuts, followed.cached):
                 simulator.insert(followed.ids[: cut.end], cut.kind, label=followed.label)
 
-    def ended(self, id: str, generated: int, cached: int | None, *, complete: bool) -> None:
+    def ended(self, of: str, generated: int, cached: int | None, *, complete: bool) -> None:
         """Note that the child is done with it. Of an incomplete answer it keeps only what was read before."""
         if complete:
-            self.read(id, cached)
-        followed = self._followed.pop(id, None)
+            self.read(of, cached)
+        followed = self._followed.pop(of, None)
         if self._simulator is None or self._shortcuts is None or followed is None:
             return
         if complete:
