@@ -117,7 +117,7 @@ class Supervisor:
         """Examine `generation` after one of its responses broke: its death, or None if it lives."""
         attempt = self._attempt
         if not generation.died.done() and attempt is not None and attempt.generation is generation:
-            await asyncio.shield(attempt.examine())
+            await asyncio.wait((attempt.examine(),))  # a failure of the examination is dealt with there
         return generation.died.result() if generation.died.done() else None
 
     def expect_silence(self, until: float) -> None:
@@ -179,8 +179,8 @@ class Supervisor:
         match effect:
             case events.Launch(generation):
                 self._attempt = Attempt(generation, self._options, self, self._tasks)
-                self._launching = asyncio.create_task(self._launch(self._attempt), name="launch")
-                self._launching.add_done_callback(functools.partial(self._on_launched, self._attempt))
+                self._launching = launching = asyncio.create_task(self._launch(self._attempt), name="launch")
+                launching.add_done_callback(functools.partial(self._on_launched, self._attempt))
             case events.Signal(number):
                 self._signal(number)
             case events.Force():

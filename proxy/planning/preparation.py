@@ -12,6 +12,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from tenacity import AsyncRetrying, retry_if_exception_type, wait_random_exponential
+
 from proxy.config.settings import RequestSettings, Settings
 from proxy.errors import RestartFailed, Unavailable
 from proxy.gate.costs import longest_alone
@@ -20,9 +22,11 @@ from proxy.planning.planner import Planner
 from proxy.planning.server_flags import server_flags
 from proxy.prompt.counter import TokenCounter, TokenizerInfo, TokenizerUnavailable
 from proxy.prompt.fit import Limits
+from proxy.prompt.worker_process import WorkerDied
 from proxy.request.allowlist import Allowlist, template_arguments
 from proxy.request.completion import Bounds
 from proxy.request.images import ImagePolicy
+from supervisor.aio import Tasks
 from supervisor.child.options import CannotStart, LaunchSpec
 from supervisor.lifecycle.causes import Cause
 from supervisor.memory_model.plan import Plan
@@ -32,6 +36,10 @@ log = logging.getLogger("mlxguard.preparation")
 
 #: The message for clients; the log and /readyz also have the reason, with paths.
 _NOT_LOADED = "The model or its tokenizer cannot be loaded."
+
+#: Longest pause in seconds before the tokenizer's process is tried again, when the system has no file
+#: descriptor or memory for it.
+_LONGEST_PAUSE_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +76,7 @@ class Preparation:
         self._planner = Planner(settings, cache_dir, limits)
         self._plan: Plan | None = None
         self._outcome: asyncio.Future[Prepared] = asyncio.get_running_loop().create_future()
+        self._tasks = Tasks()
         self._loading: asyncio.Task[None] | None = None
 
     @property
@@ -104,7 +113,7 @@ class Preparation:
         self._renew()
         launch = self._launch(folder)
         if not self._outcome.done() and (self._loading is None or self._loading.done()):
-            self._loading = asyncio.create_task(self._load(folder, launch.argv), name="tokenizer")
+            self._loading = self._tasks.start(self._load(folder, launch.argv), "tokenizer", self._not_loaded)
         return launch
 
     async def replan(self, child: int) -> tuple[Plan, Plan] | None:
@@ -134,14 +143,24 @@ class Preparation:
         await self._counter.stop()
 
     async def _load(self, folder: Path, server_argv: Sequence[str]) -> None:
+        waiting = AsyncRetrying(
+            retry=retry_if_exception_type(OSError), wait=wait_random_exponential(max=_LONGEST_PAUSE_S)
+        )
         try:
-            tokenizer = await self._counter.start(folder, server_argv)
+            tokenizer: TokenizerInfo = await waiting(self._counter.start, folder, server_argv)
         except TokenizerUnavailable as failure:
             self._fail(str(failure))
+            return
+        except WorkerDied:
+            self._fail("the tokenizer's process died while it loaded, each time that it was tried")
             return
         log.info("model_prepared", extra={"vocab": tokenizer.vocab_size, "context": tokenizer.context_length})
         checked_by = request_bounds(self._settings.request, tokenizer, folder)
         self._outcome.set_result(Prepared(folder, tokenizer, self._limits(tokenizer), checked_by))
+
+    def _not_loaded(self, error: BaseException) -> None:
+        """A bug while loading: say so to the requests that wait, rather than let them wait in vain."""
+        self._fail(f"loading the tokenizer failed: {type(error).__name__}")
 
     async def _planned(self, folder: Path) -> Plan | None:
         """Plan for the machine as it is now; if that fails, the child runs with the server's defaults."""

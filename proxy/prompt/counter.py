@@ -158,7 +158,14 @@ class TokenCounter:
             request["prompt"] = prompt.fields()
         try:
             return await self._ask_worker(request)
-        except (TokenizerRefused, WorkerStalled, WorkerDied, TokenizerUnavailable, Unavailable) as error:
+        except (
+            TokenizerRefused,
+            WorkerStalled,
+            WorkerDied,
+            TokenizerUnavailable,
+            Unavailable,
+            OSError,
+        ) as error:
             log.warning("not_predicted", extra={"operation": do, "reason": type(error).__name__})
             return None
 
@@ -184,7 +191,7 @@ class TokenCounter:
             raise client_error(refusal, prompt) from refusal
         except WorkerStalled:
             raise Unavailable("tokenizer_stalled") from None
-        except (WorkerDied, TokenizerUnavailable) as error:
+        except (WorkerDied, TokenizerUnavailable, OSError) as error:  # OSError: no process could be started
             raise Unavailable("tokenizer_unavailable") from error
 
     async def _ask_worker(self, request: dict[str, Any]) -> Any:

@@ -45,16 +45,19 @@ def judge_break(
     # child that is too busy to accept connections lives; its watch finds one that never will again.
     if how is BreakKind.NOT_CONNECTED:
         return BreakVerdict.REPLAY
-    # 3. The child lives, but had no memory for the request: with nothing else running there may be enough.
+    # 3. The gateway itself lacked what it takes to connect: that proves nothing about the child.
+    if how is BreakKind.NOT_ASKED:
+        return BreakVerdict.UNAVAILABLE
+    # 4. The child lives, but had no memory for the request: with nothing else running there may be enough.
     if not dead and short_of_memory:
         if retried or answer.phase is AnswerPhase.CONTENT:
             return BreakVerdict.UNAVAILABLE
         return BreakVerdict.RETRY
-    # 4. The child lives: this request failed, nothing is restarted, and asking again would fail again.
+    # 5. The child lives: this request failed, nothing is restarted, and asking again would fail again.
     if not dead:
         return BreakVerdict.INVALID if how is BreakKind.REJECTED else BreakVerdict.FAILED
-    # 5. The client has seen content: another run would not continue it.
+    # 6. The client has seen content: another run would not continue it.
     if answer.phase is AnswerPhase.CONTENT:
         return BreakVerdict.UNAVAILABLE
-    # 6. The client has seen nothing but comments: run it again, within reason.
+    # 7. The client has seen nothing but comments: run it again, within reason.
     return BreakVerdict.REPLAY if answer.attempts <= _MAX_REPLAYS else BreakVerdict.UNAVAILABLE

@@ -29,9 +29,9 @@ class Recovery:
 
     async def settle(self, job: Job, generation: Generation, broken: UpstreamBroken) -> None:
         """Return if the request is to be run again. Raises the GatewayError that ends it otherwise."""
-        if broken.how is BreakKind.NOT_CONNECTED:
+        if broken.how in (BreakKind.NOT_CONNECTED, BreakKind.NOT_ASKED):
             job.answer.attempts -= 1
-        explained = broken.how in (BreakKind.INVALID, BreakKind.ENDED)
+        explained = broken.how in (BreakKind.INVALID, BreakKind.ENDED, BreakKind.NOT_ASKED)
         death = None if explained else await self._supervisor.judge(generation)
         ended = broken.how is BreakKind.ENDED
         verdict = judge_break(
@@ -51,6 +51,8 @@ class Recovery:
                 raise InvalidRequest(broken.detail) from broken
             case BreakVerdict.FAILED:
                 raise UpstreamFailed("answer_failed") from broken
+            case BreakVerdict.UNAVAILABLE if broken.how is BreakKind.NOT_ASKED:
+                raise Unavailable("out_of_files") from broken
             case BreakVerdict.UNAVAILABLE:
                 if job.answer.phase is not AnswerPhase.CONTENT:
                     if death is not None:
@@ -71,7 +73,7 @@ def _log_failure(
         "attempts": job.answer.attempts,
     }
     # The child's own words may quote a prompt; only the gateway's go into the log.
-    if broken.how in (BreakKind.CUT, BreakKind.NOT_CONNECTED):
+    if broken.how in (BreakKind.CUT, BreakKind.NOT_CONNECTED, BreakKind.NOT_ASKED):
         fields["detail"] = broken.detail
     log.warning("answer_failed", extra=fields)
 

@@ -7,6 +7,7 @@ Asking the child once is attempt.py; what follows when that fails, recovery.py. 
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Callable
 from contextlib import aclosing
@@ -18,6 +19,7 @@ from proxy.cache.search_stalls import FollowedJob, SearchStalls
 from proxy.errors import (
     Cancelled,
     GatewayError,
+    InternalError,
     NeverFits,
     PromptTooLong,
     Quarantined,
@@ -42,6 +44,8 @@ from proxy.upstream.exchange import SupervisorPort
 from supervisor.child.generation import Generation, NotReady
 from supervisor.lifecycle.causes import CAUSE_INFO
 from supervisor.lifecycle.state_machine import State
+
+log = logging.getLogger("mlxguard.relay")
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +115,12 @@ class Relay:
                 raise
             job.outcome, job.reason = Outcome.CANCELLED, "cancelled"
             return await client.fail(Cancelled())
+        except ClientGone:
+            raise
+        except Exception:  # a bug, or a fault of the system: a stream that has begun ends by the contract too
+            log.exception("internal_error")
+            job.outcome, job.reason = Outcome.FAILED, "internal_error"
+            return await client.fail(InternalError())
         return await client.finish()
 
     async def _complete(self, job: Job, client: Client, followed: FollowedJob) -> None:

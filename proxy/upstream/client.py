@@ -19,6 +19,7 @@ from proxy.upstream.http10 import Http10Connection, connected
 from supervisor.aio import Tasks
 from supervisor.child.command import HOST
 from supervisor.child.generation import Generation
+from supervisor.machine.system import is_own_shortage
 
 log = logging.getLogger("mlxguard.upstream")
 
@@ -109,7 +110,9 @@ class Upstream:
             if connection is not None:
                 connection.abort()
             on_end(None)
-            how = BreakKind.NOT_CONNECTED if connection is None else BreakKind.CUT
+            how = BreakKind.CUT
+            if connection is None:
+                how = BreakKind.NOT_ASKED if is_own_shortage(error) else BreakKind.NOT_CONNECTED
             raise UpstreamBroken(how, describe(error)) from error
 
     async def _connected(self, generation: Generation) -> Http10Connection:

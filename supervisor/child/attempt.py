@@ -87,6 +87,7 @@ class Attempt:
     async def launch(self, launch: LaunchSpec, session: aiohttp.ClientSession) -> None:
         """Start the process; there is no further wait once it has started. Raises OSError."""
         port = free_port()
+        system.total_memory()  # known from now on, also when nothing can be read any more
         self._launch, self.free_before = launch, system.free_memory()
         self._kills_before = system.system_kills()
         child = Child(self.transcript.feed)
@@ -103,15 +104,22 @@ class Attempt:
         """Watch the child from now on; `on_pid` is called in a thread."""
         assert self.child is not None
         assert self._watch is not None
-        self._watching = self._tasks.start(self._watch_child(self.child, self._watch, on_pid), "watch")
-        self._tasks.start(self._sample_memory(self.child), "memory")
+        self._watching = self._tasks.start(
+            self._watch_child(self.child, self._watch, on_pid), "watch", self._unwatched
+        )
+        self._tasks.start(self._sample_memory(self.child), "memory", self._unwatched)
+
+    def _unwatched(self, error: BaseException) -> None:
+        """Replace a child whose watch has failed: its end, or its memory, would go unnoticed."""
+        note = f"mlxguard: the watch failed: {type(error).__name__}: {error}"
+        self._listener.on_broken(self, Symptom.UNWATCHED, note)
 
     def stop_watching(self) -> None:
         if self._watching is not None:
             self._watching.cancel()
 
     async def _watch_child(self, child: Child, watch: Watch, on_pid: Callable[[int], None]) -> None:
-        await child.born
+        await asyncio.wait((child.born,))  # shared: to await it directly would cancel it for all
         if child.pid is not None:
             await asyncio.to_thread(on_pid, child.pid)
         if not await watch.first_token():
@@ -129,7 +137,8 @@ class Attempt:
         """Find out whether the child lives; concurrent callers share one examination."""
         assert self._watch is not None
         if self._examining is None or self._examining.done():
-            self._examining = self._tasks.start(self._watch.examine(self.generation), "examine")
+            examination = self._watch.examine(self.generation)
+            self._examining = self._tasks.start(examination, "examine", self._unwatched)
         return self._examining
 
     def die(self, symptom: Symptom, state: State, exit_: Exit | None = None, note: str = "") -> Death:
@@ -202,7 +211,7 @@ class Attempt:
         return self.history.pressure(time.monotonic(), system.total_memory(), since)
 
     async def _sample_memory(self, child: Child) -> None:
-        await child.born
+        await asyncio.wait((child.born,))
         for number in itertools.count():
             if child.exited.done():
                 return

@@ -135,6 +135,8 @@ _OTHERWISE = {
 
 def diagnose(evidence: Evidence, *, loading: bool) -> Diagnosis:
     """Find the cause of one death. `loading`: the generation had not yet produced its first token."""
+    if evidence.symptom is Symptom.UNWATCHED:  # a fault of the proxy: no request is to blame
+        return Diagnosis(Cause.WATCH_FAILED, CAUSE_INFO[Cause.WATCH_FAILED].explanation, external=True)
     cause = _CERTAIN.get(evidence.symptom) or _by_text(evidence.last_lines, loading) or _by_status(evidence)
     if (act := _external_act(cause, evidence)) is not None:
         return Diagnosis(cause, act, external=True)
