@@ -99,8 +99,8 @@ class LearnedFile:
         if self._folder is None or section.name not in self._on_disk:
             return False
         try:
-            return section.name not in _usable(self._folder)
-        except OSError:
+            return read_section(self._folder, section) is None
+        except (OSError, DamagedState):
             return False
 
     async def stop(self) -> None:
