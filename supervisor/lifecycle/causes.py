@@ -29,6 +29,7 @@ class Cause(StrEnum):
     UNSUPPORTED_FLAG = "unsupported_flag"
     SERVER_MISSING = "server_missing"
     SPAWN_FAILED = "spawn_failed"
+    FILE_LIMIT = "file_limit"
     WATCH_FAILED = "watch_failed"
     OWN_STOP = "own_stop"
     RECYCLED = "recycled"
@@ -87,6 +88,9 @@ CAUSE_INFO: dict[Cause, CauseInfo] = {
     ),
     Cause.SERVER_MISSING: CauseInfo("mlx_lm.server could not be run.", retry=Retry.NEVER),
     Cause.SPAWN_FAILED: CauseInfo("The system refused to start a process."),
+    Cause.FILE_LIMIT: CauseInfo(
+        "The limit on open files is lower than mlx_lm needs to start.", retry=Retry.NEVER
+    ),
     Cause.WATCH_FAILED: CauseInfo("The proxy could no longer watch the server, and replaced it to be safe."),
     Cause.OWN_STOP: CauseInfo("The server was stopped by the proxy.", retry=Retry.FREE),
     Cause.RECYCLED: CauseInfo("The server was restarted as planned.", retry=Retry.FREE),

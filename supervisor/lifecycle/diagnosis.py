@@ -98,6 +98,8 @@ SIGNATURES: tuple[Signature, ...] = (
     Signature(
         Cause.SERVER_MISSING, r"No module named ('mlx(_lm)?'|mlx_lm$)|^mlxguard: cannot run", loading=True
     ),
+    # resource.setrlimit, which mlx_lm/utils.py calls when it is imported.
+    Signature(Cause.FILE_LIMIT, r"^ValueError: not allowed to raise maximum limit", loading=True),
     Signature(Cause.BAD_MODEL, r"Model type .* not supported", loading=True),
     Signature(Cause.BAD_MODEL, r"ValueError: (Missing|Received) \d+ parameters", loading=True),
     Signature(Cause.BAD_MODEL, r"FileNotFoundError: .*(config\.json|[Ss]afetensors)", loading=True),
