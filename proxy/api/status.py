@@ -96,6 +96,8 @@ class Status(Collector):
         yield _gauge("quarantined", "Suspected requests that are refused at present.", quarantined)
         about = "Part of the memory ceiling that may be used, as learned from crashes; 1 at first."
         yield _gauge("learned_ceiling_ratio", about, self._learned_limits.learned.share)
+        about = "Answers with other prompt tokens than were counted, since the tokenizer was loaded."
+        yield _gauge("count_differences", about, self._preparation.count_differences)
         yield _counter("log_lines_lost", "Log lines that could not be written.", lost_lines())
         if plan is not None:
             yield _gauge("memory_ceiling_bytes", "Memory that the child may use.", plan.ceiling.bytes)
@@ -111,6 +113,7 @@ class Status(Collector):
             "max_prompt_tokens": prepared.limits.max_prompt_tokens,
             "overflow_policy": prepared.limits.policy,
             "vocab_size": prepared.tokenizer.vocab_size,
+            "count_differences": self._preparation.count_differences,
         }
 
 

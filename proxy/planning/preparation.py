@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -37,6 +38,9 @@ log = logging.getLogger("mlxguard.preparation")
 #: The message for clients; the log and /readyz also have the reason, with paths.
 _NOT_LOADED = "The model or its tokenizer cannot be loaded."
 
+#: Suffixes of weights, which are no part of the tokenizer.
+_WEIGHTS = frozenset({".safetensors", ".bin", ".gguf", ".npz", ".pth"})
+
 #: Longest pause in seconds before the tokenizer's process is tried again, when the system has no file
 #: descriptor or memory for it.
 _LONGEST_PAUSE_S = 10.0
@@ -53,7 +57,7 @@ class Prepared:
 
 
 class Preparation:
-    """Resolves the model and starts the tokenizer worker once, and again only after a failure.
+    """Resolves the model, and starts the tokenizer worker: once, and again if the model's files have changed.
 
     Args:
         on_plan: called with each plan, before each start of the child.
@@ -78,6 +82,7 @@ class Preparation:
         self._outcome: asyncio.Future[Prepared] = asyncio.get_running_loop().create_future()
         self._tasks = Tasks()
         self._loading: asyncio.Task[None] | None = None
+        self._loaded_files: object = None  # those that the tokenizer worker has, or is about to have
 
     @property
     def prepared(self) -> Prepared | None:
@@ -89,6 +94,11 @@ class Preparation:
         """Why nothing can be prepared, or None while it may still be."""
         error = self._outcome.exception() if self._outcome.done() else None
         return error.reason if isinstance(error, RestartFailed) else None
+
+    @property
+    def count_differences(self) -> int:
+        """Answers whose usage differed from our count, since the tokenizer was loaded; 0 is right."""
+        return self._counter.differences
 
     @property
     def plan(self) -> Plan | None:
@@ -110,11 +120,24 @@ class Preparation:
             self._fail(str(failure))
             raise CannotStart(Cause.BAD_MODEL, str(failure)) from failure
         self._plan = await self._planned(folder)
+        await self._compare(await asyncio.to_thread(tokenizer_files, folder))
         self._renew()
         launch = self._launch(folder)
         if not self._outcome.done() and (self._loading is None or self._loading.done()):
             self._loading = self._tasks.start(self._load(folder, launch.argv), "tokenizer", self._not_loaded)
         return launch
+
+    async def _compare(self, files: object) -> None:
+        """Begin anew if the child is about to read other files than the tokenizer worker has read."""
+        before, self._loaded_files = self._loaded_files, files
+        if before is None or before == files:
+            return
+        log.warning("model_files_changed")
+        if self._loading is not None and not self._loading.done():
+            self._loading.cancel()
+            await asyncio.wait((self._loading,))
+        if self._outcome.done():
+            self._outcome = asyncio.get_running_loop().create_future()
 
     async def replan(self, child: int) -> tuple[Plan, Plan] | None:
         """Plan for the machine as it is now, with the child's bytes; see `Planner.replan`."""
@@ -219,6 +242,18 @@ class Preparation:
             mlx_cache_limit=fixed if fixed != "auto" else planned.value if planned else None,
             plan=self._plan,
         )
+
+
+def tokenizer_files(folder: Path) -> object:
+    """A value that changes with the files of a model that counting depends on: all but the weights."""
+    found = []
+    with suppress(OSError):
+        for file in sorted(folder.rglob("*")):
+            if file.suffix not in _WEIGHTS and file.is_file():
+                stat = file.stat()
+                name = file.relative_to(folder).as_posix()
+                found.append((name, stat.st_ino, stat.st_size, stat.st_mtime_ns))
+    return folder, tuple(found)
 
 
 def request_bounds(settings: RequestSettings, tokenizer: TokenizerInfo, folder: Path) -> Bounds:

@@ -81,6 +81,7 @@ class TokenCounter:
         self._stall_s, self._load_s, self._most_pending = stall_s, load_s, most_pending
         self._most_pixels = most_pixels
         self._incremental = True
+        self.differences = 0  # answers whose usage differed from our count, since the tokenizer was loaded
         self._load: dict[str, Any] | None = None
         self._worker: Worker | None = None
         self._sender = Sender()
@@ -97,6 +98,7 @@ class TokenCounter:
         Raises TokenizerUnavailable.
         """
         await self.stop()
+        self._incremental, self.differences = True, 0
         self._load = {
             "model_path": str(model_path),
             "server_argv": list(server_argv),
@@ -176,6 +178,7 @@ class TokenCounter:
 
     def check(self, ours: int, served: int) -> None:
         """Compare our count with the child's; after the first difference, encode every prompt in full."""
+        self.differences += ours != served
         if ours != served and self._incremental:
             log.error("count_drift", extra={"counted": ours, "served": served})
             self.count_in_full()
