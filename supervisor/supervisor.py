@@ -28,10 +28,13 @@ from supervisor.lifecycle.diagnosis import Evidence, lacks_memory
 from supervisor.lifecycle.state_machine import Life, State
 from supervisor.notifier import Notifier
 from supervisor.snapshot import next_restart_s, take_snapshot
-from supervisor.state.folder import StateFolder
+from supervisor.state.folder import AlreadyRunning, StateFolder
 from supervisor.state.saver import Saver
 
 log = logging.getLogger("mlxguard.supervisor")
+
+#: Seconds between two looks at whether the state folder is still there.
+_KEEP_STATE_S = 5.0
 
 _ALIVE = (State.STARTING, State.READY, State.DRAINING)
 
@@ -66,6 +69,7 @@ class Supervisor:
         self._deadline_timer = Timer()
         self._age_timer = Timer()
         self._launching: asyncio.Task[None] | None = None
+        self._keeping: asyncio.Task[None] | None = None
         self._attempt: Attempt | None = None
 
     # For the gateway
@@ -82,13 +86,29 @@ class Supervisor:
         if orphan is not None:
             log.warning("orphan_killed", extra={"pid": orphan})
         self._launcher.open()
+        self._keeping = self._tasks.repeat(self._keep_state_folder, "state folder")
         self._feed(events.Start())
+
+    async def _keep_state_folder(self) -> None:
+        """Take the state folder again whenever it was deleted, until cancelled."""
+        said = ""
+        while True:
+            await asyncio.sleep(_KEEP_STATE_S)
+            try:
+                await asyncio.to_thread(self._state_folder.keep)
+                said = ""
+            except (AlreadyRunning, OSError) as error:
+                if str(error) != said:
+                    log.error("state_folder_lost", extra={"reason": str(error)})
+                said = str(error)
 
     async def stop(self) -> None:
         """End the child, drained before: SIGINT, SIGTERM and SIGKILL to its group, each with its grace."""
         self._feed(events.Stop())
         while self._life.state is not State.STOPPED:
             await self._notifier.wait()
+        if self._keeping is not None:
+            self._keeping.cancel()
         await self._tasks.finish()
         if await self._launcher.close():
             self._state_folder.close()

@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
-from pydantic_core import from_json, to_json
+from pydantic_core import to_json
 
 from supervisor.aio import Tasks
-from supervisor.state.json_file import VERSION, write_json
+from supervisor.state.json_file import NotOurs, read_document, write_json
 from supervisor.state.saver import Saver
 
 log = logging.getLogger("mlxguard.learned")
@@ -171,16 +171,6 @@ def _usable(folder: Path) -> dict[str, Any]:
 
 def _document(file: Path) -> dict[str, Any] | None:
     try:
-        with file.open("rb") as opened:
-            content = opened.read(_MOST_BYTES + 1)
-    except FileNotFoundError:
-        return None
-    if len(content) > _MOST_BYTES:
-        raise DamagedState(file, f"larger than {_MOST_BYTES} bytes")
-    try:
-        document = from_json(content, allow_inf_nan=False)
-    except ValueError as error:
+        return read_document(file, _MOST_BYTES)
+    except NotOurs as error:
         raise DamagedState(file, error) from error
-    if not isinstance(document, dict) or document.get("version") != VERSION:
-        raise DamagedState(file, f"not of version {VERSION}")
-    return document
