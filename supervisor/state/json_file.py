@@ -13,19 +13,22 @@ from typing import Any
 
 from pydantic_core import from_json
 
-#: The version of all files; a file of another version is ignored.
+#: The version of all files; a file of another version is not used.
 VERSION = 1
+#: A larger file is not ours: even the crash report of a child that wrote only control characters is smaller.
+MOST_BYTES = 2 * 2**20
 
-#: A larger file is not ours: the largest, a crash report, stays well below a tenth of this.
-MOST_BYTES = 4 * 2**20
 
+class DamagedState(ValueError):
+    """Says in one line which file cannot be used, and why."""
 
-class NotOurs(ValueError):
-    """The file has no content that this program has written; the text says why, without the content."""
+    def __init__(self, file: Path, reason: object) -> None:
+        super().__init__(f"{file}: {reason}")
+        self.file = file
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Replace `path` as a whole, readable by its owner alone: a temporary file, flushed to disk, is renamed.
+    """Replace `path` as a whole: a temporary file is flushed to disk and renamed; only its owner can read it.
 
     The folder is made if it is gone. The temporary file has a name that cannot be guessed, and is never
     opened through a link.
@@ -46,20 +49,13 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
             Path(name).unlink(missing_ok=True)
 
 
-def read_json(path: Path) -> dict[str, Any] | None:
-    """The content; None if the file is missing, damaged, or of another version. Raises OSError."""
-    try:
-        return read_document(path)
-    except NotOurs:
-        return None
-
-
-def read_document(path: Path, most_bytes: int = MOST_BYTES) -> dict[str, Any] | None:
-    """The content; None if there is no such file.
+def load_json(path: Path) -> dict[str, Any] | None:
+    """The content; None if the file is missing.
 
     Raises:
         OSError: it cannot be read.
-        NotOurs: it is no regular file, too large, no JSON object, nested too deeply, or of another version.
+        DamagedState: it is no regular file, too large, no JSON object, nested too deeply, or of another
+            version.
     """
     try:
         # O_NONBLOCK: opening a pipe that someone has put here must not wait for its writer.
@@ -68,18 +64,26 @@ def read_document(path: Path, most_bytes: int = MOST_BYTES) -> dict[str, Any] | 
         return None
     except OSError as error:
         if path.is_symlink():
-            raise NotOurs("is a link") from error
+            raise DamagedState(path, "is a link") from error
         raise
     with os.fdopen(fd, "rb") as file:
         if not stat.S_ISREG(os.fstat(fd).st_mode):
-            raise NotOurs("is no regular file")
-        content = file.read(most_bytes + 1)
-    if len(content) > most_bytes:
-        raise NotOurs(f"larger than {most_bytes} bytes")
+            raise DamagedState(path, "is no regular file")
+        content = file.read(MOST_BYTES + 1)
+    if len(content) > MOST_BYTES:
+        raise DamagedState(path, f"larger than {MOST_BYTES} bytes")
     try:
         document = from_json(content, allow_inf_nan=False)
     except ValueError as error:
-        raise NotOurs(str(error)) from error
+        raise DamagedState(path, error) from error
     if not isinstance(document, dict) or document.get("version") != VERSION:
-        raise NotOurs(f"not of version {VERSION}")
+        raise DamagedState(path, f"not of version {VERSION}")
     return document
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """As `load_json`, but a damaged file counts as missing."""
+    try:
+        return load_json(path)
+    except DamagedState:
+        return None

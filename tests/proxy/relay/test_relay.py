@@ -9,10 +9,10 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from proxy.config.settings import QueueSettings
 from proxy.gate.budget import Budget
 from proxy.gate.gate import Gate
 from proxy.job import Outcome, Stage
-from proxy.relay.relay import RelayOptions
 from proxy.stream.rewrite import Rewriter
 from proxy.upstream import client as upstream
 from supervisor.lifecycle.causes import Cause
@@ -243,7 +243,7 @@ async def test_a_memory_killer_is_told_a_size_that_is_safe(stand: Stand) -> None
 
 
 async def test_a_held_stream_that_is_quarantined_ends_with_the_documented_error(stand: Stand) -> None:
-    stand.options = RelayOptions(hold_grace_s=0.0, keepalive_s=0.005)
+    stand.options = QueueSettings(headers_after_s=0.0, keepalive_s=0.005)
     held = await stand.ask(stream=True)
     for _ in range(2):
         call = await stand.child.call()

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from supervisor.state.json_file import MOST_BYTES, NotOurs, read_document, read_json, write_json
+from supervisor.state.json_file import MOST_BYTES, DamagedState, load_json, read_json, write_json
 
 
 def test_files_are_replaced_as_a_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -25,7 +25,7 @@ def test_files_are_replaced_as_a_whole(tmp_path: Path, monkeypatch: pytest.Monke
     assert list(tmp_path.iterdir()) == [path]
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", '{"version": 99}', '{"value": 1}'])
+@pytest.mark.parametrize("text", ["", "{", "[]", "[" * 100_000, '{"version": 99}', '{"value": 1}'])
 def test_a_file_that_is_not_understood_counts_as_missing(tmp_path: Path, text: str) -> None:
     path = tmp_path / "x.json"
     path.write_text(text)
@@ -54,5 +54,5 @@ def test_what_would_be_fatal_elsewhere_is_damaged(tmp_path: Path, text: str) -> 
     path = tmp_path / "x.json"
     path.write_text(text)
     assert read_json(path) is None
-    with pytest.raises(NotOurs):
-        read_document(path)
+    with pytest.raises(DamagedState):
+        load_json(path)
