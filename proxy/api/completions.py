@@ -28,6 +28,7 @@ from proxy.planning.preparation import Preparation, Prepared
 from proxy.prompt.compaction import OverflowHistory
 from proxy.prompt.counter import TokenCounter
 from proxy.prompt.fit import fit
+from proxy.prompt.turns import ASKER, Asker
 from proxy.relay.registry import Registry
 from proxy.relay.relay import Relay
 from proxy.request.completion import Bounds, CompletionRequest
@@ -110,6 +111,7 @@ class Completions:
         """Read and parse the body, and fetch its images; the body's memory is released at the end."""
         with self.body_budget.account() as account:
             body = await read_body(http_request, self.server, account)
+            ASKER.set(Asker(http_request[CLIENT], len(body)))
             prepared = await self.preparation.ready(min(PREPARATION_WAIT_S, self.queue.max_wait_s))
             request = parse(body, prepared.bounds)
             if request.remote:
