@@ -109,7 +109,7 @@ class Completions:
 
     async def _read(self, http_request: web.Request, parse: Parse) -> tuple[CompletionRequest, Prepared]:
         """Read and parse the body, and fetch its images; the body's memory is released at the end."""
-        with self.body_budget.account() as account:
+        with self.body_budget.account(http_request[CLIENT]) as account:
             body = await read_body(http_request, self.server, account)
             ASKER.set(Asker(http_request[CLIENT], len(body)))
             prepared = await self.preparation.ready(min(PREPARATION_WAIT_S, self.queue.max_wait_s))
