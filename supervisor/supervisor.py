@@ -190,6 +190,7 @@ class Supervisor:
             telemetry=child.telemetry if child else None,
             memory_bytes=attempt.memory_bytes() if attempt else None,
             log_tail=attempt.transcript.lines if attempt else (),
+            unaccounted=attempt.unaccounted if attempt else 0,
         )
 
     def _serving(self) -> Generation | None:

@@ -79,6 +79,8 @@ class Status(Collector):
         yield _gauge("child_generation", "Child process generations started.", child.generation)
         yield _counter("child_exits", "Exits of the child process by cause.", _exits(child), "cause")
         yield _gauge("child_memory_bytes", "Memory of the child process.", _memory_of(child), "kind")
+        about = "Requests that the child has answered since its start and that the proxy did not send."
+        yield _gauge("unaccounted_requests", about, child.unaccounted)
         yield _gauge("requests_running", "Requests that the child is working on.", gate.running)
         yield _gauge("requests_waiting", "Requests in the queue.", gate.waiting)
         about = "Running requests whose clients have disconnected."
@@ -186,6 +188,7 @@ def _child(child: ChildSnapshot) -> dict[str, Any]:
         "pid": child.pid,
         "port": child.port,
         "in_flight": child.in_flight,
+        "unaccounted_requests": child.unaccounted,
         "restarts": child.restarts,
         "exits_by_cause": _exits(child),
         "last_death": None if child.cause is None else death,

@@ -14,6 +14,7 @@ from proxy.prompt import frames
 from proxy.prompt.turns import Turn
 from supervisor.aio import Timer
 from supervisor.child.process import widen_pipe
+from supervisor.environment import without_secrets
 
 log = logging.getLogger("mlxguard.worker")
 
@@ -76,7 +77,7 @@ class Worker(asyncio.SubprocessProtocol):
         end, lifeline = os.pipe()
         try:
             _, worker = await asyncio.get_running_loop().subprocess_exec(
-                lambda: cls(stall_s, lifeline), *command, str(end), pass_fds=(end,)
+                lambda: cls(stall_s, lifeline), *command, str(end), pass_fds=(end,), env=without_secrets()
             )
         except BaseException:
             os.close(lifeline)

@@ -90,6 +90,7 @@ class Upstream:
             async with _until(generation.died, grace_s=LAST_WORDS_S):
                 connection = await self._connected(generation)
                 on_asked()
+                generation.posts += 1
                 await connection.ask(path, body, fields)
                 asked = True
                 await connection.answered()

@@ -17,7 +17,7 @@ from supervisor.aio import Tasks
 from supervisor.child.command import command_line, environment, free_port
 from supervisor.child.generation import Death, Generation
 from supervisor.child.options import LaunchSpec, SupervisorOptions
-from supervisor.child.output import Transcript, dropped_connection
+from supervisor.child.output import Transcript, dropped_connection, is_answered_post
 from supervisor.child.process import Child, Exit
 from supervisor.child.watch import Watch
 from supervisor.lifecycle import memory_history
@@ -68,6 +68,8 @@ class Attempt:
         self.transcript = Transcript(self._on_line)
         self.history = MemoryHistory()
         self.free_before: int | None = None  # bytes, before it was started
+        self.unaccounted = 0  # requests that the child has answered and that this process did not send
+        self._posts_answered = 0
         self._options = options
         self._listener = listener
         self._tasks = tasks
@@ -164,6 +166,7 @@ class Attempt:
             state,
             diagnosis.external,
             self.history.recent_active(time.monotonic()),
+            self.unaccounted,
         )
         if self.generation is not None and not self.generation.died.done():
             self.generation.died.set_result(self.death)
@@ -241,7 +244,20 @@ class Attempt:
             self._footprint = system.memory_of(self.pid)
         return None if self.pid is None else self._footprint
 
+    def _on_answered_post(self) -> None:
+        """Compare what the child has answered with what was sent to it; its port is open to this machine."""
+        self._posts_answered += 1
+        sent = (self._watch.posts if self._watch else 0) + (self.generation.posts if self.generation else 0)
+        if self._posts_answered - sent > self.unaccounted:
+            self.unaccounted = self._posts_answered - sent
+            if self.unaccounted == 1:
+                extra = {"generation": self.number, "port": self.port}
+                log.warning("unaccounted_request", extra=extra)
+
     def _on_line(self, line: str) -> None:
+        if is_answered_post(line):
+            self._on_answered_post()
+            return
         if self.death is not None or self._watch is None:
             return
         if self.generation is None and port_taken(line):

@@ -41,6 +41,7 @@ class Probe:
     def __init__(self, session: aiohttp.ClientSession, port: int) -> None:
         self._session = session
         self._url = f"http://127.0.0.1:{port}"
+        self.posts = 0  # canaries that were sent
         self.refusal = ""  # the last canary's response, for an explanation
 
     async def health(self, timeout_s: float = HEALTH_TIMEOUT_S) -> Health:
@@ -59,6 +60,7 @@ class Probe:
         body = {"model": "default_model", "prompt": "a", "max_tokens": 1, "stream": False}
         try:
             limit, url = aiohttp.ClientTimeout(total=timeout_s), f"{self._url}/v1/completions"
+            self.posts += 1
             async with self._session.post(url, json=body, timeout=limit) as response:
                 text = await response.text(errors="replace")
                 self.refusal = f"HTTP {response.status} {text[:300]}"

@@ -69,6 +69,11 @@ class Watch:
         self._refusals = 0
         self._cpu, self._cpu_at, self._cpu_beat = 0.0, 0.0, 0
 
+    @property
+    def posts(self) -> int:
+        """Canaries that were sent."""
+        return self._probe.posts
+
     # Until the first token
 
     async def first_token(self) -> bool:

@@ -17,6 +17,7 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from supervisor.child.command import server_command
+from supervisor.environment import without_secrets
 from supervisor.machine.memory_limits import wired_limit
 from supervisor.machine.system import total_memory
 from supervisor.machine.versions import versions
@@ -114,6 +115,7 @@ async def _output(command: Sequence[str], limit_s: float) -> str | None:
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.DEVNULL,
+            env=without_secrets(),
             start_new_session=True,  # Ctrl-C is for the gateway, which then decides
         )
     except OSError as error:
