@@ -12,8 +12,8 @@ from proxy.request.images import (
     RemoteImage,
     allowed_host,
     data_url,
-    image_urls,
     image_format,
+    image_urls,
 )
 
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(20)
