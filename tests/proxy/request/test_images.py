@@ -27,8 +27,8 @@ def encoded(data: bytes, kind: str = "image/png") -> str:
 
 
 def part(url: Any, policy: ImagePolicy = POLICY) -> tuple[dict[str, Any], list[RemoteImage]]:
-    pictures = Images(policy)
-    return pictures.part({"type": "image_url", "image_url": url}, "m", 3, 1), pictures.remote
+    images = Images(policy)
+    return images.part({"type": "image_url", "image_url": url}, "m", 3, 1), images.remote
 
 
 def refused(raw: dict[str, Any], policy: ImagePolicy = POLICY) -> str | None:
@@ -52,10 +52,10 @@ def refused(raw: dict[str, Any], policy: ImagePolicy = POLICY) -> str | None:
     ],
 )
 def test_every_spelling_becomes_one_with_the_type_that_the_bytes_have(raw: dict[str, Any]) -> None:
-    pictures = Images(POLICY)
-    made = pictures.part(raw, "m", 0, 0)
+    images = Images(POLICY)
+    made = images.part(raw, "m", 0, 0)
     assert made == {"type": "image_url", "image_url": {"url": encoded(PNG)}}
-    assert pictures.remote == []
+    assert images.remote == []
     assert image_urls([{"content": "x"}, {"content": [{"type": "text", "text": "a"}, made]}]) == [
         encoded(PNG)
     ]
@@ -103,12 +103,12 @@ def test_the_exact_limit_of_bytes_is_let_in() -> None:
 
 
 def test_more_images_than_may_be_are_refused() -> None:
-    pictures = Images(POLICY)
+    images = Images(POLICY)
     raw = {"type": "image_url", "image_url": encoded(PNG)}
     for _ in range(2):
-        pictures.part(raw, "m", 0, 0)
+        images.part(raw, "m", 0, 0)
     with pytest.raises(InvalidRequest, match="one image too many"):
-        pictures.part(raw, "m", 0, 0)
+        images.part(raw, "m", 0, 0)
 
 
 def test_a_model_without_images_says_so() -> None:
