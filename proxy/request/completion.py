@@ -12,6 +12,7 @@ import orjson
 from proxy.request import sampling
 from proxy.request.allowlist import Allowlist
 from proxy.request.images import ImagePolicy, RemoteImage, image_part
+from proxy.request.mends import Mends
 from proxy.request.messages import Message
 from proxy.request.model_names import CHILD_MODEL
 
@@ -88,6 +89,7 @@ class CompletionRequest:
     dropped: tuple[str, ...] = ()
     variant: dict[str, str] = field(default_factory=dict)
     remote: tuple[RemoteImage, ...] = ()
+    mends: Mends = field(default_factory=Mends)
 
     @property
     def is_chat(self) -> bool:

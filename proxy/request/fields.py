@@ -80,12 +80,3 @@ def too_deep(value: Any, levels: int) -> bool:
             if type(child) is dict or type(child) is list
         ]
     return bool(layer)
-
-
-def contains_nul(value: Any) -> bool:
-    """Whether any string or key in `value` contains a NUL. Recursive: check `too_deep` first."""
-    if type(value) is str:
-        return "\0" in value
-    if type(value) is list:
-        return any(map(contains_nul, value))
-    return type(value) is dict and (any(map(contains_nul, value)) or any(map(contains_nul, value.values())))

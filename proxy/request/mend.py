@@ -7,8 +7,8 @@ has a name, is counted in a metric and told in the header `x-mlxguard-mended`; n
 
 `mend` works on the parsed body and runs before the strict checks (`parse.py`, `messages.py`), which still
 hold for whatever it leaves. It changes what is wrong and nothing else. The last user message stays strict
-where a mend would mislead: an image that the model cannot see is an error there, since its user would take the
-answer for one about the image.
+where a mend would mislead: an image that the model cannot see is an error there, since its user would take
+the answer for one about the image.
 """
 
 from __future__ import annotations
@@ -19,32 +19,32 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from proxy.request.images import KINDS, ImagePolicy
-from proxy.request.mend_tools import mended_call, mended_choice, mended_tool
-from proxy.request.mends import Mend, Mends, has_nul, json_text, replaced, without_nuls
+from proxy.request.mend_tools import mended_call, mended_choice, mended_functions, mended_tool
+from proxy.request.mends import Mend, Mends, json_text
 
 _ROLES = {"function": "tool", "model": "assistant", "ai": "assistant", "human": "user"}
 _TEXTS = frozenset({"text", "input_text", "output_text", "refusal"})
 _REASONING = {"thinking": "thinking", "reasoning": "text", "reasoning_text": "text", "summary_text": "text"}
+#: The fields of a message that templates read a thought from.
+_REASONING_FIELDS = ("reasoning_content", "reasoning")
 #: Fields that say what a part is about; the first one found is told in place of what is left out.
 _LABELS = ("filename", "file_name", "name", "title")
 
 Message = dict[str, Any]
 
 
-def mend(fields: dict[str, Any], body: bytes, images: ImagePolicy, mends: Mends) -> dict[str, Any]:
-    """The fields of a chat request with what is odd in them mended; `body` is what they were read from."""
-    if b"\\u0000" in body:  # JSON can write a NUL in no other way
-        fields = replaced(fields, has_nul, without_nuls, Mend.NUL, mends)
+def mend(fields: dict[str, Any], images: ImagePolicy, mends: Mends) -> dict[str, Any]:
+    """The fields of a chat request with what is odd in them mended, and counted in `mends`."""
     mended = dict(fields)
     if type(messages := fields.get("messages")) is list:
         mended["messages"] = _messages(messages, images, mends)
-    if type(tools := fields.get("tools")) is list:
+    mended_functions(mended, mends)
+    if type(tools := mended.get("tools")) is list:
         mended["tools"] = [tool for raw in tools for tool in mended_tool(raw, mends)]
-    if fields.get("tool_choice") is not None:
-        mended["tool_choice"] = mended_choice(fields["tool_choice"], mends)
-    if not fields.get("tools") and type(fields.get("functions")) is list:
-        mended["tools"] = [{"type": "function", "function": function} for function in mended.pop("functions")]
-        mends.counts[Mend.TOOL] += len(mended["tools"])
+    elif not tools:
+        mended.pop("tools", None)
+    if mended.get("tool_choice") is not None:
+        mended["tool_choice"] = mended_choice(mended["tool_choice"], mends)
     return mended
 
 
@@ -75,6 +75,7 @@ def _is_plain(message: Message) -> bool:
         and not message.get("function_call")
         and type(message.get("name", "")) is str
         and type(message.get("tool_call_id", "")) is str
+        and all(type(message.get(name, "")) is str for name in _REASONING_FIELDS)
     )
 
 
@@ -120,9 +121,10 @@ class _Message:
             message["role"] = _ROLES[role]
             self.mends.counts[Mend.ROLE] += 1
         self._mend_names(message)
+        self._mend_reasoning(message)
         self._mend_content(message)
         self._mend_calls(message)
-        if self.thoughts and not any(message.get(name) for name in ("reasoning_content", "reasoning")):
+        if self.thoughts and not any(message.get(name) for name in _REASONING_FIELDS):
             message["reasoning_content"] = "\n".join(self.thoughts)
         yield from self.results
         if message.get("content") or not self.results:
@@ -135,18 +137,30 @@ class _Message:
                 message[name] = json_text(value)
                 self.mends.counts[Mend.NAME] += 1
 
+    def _mend_reasoning(self, message: Message) -> None:
+        for name in _REASONING_FIELDS:
+            value = message.get(name)
+            if value is None or type(value) is str:
+                continue
+            del message[name]
+            self.mends.counts[Mend.PART] += 1
+            for part in value if type(value) is list else [value]:
+                text = part.get(_REASONING.get(_kind(part), "text")) if type(part) is dict else part
+                if type(text) is str:
+                    self.thoughts.append(text)
+
     def _mend_content(self, message: Message) -> None:
         content = message.get("content")
+        if content is None or type(content) is str:
+            return
         if type(content) is list:
-            parts = [kept for part in content for kept in self._part(part, message)]
-            if parts != content:
-                message["content"] = parts
-        elif type(content) is dict and content.get("text") is not None and _kind(content) in _TEXTS:
-            message["content"] = [content]
-            self.mends.counts[Mend.CONTENT] += 1
-        elif content is not None and type(content) is not str:
+            message["content"] = [kept for part in content for kept in self._part(part, message)]
+            return
+        self.mends.counts[Mend.CONTENT] += 1
+        if type(content) is dict and _kind(content) in _TEXTS and type(content.get("text")) is str:
+            message["content"] = content["text"]
+        else:
             message["content"] = json_text(content)
-            self.mends.counts[Mend.CONTENT] += 1
 
     def _part(self, part: Any, message: Message) -> Iterator[Any]:
         """What stays of a part in its place; reasoning, calls and results go to places of their own."""
@@ -154,7 +168,7 @@ class _Message:
         if kind in KINDS:
             yield from self._image(part)
         elif kind in _TEXTS:
-            yield part
+            yield self._text_part(part, kind)
         elif kind in _REASONING or kind == "redacted_thinking":
             self.mends.counts[Mend.PART] += 1
             thought = part.get(_REASONING.get(kind, ""))
@@ -171,6 +185,13 @@ class _Message:
             yield part
         else:
             yield from self._omitted(part, kind)
+
+    def _text_part(self, part: Any, kind: str) -> Any:
+        name = "refusal" if kind == "refusal" else "text"
+        if type(part) is not dict or type(text := part.get(name)) is str:
+            return part
+        self.mends.counts[Mend.CONTENT] += 1
+        return {**part, name: "" if text is None else json_text(text)}
 
     def _image(self, part: Any) -> Iterator[Any]:
         if self.strict:

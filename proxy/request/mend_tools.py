@@ -59,7 +59,7 @@ def _arguments(value: Any, mends: Mends) -> Any:
         parsed = orjson.loads(value)
     except orjson.JSONDecodeError:
         return _as_the_server_reads(value, mends)
-    if type(parsed) is dict and "\\u0000" in value:  # the child would decode it to a NUL
+    if "\\u0000" in value:  # the child would decode it to a NUL
         return replaced(json.loads(value), has_nul, without_nuls, Mend.NUL, mends)
     if type(parsed) is str:
         try:
@@ -85,11 +85,11 @@ def _as_the_server_reads(value: str, mends: Mends) -> Any:
 
 def mended_tool(raw: Any, mends: Mends) -> Iterator[Any]:
     """A tool as a function; nothing for one that the model cannot call."""
-    if type(raw) is not dict or type(raw.get("function")) is dict:
-        if type(raw) is dict and raw.get("type") not in (None, "function"):
-            mends.counts[Mend.TOOL] += 1
-            raw = {**raw, "type": "function"}
+    if type(raw) is not dict:
         yield raw
+        return
+    if type(function := raw.get("function")) is dict:
+        yield from _nested_tool(raw, function, mends)
         return
     kind, name = raw.get("type", "function"), raw.get("name")
     parameters = raw.get("parameters", raw.get("input_schema"))
@@ -105,6 +105,36 @@ def mended_tool(raw: Any, mends: Mends) -> Iterator[Any]:
     else:
         mends.counts[Mend.TOOL_OMITTED] += 1
         mends.omitted_tools.append(str(name or kind))
+
+
+def _nested_tool(raw: dict[str, Any], function: dict[str, Any], mends: Mends) -> Iterator[Any]:
+    if type(function.get("name")) is not str or not function["name"]:
+        mends.counts[Mend.TOOL_OMITTED] += 1
+        mends.omitted_tools.append("(no name)")
+        return
+    odd = {
+        name
+        for name, kind in (("parameters", dict), ("description", str))
+        if function.get(name) is not None and type(function[name]) is not kind
+    }
+    if odd or raw.get("type") not in (None, "function"):
+        mends.counts[Mend.TOOL] += 1
+        kept = {name: value for name, value in function.items() if name not in odd}
+        yield {**raw, "type": "function", "function": kept}
+    else:
+        yield raw
+
+
+def mended_functions(fields: dict[str, Any], mends: Mends) -> None:
+    """Turn `functions` and `function_call`, which `tools` replaced, into those, in place."""
+    functions, call = fields.pop("functions", None), fields.pop("function_call", None)
+    if not functions or fields.get("tools"):
+        return
+    fields["tools"] = functions
+    if call is not None:
+        fields.setdefault(
+            "tool_choice", call if type(call) is str else {"type": "function", "function": call}
+        )
 
 
 def mended_choice(choice: Any, mends: Mends) -> Any:

@@ -103,7 +103,7 @@ def test_tools_in_other_protocols_forms() -> None:
 
 def test_tools_that_were_left_out_are_named() -> None:
     mends = Mends()
-    mend({"tools": [{"type": "web_search"}, {"type": "custom", "name": "p"}]}, b"", BLIND, mends)
+    mend({"tools": [{"type": "web_search"}, {"type": "custom", "name": "p"}]}, BLIND, mends)
     assert mends.omitted_tools == ["web_search", "p"]
 
 
