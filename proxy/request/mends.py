@@ -34,6 +34,11 @@ class Mend(StrEnum):
     TOOL = "tool_converted"  # a tool in another protocol's form
     TOOL_OMITTED = "tool_omitted"  # a tool that the model cannot call
     CHOICE = "tool_choice_converted"  # tool_choice in another protocol's form
+    SYSTEM = "system_message_moved"  # a system message where the template takes none, or loses it
+    TURNS = "turns_mended"  # turns in an order that the template refuses
+    RESULT = "result_as_text"  # a tool result whose call is gone
+    CALL_ID = "call_id_shortened"  # call ids that the template refuses
+    TOOL_FIELD = "tool_field_added"  # a description or parameters that the template needs
 
 
 @dataclass(slots=True)
