@@ -61,7 +61,11 @@ def _probe(render: Render) -> dict[str, Any]:
         "consecutive_users": takes(_user(), _user()) and takes(_user(), _assistant(), _assistant(), _user()),
         "assistant_first": takes(_assistant(), _user()),
         "empty_assistant": takes(_user(), _assistant(""), _user()),
-        "no_user": takes(_system()) and takes(_assistant()) and takes(_system(), _assistant()),
+        "no_user": all(
+            takes(*messages, tools=tools)
+            for messages in ((_system(),), (_assistant(),), (_system(), _assistant()))
+            for tools in ((needed, (_tool(),)) if takes(_user(), tools=(_tool(),)) else (needed,))
+        ),
         "calls": calls,
         "object_arguments": objects or not calls,
         "tools": shown,
