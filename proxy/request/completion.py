@@ -15,6 +15,7 @@ from proxy.request.images import ImagePolicy, RemoteImage, image_part
 from proxy.request.mends import Mends
 from proxy.request.messages import Message
 from proxy.request.model_names import CHILD_MODEL
+from proxy.request.template_traits import TemplateTraits, adapt, adapt_tools
 
 #: The session of a text prompt is told by this many characters at its start.
 _SESSION_CHARACTERS = 1024
@@ -98,6 +99,14 @@ class CompletionRequest:
     def bounded(self, vocab_size: int) -> CompletionRequest:
         """Check and adapt the request to a vocabulary of `vocab_size` logits. Raises InvalidRequest."""
         return replace(self, sampling=sampling.bounded(self.sampling, vocab_size))
+
+    def adapted(self, template: TemplateTraits) -> CompletionRequest:
+        """The request with its conversation in a form that the model's chat template takes."""
+        if not isinstance(self.prompt, ChatPrompt):
+            return self
+        messages = adapt(self.prompt.messages, template, self.mends)
+        tools = adapt_tools(self.prompt.tools, template, self.mends)
+        return replace(self, prompt=replace(self.prompt, messages=messages, tools=tools))
 
     def with_images(self, urls: Sequence[str]) -> CompletionRequest:
         """Replace the remote image URLs by `data:` URLs, given in the order of `remote`."""

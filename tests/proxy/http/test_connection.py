@@ -14,12 +14,16 @@ from typing import Any, cast
 import pytest
 from aiohttp import web
 
+from proxy.config.settings import ServerSettings
 from proxy.http import body, middleware, routes
 from proxy.http.access import AccessControl
-from proxy.http.connection import ConnectionLimits, Site
+from proxy.http.body_budget import BodyAccount, BodyBudget
+from proxy.http.connection import Site
 from proxy.http.early_listener import EarlyListener
 
-LIMITS = ConnectionLimits(total=4, per_address=3, head_s=15, idle_s=75, reading_s=120)
+SETTINGS = ServerSettings(
+    max_connections=4, connections_per_address=3, max_body_bytes=100_000, body_timeout_s=5
+)
 HOST = b"Host: 127.0.0.1\r\n"
 
 
@@ -65,7 +69,7 @@ async def stand() -> AsyncIterator[Stand]:
     cancelled = asyncio.Event()
 
     async def echo(request: web.Request) -> web.Response:
-        return web.Response(body=await body.read_body(request, most_bytes=100_000, timeout_s=5))
+        return web.Response(body=await body.read_body(request, SETTINGS, BodyAccount(BodyBudget(10**6))))
 
     async def endless(request: web.Request) -> web.StreamResponse:
         response = web.StreamResponse()
@@ -76,15 +80,15 @@ async def stand() -> AsyncIterator[Stand]:
         finally:
             cancelled.set()
 
-    admittance = AccessControl(keys={}, hosts={"127.0.0.1"}, origins=())
-    app = web.Application(middlewares=[middleware.middleware(admittance, lambda *_: None)])
-    app.on_response_prepare.append(middleware.sign)
+    access = AccessControl(keys={}, hosts={"127.0.0.1"}, origins=())
+    app = web.Application(middlewares=[middleware.middleware(access, lambda *_: None)])
+    app.on_response_prepare.append(middleware.add_headers)
     posts = [web.post("/echo", echo)]
     app.add_routes(routes.table([*posts, web.get("/endless", endless), web.get("/livez", echo)]))
     runner = web.AppRunner(app, handler_cancellation=True, access_log=None, shutdown_timeout=1)
     await runner.setup()
     sock = socket.create_server(("127.0.0.1", 0))
-    site = Site(runner, await EarlyListener.open(sock), LIMITS, refused.append, clock=lambda: now[0])
+    site = Site(runner, await EarlyListener.open(sock), SETTINGS, refused.append, clock=lambda: now[0])
     await site.start()
     yield Stand(site, sock.getsockname()[1], now, refused, cancelled)
     await runner.cleanup()
@@ -207,7 +211,7 @@ async def test_a_connection_too_many_is_told_to_come_back_and_leaves_a_free_plac
     assert (status, body["error"]["code"]) == (503, "503")
     assert "retry-after" in headers
     await close(held[0][1])
-    while len(stand.site.census) > 2:
+    while len(stand.site.counts) > 2:
         await asyncio.sleep(0)
     answer = await stand.send(b"GET /livez HTTP/1.1\r\n" + HOST + b"Connection: close\r\n\r\n")
     assert answer.startswith(b"HTTP/1.1 200")

@@ -94,7 +94,7 @@ def test_a_human_line() -> None:
 
 def test_lines_of_a_request_carry_its_id() -> None:
     def in_a_request() -> None:
-        format.request_id.set("req-1")
+        format.current_request_id.set("req-1")
         log.info("answered")
 
     assert parsed(lambda: copy_context().run(in_a_request))["request_id"] == "req-1"
@@ -291,7 +291,7 @@ HOSTILE = st.text(
 
 @given(event=HOSTILE, value=HOSTILE)
 def test_no_line_can_be_forged(event: str, value: str) -> None:
-    record = logging.makeLogRecord({"name": "mlxguard.edge", "msg": event, "field": value})
+    record = logging.makeLogRecord({"name": "mlxguard.http", "msg": event, "field": value})
     for formatter in (JsonFormatter(str), HumanFormatter(str, colour=False)):
         line = formatter.format(record)
         assert len(line.splitlines()) == 1
@@ -304,7 +304,7 @@ def test_no_line_can_be_forged(event: str, value: str) -> None:
 
 @given(value=HOSTILE | st.text('a"\\ =', max_size=6))
 def test_a_value_cannot_pass_for_two_fields(value: str) -> None:
-    record = logging.makeLogRecord({"name": "mlxguard.edge", "msg": "sent", "field": value, "last": 1})
+    record = logging.makeLogRecord({"name": "mlxguard.http", "msg": "sent", "field": value, "last": 1})
     line = HumanFormatter(str, colour=False).format(record)
     shown = re.fullmatch(r'.* field=([^\s"=]+|"([^"\\]|\\.)*") last=1', line)
     assert shown, line
