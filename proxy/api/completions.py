@@ -81,6 +81,7 @@ class Completions:
         request, prepared = await self._read(http_request, parse)
         self.names.check(request.model)
         self.metrics.fields_dropped(request.dropped)
+        self.metrics.mended(request.mends)
         answer = self._new_answer(is_chat=request.is_chat)
         with self.cache.counting(answer.id, request) as counter:
             fitted = await fit(request, counter, prepared.limits, refusals=self.overflow_history, now=arrived)
@@ -113,7 +114,7 @@ class Completions:
             request = parse(body, prepared.bounds)
             if request.remote:
                 request = request.with_images(await self.images.fetch(request.remote, account))
-            return request, prepared
+            return request.adapted(prepared.bounds.template), prepared
 
     def _new_answer(self, *, is_chat: bool) -> Answer:
         unique, created = str(uuid.uuid4()), int(time.time())

@@ -23,6 +23,7 @@ def bounds(settings: RequestSettings, tokenizer: TokenizerInfo, folder: Path) ->
             model=str(folder),
         ),
         images=picture_policy(settings, tokenizer.image_obstacle),
+        template=tokenizer.template,
     )
 
 

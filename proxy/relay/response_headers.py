@@ -21,4 +21,9 @@ def response_headers(job: Job) -> dict[str, str]:
         headers["x-mlxguard-truncated"] = (
             f"messages={fitted.dropped_messages}; tokens={fitted.dropped_tokens}"
         )
+    mends = job.request.mends
+    if mended := mends.header():
+        headers["x-mlxguard-mended"] = mended
+    if mends.omitted_tools:
+        headers["x-mlxguard-omitted-tools"] = mends.omitted()
     return headers

@@ -67,6 +67,7 @@ class Bounds:
     vocab_size: int | None = None
     allowlist: Allowlist = field(default_factory=Allowlist)
     images: ImagePolicy = field(default_factory=ImagePolicy)
+    template: TemplateTraits = field(default_factory=TemplateTraits)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +79,7 @@ class CompletionRequest:
         dropped: names of the client's fields that were left out.
         variant: the fields that choose an adapter or a draft model.
         remote: images that must be fetched before the request goes to the child.
+        mends: what was mended in it so far.
     """
 
     prompt: Prompt

@@ -21,7 +21,12 @@ def refuse(param: str | None, what: str) -> NoReturn:
     keeps it.
     """
     text = f"`{param}` {what}." if param else f"The request {what}."
-    raise InvalidRequest(_RETRYABLE.sub("N", text), param=param)
+    raise InvalidRequest(mask_statuses(text), param=param)
+
+
+def mask_statuses(text: str) -> str:
+    """`text` with every number that an agent may take for a retryable status replaced by N."""
+    return _RETRYABLE.sub("N", text)
 
 
 def boolean(value: Any, param: str) -> bool:
