@@ -232,6 +232,8 @@ class _Message:
         if type(legacy := message.pop("function_call", None)) is dict and not calls:
             calls = [{"type": "function", "function": legacy}]
             self.mends.counts[Mend.CALL] += 1
+        if not calls and not self.calls:
+            message.pop("tool_calls", None)
         if type(calls) is not list or not (calls or self.calls):
             return
         mended = [call for raw in [*calls, *self.calls] for call in mended_call(raw, self.mends)]
