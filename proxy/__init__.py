@@ -12,7 +12,7 @@ The journey of a request through the packages, which is also the order to read t
     request   pure: parses bytes into a typed, strict CompletionRequest
     prompt    counts its tokens exactly, by the process of `worker`; truncates or refuses it if it is too long
     cache     predicts what the child's prompt cache saves, and how long its search will block
-    gate      queues it until its predicted memory fits beside the running requests
+    gate      queues it until its predicted memory fits with the running requests
     relay     sends it to the child, streams the answer, decides after a failure
     upstream  speaks HTTP/1.0 to the child
     stream    pure: reads the child's events and writes the client's

@@ -200,7 +200,7 @@ class Gateway:
         path = settings.model.path
         names = ModelNames(settings.model.served_name or served_name(path), (*settings.model.aliases, path))
         queue = settings.queue
-        options = RelayOptions(hold_grace_s=queue.hold_grace_s, keepalive_s=queue.keepalive_s)
+        options = RelayOptions(hold_grace_s=queue.headers_after_s, keepalive_s=queue.keepalive_s)
         explainer = Explainer(
             counter, self._gate, lambda: self._preparation.plan, settings.prompt, settings.memory
         )

@@ -1,6 +1,6 @@
 """The OpenAPI description of the gateway, served at /mlxguard/openapi.json.
 
-Paths and schemas are written by hand in `openapi.json`, beside this module. What the code itself defines
+Paths and schemas are written by hand in `openapi.json`, next to this module. What the code itself defines
 (roles, template arguments, error statuses, the version) is filled in here. tests/proxy/api/test_openapi.py
 checks the rest against the code: every route is described, and every range is the one that is enforced.
 """

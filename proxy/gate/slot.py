@@ -75,7 +75,7 @@ class Slot:
     def requeue(self, *, alone: bool = False) -> None:
         """Give the grant back and wait by the old arrival, ahead of all later requests.
 
-        `alone`: wait until nothing else runs, and run with nothing beside it.
+        `alone`: wait until nothing else runs, and run alone.
         """
         self.alone, self.dropped = alone, False
         self._next_report = 0
@@ -83,7 +83,7 @@ class Slot:
         self._gate.requeue(self.id, alone=alone)
 
     def end_isolation(self) -> None:
-        """Let others run beside a request that was granted alone."""
+        """Let others join a request that was granted alone."""
         self.alone = False
         self._gate.end_isolation(self.id)
 

@@ -119,7 +119,7 @@ class Connection(web.RequestHandler):
         self._wire: asyncio.Transport | None = None
         self._timeouts = ConnectionTimeouts(
             head_s=site.settings.header_timeout_s,
-            reading_s=site.settings.read_timeout_s,
+            reading_s=site.settings.send_timeout_s,
             head_since=site.clock(),
         )
 

@@ -92,7 +92,7 @@ async def _respond(request: web.Request, handler: Handler, access: AccessControl
 
 
 def _log_refusal(request: web.Request, error: errors.GatewayError) -> None:
-    """Log why a request was refused, in our own words and numbers, with nothing of its text."""
+    """Log why a request was refused, in our own words and numbers, without any of the text it sent."""
     fields: dict[str, object] = {"status": error.status, "code": error.code, "param": error.param}
     if isinstance(error, errors.PromptTooLong):
         fields |= {"prompt_tokens": error.prompt_tokens, "limit": error.limit}

@@ -1,7 +1,7 @@
-"""What each cache of a model is, told from its class and from what its arrays show. For the probe: has mlx.
+"""Recognises each cache of a model by its class and its arrays. Runs in the tracing process, which has mlx.
 
 Cache classes of mlx-lm 0.32.2's models/cache.py are known by name; a class that only one model has is
-understood by fitting its arrays' sizes at several lengths. Nothing is evaluated.
+identified by fitting its arrays' sizes at several lengths. Nothing is evaluated.
 """
 
 from __future__ import annotations
@@ -11,23 +11,23 @@ from typing import Any
 
 from supervisor.memory_model.kv_cache import CachePart, CostModel, GrowthKind, merged, rows_at
 
-#: Lengths at which an unknown cache is looked at: between them every window and group size shows.
+#: Lengths at which an unknown cache is measured; together they distinguish every window and group size.
 _LENGTHS = (1, 2, 3, 5, 22, 64, 257, 700, 1500, 5000)
-#: Largest group of tokens that is looked for.
+#: Largest group of tokens that is tried.
 _GROUP = 256
 
 Trace = Callable[[Iterable[int]], list[Any]]
 
 
 class Untraceable(Exception):
-    """Why there is no exact law for this model, as a clause."""
+    """Says in a clause why there is no exact cost model for this model."""
 
 
 def parts_of(trace: Trace) -> tuple[CachePart, ...]:
-    """The law of a model's caches, checked against a trace that it was not made from.
+    """Find the parts of a model's cost model, checked against a trace that they were not derived from.
 
     Args:
-        trace: feeds chunks of tokens to the model, unevaluated, and returns its caches.
+        trace: feeds chunks of tokens to the model, without evaluating, and returns its caches.
 
     Raises:
         Untraceable: some cache behaves in no known way.
@@ -35,11 +35,10 @@ def parts_of(trace: Trace) -> tuple[CachePart, ...]:
     found: list[CachePart] = []
     later = [leaf for leaf, _ in leaves(trace((21, 1)))]
     for index, (leaf, top) in enumerate(leaves(trace((1,)))):
-        known = _KNOWN.get(_name(leaf))
-        if known is None or (_name(leaf) == "ArraysCache" and _bytes(leaf) != _bytes(later[index])):
-            found += _fitted(trace, index)
-        else:
-            found += known(leaf, top)
+        known = _known(leaf, top)
+        if known is None or (type(leaf).__name__ == "ArraysCache" and _bytes(leaf) != _bytes(later[index])):
+            known = _fitted(trace, index)
+        found += known
     parts = merged(found)
     _check(sum(map(_bytes, later)), CostModel(parts).after((21, 1)))
     return parts
@@ -47,11 +46,11 @@ def parts_of(trace: Trace) -> tuple[CachePart, ...]:
 
 def _check(traced: int, replayed: int) -> None:
     if traced != replayed:
-        raise Untraceable(f"its caches hold {traced} bytes after 22 tokens, and {replayed} by their classes")
+        raise Untraceable(f"its caches hold {traced} bytes after 22 tokens, but {replayed} by their classes")
 
 
 def leaves(caches: Iterable[Any]) -> Iterator[tuple[Any, bool]]:
-    """Each cache, and whether it stands in the model's own list (only those can be quantized)."""
+    """Yield each cache, and whether it is in the model's own list (only those can be quantized)."""
     for cache in caches:
         if type(cache).__name__ == "CacheList":
             yield from ((inner, False) for inner, _ in leaves(cache.caches))
@@ -60,7 +59,7 @@ def leaves(caches: Iterable[Any]) -> Iterator[tuple[Any, bool]]:
 
 
 def arrays(cache: Any) -> dict[str, Any]:
-    """Every array that one cache holds between two calls, by name."""
+    """Every array that a cache holds between two calls, by name."""
     inside = enumerate(cache.cache) if type(cache).__name__ == "ArraysCache" else vars(cache).items()
     return {str(name): value for name, value in inside if hasattr(value, "nbytes")}
 
@@ -69,60 +68,36 @@ def _bytes(cache: Any) -> int:
     return sum(int(array.nbytes) for array in arrays(cache).values())
 
 
-def _name(cache: Any) -> str:
-    """The class, if it is one of mlx_lm's own; another of the same name may do anything."""
-    return type(cache).__name__ if type(cache).__module__ == "mlx_lm.models.cache" else ""
-
-
-def _keys_and_values(cache: Any) -> tuple[int, int]:
-    """Bytes per row and per element; nothing where the model left the cache empty."""
-    if cache.keys is None:
-        return 0, 1
-    return (cache.keys.nbytes + cache.values.nbytes) // cache.keys.shape[2], cache.keys.itemsize
-
-
-def _growing(cache: Any, top: bool) -> list[CachePart]:
-    row, item = _keys_and_values(cache)
-    return [CachePart(GrowthKind.GROWING, row, itemsize=item, quantizable=top)]
-
-
-def _window(cache: Any, _: bool) -> list[CachePart]:
-    row, item = _keys_and_values(cache)
-    return [CachePart(GrowthKind.WINDOW, row, size=cache.max_size, keep=cache.keep, itemsize=item)]
-
-
-def _chunked(cache: Any, _: bool) -> list[CachePart]:
-    row, item = _keys_and_values(cache)
-    return [CachePart(GrowthKind.CHUNK, row, size=cache.chunk_size, itemsize=item)]
-
-
-def _concatenated(cache: Any, _: bool) -> list[CachePart]:
-    row, item = _keys_and_values(cache)
+def _known(cache: Any, top: bool) -> list[CachePart] | None:
+    """The parts of a cache of mlx_lm's own classes; None for other classes, even those of the same name."""
+    name = type(cache).__name__ if type(cache).__module__ == "mlx_lm.models.cache" else ""
+    if name == "ArraysCache":
+        return [CachePart(GrowthKind.CONSTANT, _bytes(cache))]
+    if name not in ("KVCache", "RotatingKVCache", "ChunkedKVCache", "ConcatenateKVCache"):
+        return None
+    if cache.keys is None:  # the model left it empty
+        row, item = 0, 1
+    else:
+        row, item = (cache.keys.nbytes + cache.values.nbytes) // cache.keys.shape[2], cache.keys.itemsize
+    match name:
+        case "KVCache":
+            return [CachePart(GrowthKind.GROWING, row, itemsize=item, quantizable=top)]
+        case "RotatingKVCache":
+            return [CachePart(GrowthKind.WINDOW, row, size=cache.max_size, keep=cache.keep, itemsize=item)]
+        case "ChunkedKVCache":
+            return [CachePart(GrowthKind.CHUNK, row, size=cache.chunk_size, itemsize=item)]
     return [CachePart(GrowthKind.APPENDED, row, size=1, itemsize=item)]
 
 
-def _state(cache: Any, _: bool) -> list[CachePart]:
-    return [CachePart(GrowthKind.CONSTANT, _bytes(cache))]
-
-
-_KNOWN: dict[str, Callable[[Any, bool], list[CachePart]]] = {
-    "KVCache": _growing,
-    "RotatingKVCache": _window,
-    "ChunkedKVCache": _chunked,
-    "ConcatenateKVCache": _concatenated,
-    "ArraysCache": _state,
-}
-
-
 def _fitted(trace: Trace, index: int) -> list[CachePart]:
-    """The parts of one cache by what its arrays show."""
+    """The parts of one cache, from the sizes of its arrays."""
     seen = {length: arrays([leaf for leaf, _ in leaves(trace((length,)))][index]) for length in _LENGTHS}
     names = sorted({name for found in seen.values() for name in found})
     return [_fit(name, {length: found.get(name) for length, found in seen.items()}) for name in names]
 
 
 def _fit(name: str, seen: dict[int, Any]) -> CachePart:
-    """The one kind and size whose rows explain the array's bytes at every length."""
+    """Find the kind and size whose rows explain the array's bytes at every length."""
     sizes = {length: 0 if array is None else int(array.nbytes) for length, array in seen.items()}
     some = next(array for array in seen.values() if array is not None)
     for kind, size in _candidates(seen.values()):
@@ -130,7 +105,7 @@ def _fit(name: str, seen: dict[int, Any]) -> CachePart:
         row = next((sizes[length] // count for length, count in rows.items() if count), 0)
         if all(rows[length] * row == held for length, held in sizes.items()):
             return CachePart(kind, row, size=size, itemsize=some.itemsize)
-    raise Untraceable(f"its cache array {name!r} grows in a way that is not known")
+    raise Untraceable(f"its cache array {name!r} grows in an unknown way")
 
 
 def _candidates(seen: Iterable[Any]) -> Iterator[tuple[GrowthKind, int]]:

@@ -74,11 +74,13 @@ def test_replays_and_a_count_that_differs_from_the_childs_are_seen() -> None:
 
 def test_internal_requests_are_not_counted_as_requests() -> None:
     metrics = Metrics()
-    metrics.internal_request("displace", True, 0.1)
-    metrics.internal_request("cure", False, 9)
+    metrics.internal_request("eviction", True, 0.1)
+    metrics.internal_request("search_shortcut", False, 9)
     got = samples(metrics)
-    assert got["mlxguard_internal_requests_total", (("kind", "displace"), ("outcome", "ok"))] == 1
-    assert got["mlxguard_internal_requests_total", (("kind", "cure"), ("outcome", "unanswered"))] == 1
+    assert got["mlxguard_internal_requests_total", (("kind", "eviction"), ("outcome", "ok"))] == 1
+    assert (
+        got["mlxguard_internal_requests_total", (("kind", "search_shortcut"), ("outcome", "unanswered"))] == 1
+    )
     assert not [key for key in got if key[0] == "mlxguard_requests_total"]
 
 

@@ -1,4 +1,4 @@
-"""Runs of tokens as nodes: splitting, joining, and the order of the search. All else is in test_mirror.py."""
+"""Runs of tokens as nodes: splitting, joining and the order of the search; else see test_simulator.py."""
 
 from __future__ import annotations
 
@@ -44,10 +44,10 @@ def test_what_came_last_is_searched_first() -> None:
     root = Node(ids(), None)
     entry(root, 1, *range(10, 1000))
     short = entry(root, 1, 2, 3)
-    below = descend(*_at(root, 1))
-    assert (below.entry, below.distance) == (short, 2)
+    nearest, distance, cost = descend(*_at(root, 1))
+    assert (nearest, distance) == (short, 2)
     # Two children of the fork, one step of each: the long one is given up at the distance of the short one.
-    assert below.copied == 2 * 1 + 2 + 2
+    assert cost == 2 * 1 + 2 + 2
 
 
 def test_a_shorter_prefix_of_one_token_is_none() -> None:
