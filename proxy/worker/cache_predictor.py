@@ -97,7 +97,8 @@ class CachePredictor:
         if self._shortcuts is not None and found.cost > self._max_cost:
             self._shortcuts.note_stall(followed.prompt, followed.ids, found)
         if followed.batched:
-            simulator.joined(self._active_bytes(simulator))
+            asked = (each for each in self._followed.values() if each.asked)
+            simulator.joined(sum(simulator.rules.bytes_of(len(each.ids)) for each in asked))
         return prediction
 
     def avoid_exact_hit(self, of: str) -> dict[str, Any] | None:
@@ -171,10 +172,6 @@ class CachePredictor:
                 cut.end for cut in stored_ends(followed.cuts, 0)
             ],  # fewer, if some come from the cache
         }
-
-    def _active_bytes(self, simulator: CacheSimulator) -> int:
-        running = (followed for followed in self._followed.values() if followed.asked)
-        return sum(simulator.rules.bytes_of(len(followed.ids)) for followed in running)
 
 
 def _sendable(prompt: dict[str, Any]) -> dict[str, Any]:

@@ -1,8 +1,8 @@
-"""HTTP/1.1 as our connections and middleware speak it, over raw sockets: h1spec's list, and what RFC 9112 asks for.
+"""HTTP/1.1 as our connections speak it, over raw sockets: h1spec's list, and what RFC 9112 asks for.
 
 h1spec (github.com/uNetworking/h1spec, a Deno script, in no package registry) tests a server that echoes any
-body for any method at `/`: so does the one here, behind the gateway's own connection, middleware and routes. Its 33
-cases are repeated here with the statuses that it expects; the full names are its own.
+body for any method at `/`. So does the server here, behind the gateway's own connections, middleware and
+routes. Its 33 cases are repeated here with the statuses that it expects; the full names are its own.
 """
 
 from __future__ import annotations
