@@ -109,7 +109,7 @@ class SearchStalls:
                 return
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class FollowedJob:
     """A job from its acceptance to its end."""
 
@@ -131,7 +131,7 @@ class FollowedJob:
             self.stalls.attempts -= 1
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class FollowedAttempt:
     """A job at the child. `cost`: of the search for its prompt."""
 

@@ -43,7 +43,7 @@ _SAME_KIND = 2
 #: This many crashes of any kinds do so, too.
 _ANY_KIND = 3
 
-#: Later wall-clock times in a file are not ours.
+#: Later wall-clock times in a file are invalid.
 _LATEST = 1e11
 
 
@@ -117,7 +117,7 @@ def suspects(jobs: Sequence[Job], ledger: CrashLedger, *, memory: bool) -> froze
     if known:
         return frozenset(known)
     # 2. Prefill is where a bad request meets the model first, and where memory rises fastest; a request that
-    # cost more than predicted has taken what was reserved for others.
+    #    cost more than predicted has taken what was reserved for others.
     prefilling = {each.fingerprint for each in jobs if each.stage is Stage.PREFILL}
     costlier = underestimated(jobs) if memory else None
     if prefilling or costlier is not None:

@@ -245,6 +245,7 @@ async def test_the_files_of_version_0_1_are_taken_over_once(tmp_path: Path) -> N
     assert limits.corrections == STORED.corrections
     assert ledger == LEDGER
     assert not (tmp_path / FILE).exists(), "reading alone changes nothing"
+    assert not file.removed(LIMITS)
     file.save(LIMITS, limits)
     await file.stop()
     assert names(tmp_path) == {FILE, "suspects.json"}
