@@ -11,7 +11,7 @@ import datetime
 from collections.abc import Callable
 from typing import Any
 
-from proxy.worker.segment_check import alarm
+from proxy.worker.segment_check import time_limit
 
 #: Seconds for all probes; a template that takes longer is taken to accept everything.
 _PROBING_S = 3.0
@@ -27,7 +27,7 @@ Render = Callable[[Prompt], str]
 def probe_template(render: Render) -> dict[str, Any]:
     """The fields of `TemplateTraits`. `render` may raise anything."""
     try:
-        with alarm(_PROBING_S):
+        with time_limit(_PROBING_S):
             return _probe(render)
     except TimeoutError:
         return {}
