@@ -16,7 +16,7 @@ class ExitCode(IntEnum):
         code.meaning = meaning
         return code
 
-    OK = 0, "done, or stopped in order by SIGTERM or Ctrl-C"
+    OK = 0, "done, or stopped gracefully by SIGTERM or Ctrl-C"
     INTERNAL = 1, "a bug: the traceback is in the log"
     CONFIGURATION = 2, "bad configuration or usage; nothing was started"
     PORT_IN_USE = 3, "the port is taken; the message names its holder"
