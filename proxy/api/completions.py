@@ -81,6 +81,7 @@ class Completions:
         request, prepared = await self._read(http_request, parse)
         self.names.check(request.model)
         self.metrics.fields_dropped(request.dropped)
+        self.metrics.mended(request.mends)
         unique, created = str(uuid.uuid4()), int(time.time())
         answer = Answer.new(unique=unique, created=created, model=self.names.served, is_chat=request.is_chat)
         with self.cache.counting(answer.id, request) as counter:
@@ -114,7 +115,7 @@ class Completions:
             request = parse(body, prepared.bounds)
             if request.remote:
                 request = request.with_images(await self.images.fetch(request.remote, account))
-            return request, prepared
+            return request.adapted(prepared.bounds.template), prepared
 
     def _record(self, job: Job) -> None:
         """Count and log how the request ended; the relay has released its slot."""

@@ -204,7 +204,9 @@ def request_bounds(settings: RequestSettings, tokenizer: TokenizerInfo, folder: 
         model=str(folder),
     )
     images = image_policy(settings, tokenizer.image_obstacle)
-    return Bounds(vocab_size=tokenizer.vocab_size, allowlist=allowlist, images=images)
+    return Bounds(
+        vocab_size=tokenizer.vocab_size, allowlist=allowlist, images=images, template=tokenizer.template
+    )
 
 
 def image_policy(settings: RequestSettings, obstacle: str | None = None) -> ImagePolicy:

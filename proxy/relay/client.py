@@ -63,6 +63,11 @@ def response_headers(job: Job) -> dict[str, str]:
     if fitted.dropped_messages or fitted.dropped_tokens:
         truncated = f"messages={fitted.dropped_messages}; tokens={fitted.dropped_tokens}"
         headers["x-mlxguard-truncated"] = truncated
+    mends = job.request.mends
+    if mended := mends.header():
+        headers["x-mlxguard-mended"] = mended
+    if mends.omitted_tools:
+        headers["x-mlxguard-omitted-tools"] = mends.omitted()
     return headers
 
 

@@ -127,8 +127,6 @@ def test_max_tokens(fields: dict[str, Any], expected: int | None) -> None:
         ({"response_format": {"type": "json_object"}}, "response_format.type"),
         ({"response_format": {"type": "json_schema", "json_schema": {}}}, "response_format.type"),
         ({"response_format": "json"}, "response_format"),
-        ({"functions": [{}]}, "functions"),
-        ({"function_call": {"name": "f"}}, "functions"),
         ({"chat_template_kwargs": []}, "chat_template_kwargs"),
         ({"chat_template_kwargs": {"tokenize": False}}, "chat_template_kwargs"),
         ({"chat_template_kwargs": {"chat_template": "{{ 1 }}"}}, "chat_template_kwargs"),
@@ -161,7 +159,7 @@ def test_what_asks_for_nothing_special_is_left_out(fields: dict[str, Any]) -> No
     assert chat(**fields) == chat()
 
 
-NESTED = b"[" * 200 + b"]" * 200
+NESTED = b"[" * 300 + b"]" * 300
 MESSAGES = b'"messages":[{"role":"user","content":"hi"}]'
 
 
@@ -174,18 +172,8 @@ MESSAGES = b'"messages":[{"role":"user","content":"hi"}]'
         (b"[]", None),
         (b'"x"', None),
         (b"{}", "messages"),
-        (b"{" + MESSAGES + b',"temperature":NaN}', None),
-        (b"{" + MESSAGES + b',"temperature":1e999}', None),
-        (b'{"messages":[{"role":"user","content":"\\ud800"}]}', None),
         (b'{"messages":[{"role":"user","content":"\xff"}]}', None),
-        (b'{"messages":[{"role":"user","content":"a\\u0000b"}]}', "messages[0].content"),
-        (
-            b'{"messages":[{"role":"user","content":[{"type":"text","text":"\\u0000"}]}]}',
-            "messages[0].content",
-        ),
         (b'{"messages":[{"role":"user","content":"x"},{"role":"\\u0000"}]}', "messages[1].role"),
-        (b"{" + MESSAGES + b',"stop":"\\u0000"}', "stop"),
-        (b"{" + MESSAGES + b',"tools":[{"\\u0000":1}]}', "tools"),
         (b"{" + MESSAGES + b',"x":' + NESTED + b"}", None),
         (b'{"messages":' + NESTED + b"}", None),
         (b"[" * 5000, None),
@@ -193,6 +181,50 @@ MESSAGES = b'"messages":[{"role":"user","content":"hi"}]'
 )
 def test_bad_bodies(body: bytes, param: str | None) -> None:
     assert refused(body) == param
+
+
+@pytest.mark.parametrize(
+    ("body", "said", "mends"),
+    [
+        (b'{"messages":[{"role":"user","content":"\\ud800"}]}', "\ufffd", "surrogate_replaced=1"),
+        (b'{"messages":[{"role":"user","content":"a\\u0000b"}]}', "a\ufffdb", "nul_replaced=1"),
+        (
+            b'{"messages":[{"role":"user","content":[{"type":"text","text":"\\u0000"}]}]}',
+            "\ufffd",
+            "nul_replaced=1",
+        ),
+        (b"{" + MESSAGES + b',"temperature":NaN}', "hi", "number_to_null=1"),
+        (b"{" + MESSAGES + b',"temperature":1e999}', "hi", "number_to_null=1"),
+        (b"{" + MESSAGES + b',"stop":"\\u0000"}', "hi", "nul_replaced=1"),
+    ],
+)
+def test_odd_characters_and_numbers_are_mended(body: bytes, said: str, mends: str) -> None:
+    request = parse_chat(body, BOUNDS)
+    assert isinstance(request.prompt, ChatPrompt)
+    assert (request.prompt.messages[0]["content"], request.mends.header()) == (said, mends)
+
+
+def test_a_nul_is_mended_in_every_string_of_a_request() -> None:
+    tool = {
+        "type": "function",
+        "function": {"name": "f", "description": "a\0", "parameters": {"k\0": ["\0"]}},
+    }
+    request = parse_chat(
+        json.dumps({"messages": [{"role": "system", "content": "s\0"}], "tools": [tool]}).encode(), BOUNDS
+    )
+    assert "\0" not in json.dumps(request.prompt.fields(), ensure_ascii=False)
+    assert request.mends.header() == "nul_replaced=4"
+
+
+def test_a_text_prompt_is_mended_too() -> None:
+    request = parse_text(b'{"prompt":"a\\u0000"}', BOUNDS)
+    assert (request.prompt, request.mends.header()) == (TextPrompt("a\ufffd"), "nul_replaced=1")
+
+
+def test_functions_are_tools() -> None:
+    request = chat(functions=[{"name": "f", "parameters": {}}, {"name": "g"}], function_call={"name": "g"})
+    assert isinstance(request.prompt, ChatPrompt)
+    assert request.prompt.tools == ({"type": "function", "function": {"name": "g"}},)
 
 
 def test_the_word_for_nul_in_source_code_is_not_a_nul() -> None:
