@@ -46,7 +46,11 @@ _READ = frozenset(
 
 def parse_chat(body: bytes, bounds: Bounds) -> CompletionRequest:
     """Parse a chat completion request. Raises InvalidRequest naming the field."""
-    fields = _load(body)
+    return chat_request(_load(body), bounds)
+
+
+def chat_request(fields: dict[str, Any], bounds: Bounds) -> CompletionRequest:
+    """Parse the fields of a chat completion request. Raises InvalidRequest naming the field."""
     if fields.get("functions") or fields.get("function_call") not in (None, "none", "auto"):
         refuse("functions", "is not supported: use tools")
     images = Images(bounds.images)

@@ -1,0 +1,32 @@
+"""Pure. The answer's form of the chat and completions APIs, which the child itself speaks."""
+
+from __future__ import annotations
+
+from proxy.errors import GuardError
+from proxy.stream import sse
+from proxy.stream.answer import Answer
+from proxy.stream.rewrite import Rewriter
+
+
+class ChatForm:
+    """How one answer is written: a `form.AnswerForm`. Events keep the child's content and change identity."""
+
+    def __init__(self, answer: Answer, *, include_usage: bool) -> None:
+        self._answer = answer
+        self._include_usage = include_usage
+
+    def opening(self) -> bytes:
+        return b""
+
+    def writer(self) -> Rewriter:
+        return Rewriter(self._answer, include_usage=self._include_usage)
+
+    def keepalive(self, comment: str, *, empty_event: bool) -> bytes:
+        return self._answer.empty_event() if empty_event else sse.comment(comment)
+
+    def failure(self, error: GuardError) -> bytes:
+        """The error object in an event of its own: a failure never looks like a normal end."""
+        return sse.event(error.body()) + sse.DONE + sse.END
+
+    def whole(self, body: bytes) -> bytes:
+        return body
