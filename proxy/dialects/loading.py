@@ -89,6 +89,6 @@ def _path(steps: Sequence[int | str], fields: dict[str, Any]) -> str:
             value = value[step] if type(value) is list and step < len(value) else {}
             path += f"[{step}]"
         elif type(value) is dict and (step in value or is_last):
-            value = value.get(step) or {}
+            value = value.get(step)
             path += f".{step}" if path else step
     return path
