@@ -37,7 +37,7 @@ def image(url: str) -> dict[str, Any]:
     return image_part(url)
 
 
-class Conversation:
+class ConversationBuilder:
     """The messages so far. Each method takes `origin`, the client's own name for where its part came from."""
 
     def __init__(self, images: ImagePolicy) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import orjson
 
 from proxy.dialects.arguments import past_arguments
-from proxy.dialects.conversation import NO_IMAGE, Conversation, Piece, image
+from proxy.dialects.conversation import NO_IMAGE, ConversationBuilder, Piece, image
 from proxy.dialects.loading import load, read_form
 from proxy.dialects.messages.events import MessageForm
 from proxy.dialects.messages.forms import (
@@ -104,7 +104,7 @@ def _template_kwargs(form: MessagesForm, bounds: Bounds) -> dict[str, Any] | Non
 def _conversation(
     form: MessagesForm, tools: _Tools, bounds: Bounds
 ) -> tuple[list[dict[str, Any]], list[str]]:
-    conversation = Conversation(bounds.images)
+    conversation = ConversationBuilder(bounds.images)
     for block in form.system:
         conversation.instruct(_instruction(block), "system")
     for index, entry in enumerate(form.messages):
@@ -128,7 +128,7 @@ def _instruction(block: Block) -> str:
     return text[headers.end() :].lstrip("\n") if headers else text
 
 
-def _say(conversation: Conversation, blocks: Sequence[Block], tools: _Tools, origin: str) -> None:
+def _say(conversation: ConversationBuilder, blocks: Sequence[Block], tools: _Tools, origin: str) -> None:
     """Results first, in their order, then all that the user says: templates allow nothing between results."""
     pieces: list[Piece] = []
     has_results = False
@@ -142,7 +142,7 @@ def _say(conversation: Conversation, blocks: Sequence[Block], tools: _Tools, ori
         conversation.say(pieces, origin)
 
 
-def _answer(conversation: Conversation, blocks: Sequence[Block], origin: str) -> None:
+def _answer(conversation: ConversationBuilder, blocks: Sequence[Block], origin: str) -> None:
     conversation.answer(
         origin,
         reasoning="".join(block.thinking for block in blocks if isinstance(block, ThinkingBlock)),

@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any
 
 from proxy.dialects.arguments import INPUT, past_arguments
-from proxy.dialects.conversation import NO_IMAGE, Conversation, Piece, image
+from proxy.dialects.conversation import NO_IMAGE, ConversationBuilder, Piece, image
 from proxy.dialects.loading import load, read_form
 from proxy.dialects.responses.events import ResponseForm
 from proxy.dialects.responses.forms import (
@@ -102,7 +102,7 @@ class _Input:
     def __init__(self, form: ResponsesForm, table: FunctionTable, bounds: Bounds) -> None:
         self.left_out: list[str] = []
         self._table = table
-        self._conversation = Conversation(bounds.images)
+        self._conversation = ConversationBuilder(bounds.images)
         self._conversation.instruct(form.instructions or "", "instructions")
         for index, item in enumerate(form.input):
             self._add(item, f"input[{index}]")

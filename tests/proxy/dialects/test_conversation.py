@@ -8,7 +8,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.dialects.conversation import Conversation, image
+from proxy.dialects.conversation import ConversationBuilder, image
 from proxy.request.images import ImagePolicy
 
 BLIND, SEEING = ImagePolicy(), ImagePolicy(most=1, obstacle=None)
@@ -24,7 +24,7 @@ STEPS = st.one_of(
 
 
 def built(steps: list[tuple[str, Any]], images: ImagePolicy) -> tuple[list[dict[str, Any]], list[str]]:
-    conversation = Conversation(images)
+    conversation = ConversationBuilder(images)
     for number, (what, value) in enumerate(steps):
         origin = f"item[{number}]"
         match what:
