@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from proxy.errors import GuardError
+from proxy.errors import GatewayError
 from proxy.stream import sse
 from proxy.stream.answer import Answer
 from proxy.stream.rewrite import Rewriter
@@ -24,7 +24,7 @@ class ChatForm:
     def keepalive(self, comment: str, *, empty_event: bool) -> bytes:
         return self._answer.empty_event() if empty_event else sse.comment(comment)
 
-    def failure(self, error: GuardError) -> bytes:
+    def failure(self, error: GatewayError) -> bytes:
         """The error object in an event of its own: a failure never looks like a normal end."""
         return sse.event(error.body()) + sse.DONE + sse.END
 

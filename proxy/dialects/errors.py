@@ -7,20 +7,20 @@ from typing import Any
 
 from proxy.dialects.messages import errors as messages_errors
 from proxy.dialects.responses import errors as responses_errors
-from proxy.errors import GuardError
+from proxy.errors import GatewayError
 
 #: How paths of the two dialects begin. Only whole segments count.
 MESSAGES_PATH, RESPONSES_PATH = "/v1/messages", "/v1/responses"
 
 
-def error_body(error: GuardError, path: str) -> dict[str, Any]:
+def error_body(error: GatewayError, path: str) -> dict[str, Any]:
     """The body of a failed request."""
     if _is_below(path, MESSAGES_PATH):
         return messages_errors.body(error)
     return responses_errors.body(error) if _is_below(path, RESPONSES_PATH) else error.body()
 
 
-def error_headers(error: GuardError, path: str, retry_after_s: int) -> Mapping[str, str]:
+def error_headers(error: GatewayError, path: str, retry_after_s: int) -> Mapping[str, str]:
     """The headers that tell its client whether and when to come back. `retry_after_s`: whole seconds."""
     if _is_below(path, RESPONSES_PATH):
         return responses_errors.headers(error, retry_after_s)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from proxy.errors import GuardError
+from proxy.errors import GatewayError
 from proxy.stream.child_stream import StreamProgress
 
 
@@ -32,7 +32,7 @@ class AnswerForm(Protocol):
     def keepalive(self, comment: str, *, empty_event: bool) -> bytes:
         """A sign of life. `empty_event`: the client is due one that its parser sees, not only its socket."""
 
-    def failure(self, error: GuardError) -> bytes:
+    def failure(self, error: GatewayError) -> bytes:
         """The end of a stream that cannot be completed; the connection is closed after it."""
 
     def whole(self, body: bytes) -> bytes:

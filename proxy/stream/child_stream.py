@@ -99,6 +99,6 @@ def delta_of(choice: dict[str, Any]) -> dict[str, Any]:
 
 
 def add_reasoning_content(part: dict[str, Any]) -> None:
-    """Give reasoning under both names that clients read: `reasoning` (the child's) and `reasoning_content`."""
+    """Give reasoning under both names that clients read, the child's `reasoning` and `reasoning_content`."""
     if part.get("reasoning"):
         part["reasoning_content"] = part["reasoning"]

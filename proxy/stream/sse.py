@@ -35,7 +35,7 @@ class EventSplitter:
         self._held_bytes = 0
 
     def whole(self, data: bytes) -> list[bytes] | None:
-        """What `feed` would return if `data` is whole events and none is buffered, else None; changes nothing."""
+        """What `feed` would return if `data` is whole events and none is buffered, else None. No effect."""
         return None if self._held or not data.endswith(END) else data.split(END)[:-1]
 
     def feed(self, data: bytes) -> list[bytes]:

@@ -1,8 +1,8 @@
-"""When to restart: OTP's restart intensity, with exponential back-off and full jitter (pure).
+"""Pure. When to restart: OTP's restart intensity, with exponential back-off and full jitter.
 
-The shape is `add_restart` of Erlang/OTP's supervisor: remember the restarts of the window, and give up
-when there are more than `max_restarts`. OTP restarts at once each time; a model server costs seconds of
-loading and gigabytes, so only the first restart of a window does.
+Modelled on `add_restart` of Erlang/OTP's supervisor: remember the restarts within the window, and give up
+when there are more than `max_restarts`. OTP restarts at once every time; loading a model costs seconds and
+gigabytes, so here only the first restart of a window is immediate.
 """
 
 from __future__ import annotations
@@ -12,58 +12,54 @@ from enum import StrEnum
 
 
 class Retry(StrEnum):
-    """What a death says about trying again."""
+    """Whether to start again after a death."""
 
-    COUNTED = "counted"  # a crash: it counts against the intensity
-    FREE = "free"  # nobody's fault and cured by trying again, as a port that was taken meanwhile
+    COUNTED = "counted"  # a crash, which counts against the restart intensity
+    FREE = "free"  # no fault of the child, and a retry helps: a port that was taken in the meantime
     NEVER = "never"  # the same would happen again: a bad model, an unsupported flag
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RestartPolicy:
     """Limits of restarting; times in seconds."""
 
-    max_restarts: int
-    window_s: float
-    base_s: float
-    max_s: float
+    max_restarts: int = 5
+    restart_window_s: float = 300.0
+    backoff_base_s: float = 0.5
+    backoff_max_s: float = 30.0
 
 
 @dataclass(frozen=True, slots=True)
 class History:
-    """Times (monotonic, seconds) of the restarts in the window, and how many followed each other closely."""
+    """Monotonic times of the restarts in the window, and how many followed in close succession."""
 
     restarts: tuple[float, ...] = ()
     streak: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class RestartDecision:
-    """`delay_s` until the restart; None when the intensity is exceeded."""
-
-    history: History
-    delay_s: float | None
-
-
 def add_restart(
     policy: RestartPolicy, history: History, *, now: float, served_s: float, jitter: float
-) -> RestartDecision:
-    """Decide about one crash.
+) -> tuple[History, float | None]:
+    """Decide when to restart after one crash.
 
-    `served_s` is how long the generation served before it died. One that served for longer than the
-    longest back-off was stable, and its crash starts a new streak. `jitter` in [0, 1) scales the whole
-    wait ("full jitter"), so that many supervisors on one machine do not load their models together.
+    Returns the new history, and the seconds until the restart or None if the intensity is exceeded.
+
+    Args:
+        served_s: how long the generation served before it died. One that served for longer than the longest
+            back-off was stable, so its crash starts a new streak.
+        jitter: in [0, 1), scales the whole delay ("full jitter"), so that several supervisors on one machine
+            do not load their models at the same time.
     """
-    recent = (*(at for at in history.restarts if now - at < policy.window_s), now)
+    recent = (*(at for at in history.restarts if now - at < policy.restart_window_s), now)
     if len(recent) > policy.max_restarts:
-        return RestartDecision(History(recent[-policy.max_restarts - 1 :], history.streak), None)
-    streak = 0 if served_s > policy.max_s or len(recent) == 1 else history.streak
-    return RestartDecision(History(recent, streak + 1), backoff(policy, streak, jitter))
+        return History(recent[-policy.max_restarts - 1 :], history.streak), None
+    streak = 0 if served_s > policy.backoff_max_s or len(recent) == 1 else history.streak
+    return History(recent, streak + 1), backoff(policy, streak, jitter)
 
 
 def backoff(policy: RestartPolicy, streak: int, jitter: float) -> float:
-    """Seconds to wait after `streak` earlier restarts in a row: none at first, then up to base * 2^n."""
+    """Seconds to wait after `streak` restarts in a row: 0 for the first, then up to base * 2^n."""
     if streak == 0:
         return 0.0
-    doublings = min(streak - 1, 32)  # enough for any limit, and no overflow
-    return min(policy.max_s, policy.base_s * 2.0**doublings) * jitter
+    doublings = min(streak - 1, 32)  # enough for any limit, without overflow
+    return min(policy.backoff_max_s, policy.backoff_base_s * 2.0**doublings) * jitter

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from proxy.errors import GuardError
+from proxy.errors import GatewayError
 from proxy.stream import sse
 
 #: Error types by status; other statuses below 500 are `invalid_request_error`, all others `api_error`.
@@ -20,18 +20,18 @@ _TYPES = {
 }
 
 
-def body(error: GuardError) -> dict[str, Any]:
+def body(error: GatewayError) -> dict[str, Any]:
     """The body of a failed request."""
     kind = _TYPES.get(error.status, "invalid_request_error" if error.status < 500 else "api_error")
     return {"type": "error", "error": {"type": kind, "message": error.message}}
 
 
-def headers(error: GuardError, retry_after_s: int) -> Mapping[str, str]:
+def headers(error: GatewayError, retry_after_s: int) -> Mapping[str, str]:
     """Its headers. Claude Code obeys a Retry-After of up to 60 s, and x-should-retry."""
     return error.headers(retry_after_s)
 
 
-def event(error: GuardError) -> bytes:
+def event(error: GatewayError) -> bytes:
     """The event that ends a stream.
 
     Every failure of the server is `overloaded_error` here: before content, Claude Code repeats the request

@@ -7,7 +7,7 @@ from typing import Any
 from proxy.dialects.arguments import arguments_object
 from proxy.dialects.child_parts import AnswerPart, CallPart, PartReader, ReasoningPart, TextPart, parts_of
 from proxy.dialects.messages import errors
-from proxy.errors import GuardError
+from proxy.errors import GatewayError
 from proxy.stream import sse
 from proxy.stream.answer import Answer
 from proxy.stream.child_stream import StreamProgress, Usage, choice_of
@@ -45,7 +45,7 @@ class MessageForm:
     def keepalive(self, comment: str, *, empty_event: bool) -> bytes:
         return sse.comment(comment) + _PING
 
-    def failure(self, error: GuardError) -> bytes:
+    def failure(self, error: GatewayError) -> bytes:
         return errors.event(error)
 
     def whole(self, body: bytes) -> bytes:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from proxy.errors import GuardError, PromptTooLong
+from proxy.errors import GatewayError, PromptTooLong
 
 
-def body(error: GuardError) -> dict[str, Any]:
+def body(error: GatewayError) -> dict[str, Any]:
     """The body of a failed request: the same as of a chat request, but for the name of the field."""
     document = error.body()
     if document["error"]["param"] == "messages":
@@ -16,7 +16,7 @@ def body(error: GuardError) -> dict[str, Any]:
     return document
 
 
-def headers(error: GuardError, retry_after_s: int) -> Mapping[str, str]:
+def headers(error: GatewayError, retry_after_s: int) -> Mapping[str, str]:
     """Its headers. Codex ignores x-should-retry, so each failure of the server tells it when to come back."""
     told = dict(error.headers(retry_after_s))
     if error.status >= 500:
@@ -24,7 +24,7 @@ def headers(error: GuardError, retry_after_s: int) -> Mapping[str, str]:
     return told
 
 
-def failed(error: GuardError) -> dict[str, str]:
+def failed(error: GatewayError) -> dict[str, str]:
     """The error in `response.failed`.
 
     Codex repeats the request after `server_error`, at once for five times; each waits in the queue. It ends

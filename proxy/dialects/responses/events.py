@@ -9,7 +9,7 @@ from proxy.dialects.child_parts import AnswerPart, CallPart, PartReader, TextPar
 from proxy.dialects.responses import errors
 from proxy.dialects.responses.items import CallOutput, Event, MessageOutput, ReasoningOutput
 from proxy.dialects.responses.tools import FunctionTable
-from proxy.errors import GuardError
+from proxy.errors import GatewayError
 from proxy.stream import sse
 from proxy.stream.answer import Answer
 from proxy.stream.child_stream import StreamProgress, Usage, choice_of
@@ -53,7 +53,7 @@ class ResponseForm:
             [("response.in_progress", {"response": self.response("in_progress", [])})]
         )
 
-    def failure(self, error: GuardError) -> bytes:
+    def failure(self, error: GatewayError) -> bytes:
         finished = self._writer.finished if self._writer is not None else []
         response = {**self.response("failed", finished), "error": errors.failed(error)}
         return self.events([("response.failed", {"response": response})])

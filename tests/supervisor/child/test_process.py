@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 import psutil
 import pytest
 
-from supervisor.child.process import Child, Exit, widen
+from supervisor.child.process import Child, Exit, widen_pipe
 from tests.supervisor.conftest import alive, gone, until
 
 Spawn = Callable[..., Awaitable[Child]]
@@ -72,7 +72,7 @@ async def test_telemetry_arrives_and_its_pipe_is_the_childs_alone(spawn: Spawn) 
     code = (
         "import os, sys, time\n"
         "fd = int(sys.argv[1])\n"
-        'os.write(fd, b\'{"active": 5, "peak": 7, "cache": 3, "beat": 2, \')\n'
+        'os.write(fd, b\'{"active_bytes": 5, "peak_bytes": 7, "cache_bytes": 3, "beat": 2, \')\n'
         'os.write(fd, b\'"card_free": 1, "card_total": 9}\\n\')\n'
         "os.close(fd); time.sleep(60)"
     )
@@ -132,7 +132,7 @@ async def test_descriptors_are_all_given_back(spawn: Spawn) -> None:
 
 def test_a_wide_pipe_takes_much_at_once() -> None:
     source, sink = os.pipe()
-    widen(sink, 1 << 20)
+    widen_pipe(sink, 1 << 20)
     os.set_blocking(sink, False)
     assert os.write(sink, bytes(1 << 20)) >= 1 << 16
     if sys.platform == "linux":

@@ -8,7 +8,7 @@ from proxy.dialects.messages import errors
 from proxy.errors import (
     BodyTooLarge,
     Forbidden,
-    GuardError,
+    GatewayError,
     InternalError,
     InvalidRequest,
     ModelNotFound,
@@ -30,7 +30,7 @@ from proxy.errors import (
         (InternalError(), "api_error"),
     ],
 )
-def test_types_by_status(error: GuardError, kind: str) -> None:
+def test_types_by_status(error: GatewayError, kind: str) -> None:
     assert errors.body(error) == {"type": "error", "error": {"type": kind, "message": error.message}}
 
 

@@ -7,11 +7,11 @@ import pytest
 from proxy.dialects.responses import errors
 from proxy.errors import (
     Cancelled,
-    GuardError,
+    GatewayError,
     InternalError,
     InvalidRequest,
     PromptTooLong,
-    RestartingFailed,
+    RestartFailed,
     Unavailable,
     UpstreamFailed,
 )
@@ -29,9 +29,9 @@ def test_other_fields_keep_their_names() -> None:
 
 @pytest.mark.parametrize(
     "error",
-    [Unavailable("full"), RestartingFailed("budget"), Cancelled(), UpstreamFailed("cut"), InternalError()],
+    [Unavailable("full"), RestartFailed("budget"), Cancelled(), UpstreamFailed("cut"), InternalError()],
 )
-def test_each_failure_of_the_server_says_when_to_come_back(error: GuardError) -> None:
+def test_each_failure_of_the_server_says_when_to_come_back(error: GatewayError) -> None:
     assert errors.headers(error, 17)["Retry-After"] == "17"
 
 
