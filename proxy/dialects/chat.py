@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from proxy.dialects.translation import Translation
 from proxy.errors import GatewayError
+from proxy.request.completion import CompletionRequest
 from proxy.stream import sse
 from proxy.stream.answer import Answer
 from proxy.stream.rewrite import Rewriter
@@ -30,3 +32,12 @@ class ChatForm:
 
     def whole(self, body: bytes) -> bytes:
         return body
+
+
+def untranslated(request: CompletionRequest) -> Translation:
+    """A request of the child's own APIs, as the journey takes those of all dialects."""
+
+    def form(answer: Answer, _: int) -> ChatForm:
+        return ChatForm(answer, include_usage=request.include_usage)
+
+    return Translation(request, form)

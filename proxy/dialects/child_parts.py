@@ -9,7 +9,7 @@ import orjson
 
 from proxy.dialects.arguments import sent_arguments
 from proxy.stream import sse
-from proxy.stream.child_stream import StreamProgress, choice_of, delta_of, read_event
+from proxy.stream.child_stream import StreamProgress, Usage, choice_of, delta_of, read_event
 
 #: Keys of a delta that has nothing but text.
 _TEXT_ONLY = frozenset({"role", "content"})
@@ -113,6 +113,15 @@ def parts_of(message: dict[str, Any]) -> list[AnswerPart]:
     if text := message.get("content"):
         parts.append(TextPart(text))
     return parts + [_call(call) for call in message.get("tool_calls") or ()]
+
+
+def usage_of(completion: dict[str, Any], prompt_tokens: int) -> Usage:
+    """The usage of a whole completion; where the child reported none, the prompt that was counted.
+
+    Raises Malformed.
+    """
+    usage = completion.get("usage")
+    return Usage.of(usage) if usage is not None else Usage(prompt_tokens, 0, None)
 
 
 def _append(parts: list[AnswerPart], part: AnswerPart) -> None:

@@ -26,11 +26,13 @@ class Translation:
         request: what the journey works on.
         form: makes the answer's form of the answer's identity and the number of prompt tokens.
         left_out: what the model is not told of, by names that the client knows: hosted tools, formats.
+        id_prefix: how the answer's id begins; None for the child's own.
     """
 
     request: CompletionRequest
     form: Callable[[Answer, int], AnswerForm]
     left_out: tuple[str, ...] = ()
+    id_prefix: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

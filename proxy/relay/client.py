@@ -72,9 +72,9 @@ class WaitingClient:
 
     async def finish(self) -> web.StreamResponse:
         """Send it at once: the client waits, and records can be written afterwards."""
-        response = web.Response(
-            body=self._whole.body(), headers=response_headers(self._job), content_type="application/json"
-        )
+        body = self._job.form.whole(self._whole.body())
+        headers = response_headers(self._job)
+        response = web.Response(body=body, headers=headers, content_type="application/json")
         try:
             await response.prepare(self._http_request)
             await response.write_eof()

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import re
+
 from proxy.http import via
 from proxy.job import Job
+
+#: Names of tools come from the client; a header takes neither line ends nor much text.
+_UNPRINTABLE = re.compile(r"[^ -~]")
+_LONGEST_LIST = 512
 
 
 def response_headers(job: Job) -> dict[str, str]:
@@ -21,4 +27,7 @@ def response_headers(job: Job) -> dict[str, str]:
         headers["x-mlxguard-truncated"] = (
             f"messages={fitted.dropped_messages}; tokens={fitted.dropped_tokens}"
         )
+    if job.left_out:
+        names = ", ".join(dict.fromkeys(job.left_out))
+        headers["x-mlxguard-left-out"] = _UNPRINTABLE.sub("?", names)[:_LONGEST_LIST]
     return headers

@@ -5,7 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 from proxy.dialects.arguments import arguments_object
-from proxy.dialects.child_parts import AnswerPart, CallPart, PartReader, ReasoningPart, TextPart, parts_of
+from proxy.dialects.child_parts import (
+    AnswerPart,
+    CallPart,
+    PartReader,
+    ReasoningPart,
+    TextPart,
+    parts_of,
+    usage_of,
+)
 from proxy.dialects.messages import errors
 from proxy.errors import GatewayError
 from proxy.stream import sse
@@ -52,7 +60,7 @@ class MessageForm:
         completion = sse.loads(body)
         choice = choice_of(completion) or {}
         parts = parts_of(choice.get("message") or {})
-        usage = _usage(Usage.of(completion.get("usage") or {}))
+        usage = _usage(usage_of(completion, self._prompt_tokens))
         blocks = [_block(part, index, self._answer) for index, part in enumerate(parts)]
         called = any(isinstance(part, CallPart) for part in parts)
         return sse.dumps(self._message(blocks, _stop_reason(choice.get("finish_reason"), called), usage))

@@ -11,7 +11,7 @@ import orjson
 from proxy.dialects.arguments import past_arguments
 from proxy.dialects.conversation import NO_IMAGE, ConversationBuilder, Piece, image
 from proxy.dialects.loading import load, read_form
-from proxy.dialects.messages.events import MessageForm
+from proxy.dialects.messages.events import ID_PREFIX, MessageForm
 from proxy.dialects.messages.forms import (
     Block,
     DocumentBlock,
@@ -53,7 +53,7 @@ def messages_request(body: bytes, bounds: Bounds) -> Translation:
     if not form.messages:
         refuse("messages", "must be a list with at least one message")
     chat, left_out = _chat_body(form, fields, bounds)
-    return Translation(chat.request(bounds), MessageForm, left_out)
+    return Translation(chat.request(bounds), MessageForm, left_out, ID_PREFIX)
 
 
 def count_request(body: bytes, bounds: Bounds) -> Translation:
@@ -67,7 +67,7 @@ def count_request(body: bytes, bounds: Bounds) -> Translation:
     if not fields.get("messages"):
         fields["messages"] = [{"role": "user", "content": ""}]
     chat, left_out = _chat_body(read_form(MessagesForm, fields), fields, bounds)
-    return Translation(chat.request(bounds), MessageForm, left_out)
+    return Translation(chat.request(bounds), MessageForm, left_out, ID_PREFIX)
 
 
 def _chat_body(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from proxy.dialects.child_parts import AnswerPart, CallPart, PartReader, TextPart, parts_of
+from proxy.dialects.child_parts import AnswerPart, CallPart, PartReader, TextPart, parts_of, usage_of
 from proxy.dialects.responses import errors
 from proxy.dialects.responses.items import CallOutput, Event, MessageOutput, ReasoningOutput
 from proxy.dialects.responses.tools import FunctionTable
@@ -34,15 +34,14 @@ class ResponseForm:
         self._prompt_tokens = prompt_tokens
         self._table = table
         self._is_length_set = is_length_set
-        self._sent = 0
+        self._sent = 2  # after the two events of the opening, which may be written later than it is numbered
         self._writer: ResponseWriter | None = None
 
     def opening(self) -> bytes:
         """`response.created`, which must be the first event, and `response.in_progress`."""
-        response = self.response("in_progress", [])
-        return self.events(
-            [("response.created", {"response": response}), ("response.in_progress", {"response": response})]
-        )
+        response = {"response": self.response("in_progress", [])}
+        kinds = ("response.created", "response.in_progress")
+        return b"".join(_event(kind, number, response) for number, kind in enumerate(kinds))
 
     def writer(self) -> ResponseWriter:
         self._writer = ResponseWriter(self, self._answer, self._table, self._prompt_tokens)
@@ -65,7 +64,7 @@ class ResponseForm:
         for part in parts_of(choice.get("message") or {}):
             list(writer.written(part))
         list(writer.ended())
-        usage = Usage.of(completion.get("usage") or {})
+        usage = usage_of(completion, self._prompt_tokens)
         return sse.dumps(self.completed(writer.finished, choice.get("finish_reason"), usage))
 
     def completed(
@@ -111,12 +110,13 @@ class ResponseForm:
 
     def events(self, events: Iterable[Event]) -> bytes:
         """Events as they are sent, numbered."""
-        out: list[bytes] = []
-        for kind, fields in events:
-            head = {"type": kind, "sequence_number": self._sent}
-            out += (b"event: ", kind.encode(), b"\n", sse.event({**head, **fields}))
-            self._sent += 1
-        return b"".join(out)
+        numbered = [_event(kind, number, fields) for number, (kind, fields) in enumerate(events, self._sent)]
+        self._sent += len(numbered)
+        return b"".join(numbered)
+
+
+def _event(kind: str, number: int, fields: dict[str, Any]) -> bytes:
+    return b"event: " + kind.encode() + b"\n" + sse.event({"type": kind, "sequence_number": number, **fields})
 
 
 class ResponseWriter:

@@ -9,7 +9,7 @@ from typing import Any
 from proxy.dialects.arguments import INPUT, past_arguments
 from proxy.dialects.conversation import NO_IMAGE, ConversationBuilder, Piece, image
 from proxy.dialects.loading import load, read_form
-from proxy.dialects.responses.events import ResponseForm
+from proxy.dialects.responses.events import ID_PREFIX, ResponseForm
 from proxy.dialects.responses.forms import (
     CallItem,
     Content,
@@ -69,7 +69,7 @@ def responses_request(body: bytes, bounds: Bounds, last_tools: LastTools, client
     places = numbered("messages", origins) | numbered("tools", table.origins) | _FIELDS
     answer_form = partial(ResponseForm, table=table, is_length_set=form.max_output_tokens is not None)
     left_out = (*table.left_out, *conversation.left_out, *_formats(form))
-    return Translation(ChatBody(chat, places).request(bounds), answer_form, left_out)
+    return Translation(ChatBody(chat, places).request(bounds), answer_form, left_out, ID_PREFIX)
 
 
 def _refuse_stored(form: ResponsesForm) -> None:
