@@ -17,7 +17,7 @@ from typing import Any
 
 #: Filler requests for each entry: both kinds have to be evicted, in turn, however many there are of each.
 #: That no memory comes free at first proves nothing: the oldest entries may be fillers of the last time.
-FILLERS_PER_ENTRY = 2
+_PER_ENTRY = 2
 #: The server's own default size, for a server whose cache is not known.
 _ENTRIES = 10
 
@@ -40,18 +40,6 @@ def filler(number: int) -> FillerRequest:
     return FillerRequest({"prompt": text, "max_tokens": 1, "temperature": 0}, abandon=False)
 
 
-@dataclass(frozen=True, slots=True)
-class Eviction:
-    """One eviction, after `sent` filler requests. `entries`: the size of the cache; 0: not known."""
-
-    entries: int
-    sent: int = 0
-
-    def after(self, more: int) -> Eviction:
-        """The eviction after `more` filler requests."""
-        return Eviction(self.entries, self.sent + more)
-
-    @property
-    def exhausted(self) -> bool:
-        """Whether nothing old can be left."""
-        return self.sent >= FILLERS_PER_ENTRY * (self.entries or _ENTRIES)
+def enough(entries: int) -> int:
+    """Filler requests after which nothing old is left in a cache of this size; 0: not known."""
+    return _PER_ENTRY * (entries or _ENTRIES)

@@ -12,7 +12,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Protocol
 
-from proxy.cache.eviction import Eviction, filler
+from proxy.cache.eviction import enough, filler
 from proxy.gate.gate import Gate
 from proxy.gate.snapshot import GateSnapshot
 from proxy.memory.pressure import Marks, MemoryReading
@@ -120,16 +120,16 @@ class Reclaim:
         return 2 * self._entries() * pinned <= self._retained
 
     async def _evict(self, marks: Marks) -> None:
-        eviction = Eviction(self._entries())
+        sent, most = 0, enough(self._entries())
         await self._next_look()
         before = self._active
-        while not eviction.exhausted and self._is_still_wanted(marks):
+        while sent < most and self._is_still_wanted(marks):
             if not await self._send_fillers():
                 break
-            eviction = eviction.after(_TOGETHER)
+            sent += _TOGETHER
             await self._next_look()
-        log.info("reclaimed", extra={"sent": eviction.sent, "before": before, "after": self._active})
-        if eviction.exhausted and self._is_still_wanted(marks):
+        log.info("reclaimed", extra={"sent": sent, "before": before, "after": self._active})
+        if sent >= most and self._is_still_wanted(marks):
             self._failed_at = self._retained
             await self._recycle_if_it_helps()
 

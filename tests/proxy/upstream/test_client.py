@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from proxy.upstream.broken import BreakKind, UpstreamBroken
+from proxy.upstream.broken import UpstreamBroken
 from proxy.upstream.client import Upstream
 from proxy.upstream.exchange import AbortedExchange
 from tests.support.exchange_stand import DEATH, PATH, all_of, leave_after_headers, life_of
@@ -58,19 +58,6 @@ async def test_thirty_megabytes_of_request(child: FakeChild, upstream: Upstream)
     assert await asking == 2
 
 
-async def test_nobody_listens(child: FakeChild, upstream: Upstream, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("proxy.upstream.client._CONNECT_RETRIES_S", 0.05)
-    child.stop_listening()
-
-    asked: list[bool] = []
-    with pytest.raises(UpstreamBroken) as broken:
-        async with upstream.post(life_of(child), PATH, b"{}", on_asked=lambda: asked.append(True)):
-            pass
-
-    assert broken.value.how is BreakKind.NOT_CONNECTED
-    assert not asked
-
-
 async def test_a_child_that_listens_a_moment_later_is_reached(upstream: Upstream) -> None:
     async with FakeChild() as child:
         child.stop_listening()
@@ -98,18 +85,6 @@ async def test_no_more_connecting_once_it_is_dead(child: FakeChild, upstream: Up
             pass
 
     assert asyncio.get_running_loop().time() - began < 1
-
-
-async def test_closed_before_an_answer(child: FakeChild, upstream: Upstream) -> None:
-    async def client() -> None:
-        async with upstream.post(life_of(child), PATH, b"{}"):
-            pass
-
-    asking = asyncio.create_task(client())
-    await (await child.call()).finish()
-    with pytest.raises(UpstreamBroken) as broken:
-        await asking
-    assert broken.value.how is BreakKind.CUT
 
 
 async def test_a_child_is_not_left_before_it_has_begun_to_answer(

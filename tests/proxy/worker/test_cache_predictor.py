@@ -42,7 +42,8 @@ def text(characters: str) -> dict[str, Any]:
 
 
 def ask(predictor: CachePredictor, do: str, id: str, **fields: Any) -> Any:
-    return predictor.answer({"op": "predictor", "do": do, "of": id, **fields})
+    of = {"of": id} if id else {}
+    return predictor.answer({"op": "predictor", "do": do, **of, **fields})
 
 
 def run(predictor: CachePredictor, id: str, prompt: dict[str, Any], *, generated: int = 3) -> Any:
@@ -102,7 +103,7 @@ def test_a_new_child_knows_nothing_but_what_waits_is_still_followed(predictor: C
     assert ask(predictor, "asked", "b") == prediction(tokens=11, longest=2, inserts=[10])
 
 
-def test_a_long_session_is_shortcutd_once(predictor: CachePredictor) -> None:
+def test_a_long_session_gets_one_shortcut(predictor: CachePredictor) -> None:
     run(predictor, "a", session(AGENT, 15))
     sibling = {"messages": [AGENT, {"role": "user", "content": "something else"}]}
     assert ask(predictor, "predict", "b", prompt=sibling, batched=True)["cost"] > MOST
