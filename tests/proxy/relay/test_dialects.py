@@ -1,4 +1,4 @@
-"""The relay with the two other protocols: openings, signs of life, replays and failures as their clients need."""
+"""The relay with the two other protocols: openings, signs of life, replays and failures."""
 
 from __future__ import annotations
 
