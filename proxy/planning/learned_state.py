@@ -2,9 +2,9 @@
 
 Each owner declares the form of its section (a pydantic TypeAdapter over its own dataclasses, whose
 annotations have the ranges); everything about the file is here. Content that is damaged, out of range or of
-another version is never acted on and never fatal: it is copied to `learned.json.bad`, the log says so once,
-and the default is used. Version 0.1 had a file for each section; such a file is read while `learned.json` has
-no such section, and removed once the section has been written.
+another version is never acted on and never fatal: the default is used, the log says so once, and the file is
+copied to `learned.json.bad` before the next write. Version 0.1 had a file for each section; such a file is
+read while `learned.json` has no such section, and removed once the section has been written.
 """
 
 from __future__ import annotations
@@ -67,6 +67,7 @@ class LearnedFile:
         self._tasks = Tasks()
         self._saver = Saver(self._tasks)
         self._on_disk: set[str] = set()
+        self._damaged: set[Path] = set()
 
     def load(self, section: StateSection[_T]) -> _T | None:
         """The section; None if there is none that can be used."""
@@ -78,10 +79,8 @@ class LearnedFile:
             log.warning("learned_state_not_read", extra={"section": section.name, "error": str(error)})
             return None
         except DamagedState as error:
-            copy = error.file.with_name(f"{error.file.name}.bad")
-            with suppress(OSError):
-                shutil.copyfile(error.file, copy)
-            found = {"section": section.name, "error": str(error), "copy": str(copy)}
+            self._damaged.add(error.file)
+            found = {"section": section.name, "error": str(error), "copy": str(_copy_of(error.file))}
             log.warning("learned_state_set_aside", extra=found)
             return None
         if value is not None:
@@ -99,8 +98,8 @@ class LearnedFile:
         if self._folder is None or section.name not in self._on_disk:
             return False
         try:
-            return section.name not in _usable(self._folder)
-        except OSError:
+            return read_section(self._folder, section) is None
+        except (OSError, DamagedState):
             return False
 
     async def stop(self) -> None:
@@ -108,6 +107,10 @@ class LearnedFile:
         await self._tasks.finish()
 
     def _write(self, folder: Path, section: StateSection[Any], content: object) -> None:
+        while self._damaged:
+            damaged = self._damaged.pop()
+            with suppress(FileNotFoundError):
+                shutil.copyfile(damaged, _copy_of(damaged))
         # Only this section: another one may have been removed meanwhile, and must not come back.
         write_json(folder / FILE, {**_usable(folder), section.name: content})
         (folder / section.former).unlink(missing_ok=True)
@@ -152,6 +155,10 @@ def forget(folder: Path, section: StateSection[Any]) -> bool:
         file.unlink()
         return True
     return there
+
+
+def _copy_of(file: Path) -> Path:
+    return file.with_name(f"{file.name}.bad")
 
 
 def _usable(folder: Path) -> dict[str, Any]:

@@ -79,13 +79,17 @@ def stale(serving: Serving, last: SequenceDemand) -> int:
     return 0 if buffers.keeps_snapshot or not serving.model.batched else buffers.prompt
 
 
-def largest_prompt(serving: Serving, ceiling: int, completion: int) -> int:
-    """The longest prompt that fits alone under `ceiling` bytes with nothing retained; 0 if none does."""
-    return largest(serving, ceiling, 1, completion, _ENDLESS)
+#: More tokens than any model reads: the result where a model's caches do not grow, so that any prompt fits.
+_ENDLESS = 2**24
 
 
-def largest(serving: Serving, ceiling: int, number: int, completion: int, most: int) -> int:
-    """The longest prompt, up to `most` tokens, of `number` equal sequences under `ceiling` bytes."""
+def largest_prompt(
+    serving: Serving, ceiling: int, completion: int, number: int = 1, most: int = _ENDLESS
+) -> int:
+    """The longest prompt, up to `most` tokens, of `number` equal sequences under `ceiling` bytes, or 0.
+
+    It assumes that finished sequences retain nothing.
+    """
     low, high = 0, most
     while low < high:
         middle = (low + high + 1) // 2
@@ -94,10 +98,6 @@ def largest(serving: Serving, ceiling: int, number: int, completion: int, most: 
         else:
             high = middle - 1
     return low
-
-
-#: More tokens than any model reads: the result where a model's caches do not grow, so that any prompt fits.
-_ENDLESS = 2**24
 
 
 def _steps(number: int) -> int:

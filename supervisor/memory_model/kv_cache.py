@@ -127,7 +127,7 @@ class CostModel:
         held = start or self.restored(0)
         for chunk in chunks:
             held = tuple(
-                self._quantized(part, _FEED[part.kind](part, h, chunk))
+                self._quantized(part, _FEED.get(part.kind, _by_offset)(part, h, chunk))
                 for part, h in zip(self.parts, held, strict=True)
             )
         return held
@@ -284,12 +284,9 @@ def _restored(part: CachePart, offset: int) -> HeldRows:
     return _by_offset(part, HeldRows(), offset)
 
 
+#: How each kind follows one chunk; the others depend on the number of tokens alone (`_by_offset`).
 _FEED: dict[GrowthKind, Callable[[CachePart, HeldRows, int], HeldRows]] = {
     GrowthKind.GROWING: _grow,
     GrowthKind.WINDOW: _rotate,
     GrowthKind.CHUNK: _chunk,
-    GrowthKind.APPENDED: _by_offset,
-    GrowthKind.LAST: _by_offset,
-    GrowthKind.OPEN: _by_offset,
-    GrowthKind.CONSTANT: _by_offset,
 }

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 from supervisor.memory_model import flags
 from supervisor.memory_model.activations import Model, step_activations
-from supervisor.memory_model.batch import COPIES_ALONE, largest
+from supervisor.memory_model.batch import COPIES_ALONE, largest_prompt
 from supervisor.memory_model.ceiling import Ceiling, gb
 from supervisor.memory_model.flags import SEQUENCES, STEPS, Choice, FlagBudget, FlagOverrides
 from supervisor.memory_model.kv_cache import Quantization
@@ -99,7 +99,7 @@ def plan(
     step, running = (choice.value for choice in choices[:2])
     kv = _active_kv(budget, running, step)
     serving = _serving(model, choices, offered)
-    fits = {number: largest(serving, available, number, 0, most) for number in SESSIONS}
+    fits = {number: largest_prompt(serving, available, 0, number, most) for number in SESSIONS}
     return Plan(
         model=model,
         ceiling=ceiling,
@@ -196,6 +196,6 @@ def _advice(budget: FlagBudget, alone: int, step: int) -> Iterator[str]:
     if alone == budget.most or model.cost_model.quantization is not None or model.traced.rotating:
         return
     packed = replace(model, cost_model=replace(model.cost_model, quantization=Quantization(8)), batched=False)
-    rows = largest(Serving(packed, step, 1, 1, SEQUENCES), budget.available, 1, 0, budget.most)
+    rows = largest_prompt(Serving(packed, step, 1, 1, SEQUENCES), budget.available, 0, 1, budget.most)
     if rows > 1.2 * alone:
         yield f'With upstream.args = ["--kv-bits", "8"], {rows:,} tokens would fit, one request at a time.'

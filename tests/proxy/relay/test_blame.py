@@ -1,4 +1,4 @@
-"""Blame by evidence, sentences by proof: what a crash in company and a crash alone lead to."""
+"""Suspects by evidence, quarantine by proof: what a crash in company and a crash alone lead to."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_what_was_alone_is_the_suspect() -> None:
     assert names(decoding("a")) == {"a"}
 
 
-def test_nobody_in_flight_is_nobody_blamed() -> None:
+def test_with_nothing_in_flight_no_request_is_blamed() -> None:
     assert names(memory=True) == set()
     assert blame(CrashLedger(), [], "segfault", 0).records == {}
 
@@ -74,7 +74,7 @@ def costing(name: str, predicted: int | None, observed: int | None, *, asked: fl
     return decoding(name, asked=asked, predicted=predicted, observed=observed)
 
 
-def test_who_cost_more_than_predicted_is_suspected_of_taking_memory() -> None:
+def test_a_request_that_cost_more_than_predicted_is_suspected() -> None:
     batch = (
         costing("first", 100, 400, asked=1),
         costing("dear", 100, 310, asked=2),
@@ -85,7 +85,7 @@ def test_who_cost_more_than_predicted_is_suspected_of_taking_memory() -> None:
     assert names(*batch, reading("reading", asked=4), memory=True) == {"reading"}, "not all is known"
 
 
-def test_a_rise_that_was_predicted_accuses_nobody() -> None:
+def test_a_rise_that_was_predicted_is_no_evidence() -> None:
     batch = costing("a", 100, 240, asked=1), costing("b", 100, 110, asked=2)
     assert names(*batch, memory=True) == {"b", "a"}, "the last and the largest, as without figures"
     assert underestimated(batch) is None
@@ -103,7 +103,7 @@ def test_an_old_suspect_is_blamed_before_anybody_else() -> None:
     assert names(decoding("old"), reading("new"), ledger=ledger) == {"old"}
 
 
-def test_the_second_crash_alone_is_a_sentence() -> None:
+def test_the_second_crash_alone_leads_to_quarantine() -> None:
     ledger = blame(CrashLedger(), [reading("poison"), decoding("innocent")], "segfault", 0)
     assert ledger.refused("poison", 0) is None
     assert ledger.isolation("poison") is Isolation.UNTIL_FIRST_TOKEN
@@ -115,14 +115,14 @@ def test_the_second_crash_alone_is_a_sentence() -> None:
     assert record.until == 1 + QUARANTINE_S
 
 
-def test_a_crash_in_company_never_sentences() -> None:
+def test_crashes_in_company_never_lead_to_quarantine() -> None:
     ledger = CrashLedger()
     for at in range(20):
         ledger = blame(ledger, [reading("a"), reading("b")], "segfault", at)
     assert ledger.refused("a", 20) is ledger.refused("b", 20) is None
 
 
-def test_twins_in_one_batch_are_one_crash_and_one_body() -> None:
+def test_identical_requests_in_one_batch_count_as_one() -> None:
     ledger = blame(CrashLedger(), [reading("a"), reading("a")], "segfault", 0)
     assert ledger.records["a"].kinds == ("segfault",)
     assert blame(ledger, [reading("a"), reading("a")], "segfault", 1).refused("a", 1) is not None
@@ -136,14 +136,14 @@ def test_two_crashes_of_different_kinds_are_no_proof_but_three_are() -> None:
     assert blame(ledger, [reading("a")], MEMORY, 2).refused("a", 2) is not None
 
 
-def test_who_completes_is_cleared() -> None:
+def test_completing_clears() -> None:
     ledger = blame(CrashLedger(), [reading("a"), reading("b")], "segfault", 0)
     ledger = cleared(ledger, "a", 100)
     assert set(ledger.records) == {"b"}
     assert blame(ledger, [reading("a")], "segfault", 1).refused("a", 1) is None
 
 
-def test_sentences_grow_and_are_bounded() -> None:
+def test_quarantines_grow_and_are_bounded() -> None:
     ledger, now, lengths = blame(CrashLedger(), [reading("a")], "wedge", 0), 1.0, []
     for _ in range(12):
         ledger = blame(ledger, [reading("a")], "wedge", now)
@@ -156,7 +156,7 @@ def test_sentences_grow_and_are_bounded() -> None:
     assert lengths[-1] == LONGEST_QUARANTINE_S
 
 
-def test_who_died_in_decode_must_be_alone_to_the_end() -> None:
+def test_a_suspect_of_decode_is_isolated_to_its_end() -> None:
     ledger = blame(CrashLedger(), [decoding("a")], "wedge", 0)
     assert ledger.isolation("a") is Isolation.FULL
     assert blame(ledger, [reading("a")], "segfault", 1).isolation("a") is Isolation.FULL
@@ -197,7 +197,9 @@ INNOCENTS = st.lists(st.sampled_from("abcdef"), max_size=5, unique=True)
 
 
 @given(st.lists(st.tuples(INNOCENTS, st.booleans()), max_size=30))
-def test_an_innocent_beside_a_killer_is_never_sentenced(rounds: list[tuple[list[str], bool]]) -> None:
+def test_an_innocent_request_in_company_of_a_killer_is_never_quarantined(
+    rounds: list[tuple[list[str], bool]],
+) -> None:
     """Whoever runs with the killer each time, in whatever phase."""
     ledger = CrashLedger()
     for at, (company, prefilling) in enumerate(rounds):

@@ -121,7 +121,7 @@ async def test_a_full_queue(stand: Stand) -> None:
 
 
 @pytest.mark.parametrize("stream", [True, False])
-async def test_the_child_is_dropped_when_the_client_leaves(stand: Stand, stream: bool) -> None:
+async def test_a_disconnect_ends_the_request_at_the_child(stand: Stand, stream: bool) -> None:
     asking = stand.ask(stream=stream)
     call = await stand.child.call()
     await call.start()
@@ -155,7 +155,7 @@ async def test_a_child_that_has_not_begun_to_answer_is_dropped_when_it_does(stan
 
 
 @pytest.mark.parametrize("stream", [True, False])
-async def test_a_waiting_client_that_leaves_leaves_the_queue(stand: Stand, stream: bool) -> None:
+async def test_a_disconnect_while_waiting_leaves_the_queue(stand: Stand, stream: bool) -> None:
     stand.gate.set_budget(Budget(max_running=0))
     asking = stand.ask(stream=stream)
     await eventually(lambda: stand.gate.snapshot().waiting == 1)
@@ -166,7 +166,7 @@ async def test_a_waiting_client_that_leaves_leaves_the_queue(stand: Stand, strea
     await eventually(lambda: stand.jobs[0].outcome is Outcome.CLIENT_GONE)
 
 
-async def test_a_client_that_left_is_not_replayed(stand: Stand) -> None:
+async def test_a_disconnected_request_is_not_replayed(stand: Stand) -> None:
     asking = stand.ask()
     call = await stand.child.call()
     stand.supervisor.down()
@@ -188,7 +188,7 @@ async def test_a_client_that_left_is_not_replayed(stand: Stand) -> None:
 
 
 async def test_poison_runs_alone_and_is_refused_after_its_second_crash(stand: Stand) -> None:
-    """The innocent in its batch is replayed first, in company of whoever comes, and is never blamed."""
+    """The innocent request of its batch is replayed first, not isolated, and is never blamed."""
     poison = stand.ask(sampling={"seed": 1})
     first = await stand.child.call()
     innocent = stand.ask(sampling={"seed": 2})
@@ -239,7 +239,7 @@ async def test_a_memory_killer_is_told_a_size_that_is_safe(stand: Stand) -> None
     assert error["message"].startswith("prompt is too long: 7 tokens > 3 maximum")
 
 
-async def test_a_held_stream_that_is_sentenced_ends_by_contract(stand: Stand) -> None:
+async def test_a_held_stream_that_is_quarantined_ends_with_the_documented_error(stand: Stand) -> None:
     stand.options = RelayOptions(hold_grace_s=0.0, keepalive_s=0.005)
     held = await stand.ask(stream=True)
     for _ in range(2):
@@ -252,7 +252,7 @@ async def test_a_held_stream_that_is_sentenced_ends_by_contract(stand: Stand) ->
     assert stream.endswith(b"data: [DONE]\n\n")
 
 
-async def test_who_is_sentenced_at_its_last_try_is_told_so(stand: Stand) -> None:
+async def test_a_request_quarantined_at_its_last_attempt_is_told_so(stand: Stand) -> None:
     asking = stand.ask()
     for cause in (Cause.SEGFAULT, Cause.WEDGE, Cause.ABORTED):
         call = await stand.child.call()
@@ -262,7 +262,7 @@ async def test_who_is_sentenced_at_its_last_try_is_told_so(stand: Stand) -> None
     assert (await (await asking).json())["error"]["code"] == "quarantined"
 
 
-async def test_what_somebody_did_is_nobodys_fault(stand: Stand) -> None:
+async def test_a_death_with_an_external_cause_is_blamed_on_no_request(stand: Stand) -> None:
     asking = stand.ask()
     for _ in range(2):
         call = await stand.child.call()
@@ -311,7 +311,7 @@ async def test_a_suspect_of_decode_is_alone_to_its_end(stand: Stand) -> None:
     assert (await other).status == 200
 
 
-async def test_a_twin_that_waited_is_not_run_beside_others(stand: Stand) -> None:
+async def test_an_identical_request_that_waited_is_isolated(stand: Stand) -> None:
     """It entered the queue before its fingerprint was suspected."""
     stand.gate = Gate(Budget(max_running=2), max_waiting=8, on_sample=lambda _: None)
     asking = [stand.ask(sampling={"seed": seed}) for seed in (1, 1, 1)]
@@ -329,7 +329,7 @@ async def test_a_twin_that_waited_is_not_run_beside_others(stand: Stand) -> None
     assert [(await each).status for each in asking] == [200, 200, 200]
 
 
-async def test_who_endured_two_deaths_is_alone_at_its_last_try(stand: Stand) -> None:
+async def test_a_request_that_endured_two_deaths_is_isolated_at_its_last_attempt(stand: Stand) -> None:
     asking = stand.ask(sampling={"seed": 1})
     for _ in range(2):
         call = await stand.child.call()

@@ -87,42 +87,42 @@ async def test_no_more_connecting_once_it_is_dead(child: FakeChild, upstream: Up
     assert asyncio.get_running_loop().time() - began < 1
 
 
-async def test_a_child_is_not_left_before_it_has_begun_to_answer(
+async def test_the_connection_is_kept_until_the_child_begins_to_answer(
     child: FakeChild, upstream: Upstream
 ) -> None:
-    """It would not notice, and generate everything for nobody."""
-    told: list[AbortedExchange | None] = []
-    asking = asyncio.create_task(leave_after_headers(child, upstream, told.append))
+    """It would not notice, and generate everything for nothing."""
+    reports: list[AbortedExchange | None] = []
+    asking = asyncio.create_task(leave_after_headers(child, upstream, reports.append))
     call = await child.call()
     asking.cancel()
     await asyncio.wait((asking,))
-    assert (asking.cancelled(), told) == (True, [])
+    assert (asking.cancelled(), reports) == (True, [])
     await call.start()
     assert await call.was_reset()
-    assert isinstance(told[0], AbortedExchange)
+    assert isinstance(reports[0], AbortedExchange)
 
 
 async def test_a_dead_child_is_not_waited_for(child: FakeChild, upstream: Upstream) -> None:
-    told: list[AbortedExchange | None] = []
+    reports: list[AbortedExchange | None] = []
     life = life_of(child)
-    asking = asyncio.create_task(leave_after_headers(child, upstream, told.append, life))
+    asking = asyncio.create_task(leave_after_headers(child, upstream, reports.append, life))
     await child.call()
     asking.cancel()
     await asyncio.wait((asking,))
     life.died.set_result(DEATH)
-    await eventually(lambda: told == [None])
+    await eventually(lambda: reports == [None])
 
 
 async def test_a_request_that_found_no_connection_is_just_forgotten(
     child: FakeChild, upstream: Upstream
 ) -> None:
     child.stop_listening()
-    told: list[AbortedExchange | None] = []
-    asking = asyncio.create_task(leave_after_headers(child, upstream, told.append))
+    reports: list[AbortedExchange | None] = []
+    asking = asyncio.create_task(leave_after_headers(child, upstream, reports.append))
     await asyncio.sleep(0.05)
     asking.cancel()
     await asyncio.wait((asking,))
-    assert told == [None]
+    assert reports == [None]
 
 
 async def test_twenty_at_once_all_get_through(child: FakeChild, upstream: Upstream) -> None:
