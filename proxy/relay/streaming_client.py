@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from contextlib import suppress
 
 from aiohttp import web
 from aiohttp.http import HttpVersion11
@@ -140,11 +141,10 @@ class StreamingClient:
         return opening + data
 
     async def _close(self) -> web.StreamResponse:
+        """End the response. Everything was sent, so a client that has closed its connection lacks nothing."""
         response = self._response or await self._open()
-        try:
+        with suppress(ConnectionError):
             await response.write_eof()
-        except ConnectionError as error:
-            raise ClientGone(response) from error
         return response
 
     async def _keep_alive(self) -> None:

@@ -9,19 +9,21 @@ from functools import partial
 from typing import Any
 
 import pytest
+from aiohttp import web
 
 from proxy.dialects.form import AnswerForm
 from proxy.dialects.messages.events import MessageForm
 from proxy.dialects.responses.events import ResponseForm
 from proxy.dialects.responses.tools import FunctionTable
-from proxy.job import Outcome
+from proxy.job import Outcome, Stage
 from proxy.relay.relay import RelayOptions
+from proxy.relay.streaming_client import StreamingClient
 from proxy.request.completion import CompletionRequest
 from proxy.stream.answer import Answer
 from supervisor.lifecycle.causes import Cause
 from tests.support import child_events
 from tests.support.messages_protocol import MessagesClient, events_of
-from tests.support.relay_stand import Stand, a_stand
+from tests.support.relay_stand import Stand, a_stand, eventually
 from tests.support.responses_protocol import ResponsesClient
 
 
@@ -176,6 +178,29 @@ async def test_signs_and_content_keep_their_order(stand: Stand, pause: float) ->
         client = followed(stand, await (await asked).read())
         assert is_complete(client)
         assert text_of(client) == "0123456789"
+
+
+async def test_a_client_that_closes_at_the_last_event_has_its_answer(
+    stand: Stand, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Codex does: it reads no further than `response.completed`."""
+
+    async def never(_: StreamingClient) -> web.StreamResponse:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    monkeypatch.setattr(StreamingClient, "finish", never)
+    asked = stand.ask(stream=True)
+    await (await stand.child.call()).answer(child_events.chat_stream("a"))
+    response = await asked
+    seen = b""
+    while not seen or not is_complete(followed(stand, seen)):
+        seen += await response.content.readany()
+    assert response.connection is not None
+    assert response.connection.transport is not None
+    response.connection.transport.abort()
+    await eventually(lambda: stand.jobs[0].stage is Stage.ENDED)
+    assert stand.jobs[0].outcome is Outcome.OK
 
 
 async def test_what_was_left_out_is_named(stand: Stand) -> None:
