@@ -24,12 +24,20 @@ class ResponseForm:
     """How one answer is written: a `form.AnswerForm`. It numbers its events over all attempts.
 
     `prompt_tokens`: as counted before the stream. `is_length_set`: the client has set the longest answer
-    itself, and is told when it was reached; Codex sets none and takes that for a failure.
+    itself, and is told when it was reached; Codex sets none and takes that for a failure. `drops_calls`: the
+    client has offered no tools, so there is no call that it could run.
     """
 
     def __init__(
-        self, answer: Answer, prompt_tokens: int, *, table: FunctionTable, is_length_set: bool
+        self,
+        answer: Answer,
+        prompt_tokens: int,
+        *,
+        table: FunctionTable,
+        is_length_set: bool,
+        drops_calls: bool = False,
     ) -> None:
+        self.drops_calls = drops_calls
         self._answer = answer
         self._prompt_tokens = prompt_tokens
         self._table = table
@@ -163,6 +171,8 @@ class ResponseWriter:
     def written(self, part: AnswerPart) -> Iterator[Event]:
         """The events of one part."""
         if isinstance(part, CallPart):
+            if self._form.drops_calls:
+                return
             yield from self.ended()
             call = CallOutput(self._unique, len(self.finished), part, self._table)
             yield from call.events()

@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any
 
 from proxy.dialects.arguments import INPUT, past_arguments
-from proxy.dialects.conversation import NO_IMAGE, ConversationBuilder, Piece, image
+from proxy.dialects.conversation import NO_IMAGE, ConversationBuilder, Piece, image, reminder
 from proxy.dialects.loading import load, read_form
 from proxy.dialects.responses.events import ID_PREFIX, ResponseForm
 from proxy.dialects.responses.forms import (
@@ -38,6 +38,10 @@ _SAME = ("model", "stream", "temperature", "top_p")
 #: The field of the Responses API for those of a chat request that are named otherwise.
 _FIELDS = {"max_tokens": "max_output_tokens", "messages": "input"}
 
+#: Said at the end of a compaction whose tools were put back: it has them for the sake of the prefix alone, and
+#: a call instead of a summary would make Codex compact again and again.
+_TEXT_ONLY = "Answer with text only. No tool can be called in this answer."
+
 #: Roles whose text the model is to follow. `developer` is the newer name of `system`.
 _INSTRUCTING = ("system", "developer")
 
@@ -52,10 +56,14 @@ def responses_request(body: bytes, bounds: Bounds, last_tools: LastTools, client
     _refuse_stored(form)
     if not form.input and not form.instructions:
         refuse("input", "must be a string or a list with at least one item")
+    asked = form
     if type(form.prompt_cache_key) is str:
         form = last_tools.restored(form, (client, form.prompt_cache_key))
+    has_restored_tools = form is not asked
     table = FunctionTable.of(form.tools or ())
     conversation = _Input(form, table, bounds)
+    if has_restored_tools:
+        conversation.remind(_TEXT_ONLY)
     messages, origins = conversation.finish()
     chat: dict[str, Any] = {name: fields[name] for name in _SAME if fields.get(name) is not None}
     chat["messages"] = messages
@@ -67,7 +75,12 @@ def responses_request(body: bytes, bounds: Bounds, last_tools: LastTools, client
     if (kwargs := _template_kwargs(form, bounds)) is not None:
         chat["chat_template_kwargs"] = kwargs
     places = numbered("messages", origins) | numbered("tools", table.origins) | _FIELDS
-    answer_form = partial(ResponseForm, table=table, is_length_set=form.max_output_tokens is not None)
+    answer_form = partial(
+        ResponseForm,
+        table=table,
+        is_length_set=form.max_output_tokens is not None,
+        drops_calls=has_restored_tools,
+    )
     left_out = (*table.left_out, *conversation.left_out, *_formats(form))
     return Translation(ChatBody(chat, places).request(bounds), answer_form, left_out, ID_PREFIX)
 
@@ -106,6 +119,10 @@ class _Input:
         self._conversation.instruct(form.instructions or "", "instructions")
         for index, item in enumerate(form.input):
             self._add(item, f"input[{index}]")
+
+    def remind(self, text: str) -> None:
+        """Add a reminder of our own at the end."""
+        self._conversation.say([reminder(text)], "input")
 
     def finish(self) -> tuple[list[dict[str, Any]], list[str]]:
         return self._conversation.finish()

@@ -166,6 +166,14 @@ def test_a_call_of_a_custom_tool_is_one_again() -> None:
     assert "arguments" not in item
 
 
+def test_a_compaction_that_was_given_tools_for_its_prefix_has_no_calls() -> None:
+    one = ResponseForm(answer(), 7, table=TABLE, is_length_set=False, drops_calls=True)
+    calls = [child_events.tool_call("spawn_agent", "{}")]
+    stream = child_events.delta(content="so far", tool_calls=calls) + child_events.DONE
+    (item,) = ResponsesClient().read(one.opening() + one.writer().feed(stream)).output
+    assert item["type"] == "message"
+
+
 @pytest.mark.parametrize(("is_length_set", "status"), [(False, "completed"), (True, "incomplete")])
 def test_the_end_by_length_is_told_to_those_who_set_one(is_length_set: bool, status: str) -> None:
     stream = child_events.chat_stream("a", finish="length")

@@ -323,6 +323,7 @@ def test_a_compaction_gets_the_tools_of_its_conversation_back() -> None:
     found = responses_request(json.dumps(compacting).encode(), Bounds(), tools).request.prompt
     assert isinstance(found, ChatPrompt)
     assert names(found) == ["spawn_agent", "wait"]
+    assert found.messages[-1]["content"].endswith("No tool can be called in this answer.\n</system-reminder>")
     assert turn.request.prompt != found
 
 
