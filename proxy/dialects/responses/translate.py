@@ -38,8 +38,8 @@ _SAME = ("model", "stream", "temperature", "top_p")
 #: The field of the Responses API for those of a chat request that are named otherwise.
 _FIELDS = {"max_tokens": "max_output_tokens", "messages": "input"}
 
-#: Said at the end of a compaction whose tools were put back: it has them for the sake of the prefix alone, and
-#: a call instead of a summary would make Codex compact again and again.
+#: Said at the end of a compaction whose tools were put back. It has them for the prefix alone, and a call
+#: instead of a summary would make Codex compact again and again.
 _TEXT_ONLY = "Answer with text only. No tool can be called in this answer."
 
 #: Roles whose text the model is to follow. `developer` is the newer name of `system`.
