@@ -43,6 +43,30 @@ def test_the_oldest_conversation_is_forgotten() -> None:
     assert names(tools.restored(form(COMPACTION), 1)) == ["ls"]
 
 
+def test_tools_that_are_too_large_are_not_remembered() -> None:
+    tools = LastTools()
+    tools.restored(form("hi", "ls"), "a")
+    tools.restored(form("hi", "x" * 300_000), "a")
+    assert names(tools.restored(form(COMPACTION), "a")) == []
+
+
+def test_tools_come_back_whole() -> None:
+    tools = LastTools()
+    inner = {
+        "type": "function",
+        "name": "f",
+        "parameters": {"type": "object", "properties": {"a": {"type": "string"}}},
+    }
+    given = form("hi").model_validate(
+        {
+            "input": "hi",
+            "tools": [{"type": "namespace", "name": "n", "tools": [inner]}, {"type": "web_search"}],
+        }
+    )
+    tools.restored(given, "a")
+    assert tools.restored(form(COMPACTION), "a").tools == given.tools
+
+
 def test_a_compaction_is_told_by_the_last_message_of_the_user() -> None:
     assert is_compaction(form(COMPACTION))
     assert not is_compaction(form("hi"))
