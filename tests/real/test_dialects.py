@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import urllib.error
@@ -16,6 +17,7 @@ import pytest
 from tests.real.processes import Gateway
 from tests.real.venvs import environment
 from tests.support.canaries import KEY, PROMPT
+from tests.support.dialect_conversations import told
 from tests.support.messages_protocol import MessagesClient
 from tests.support.responses_protocol import ResponsesClient
 
@@ -170,6 +172,25 @@ def test_the_same_conversation_is_the_same_prompt_in_each_dialect(scripted_guard
     (prompt, _), *others = usage
     assert [count for count, _ in others] == [prompt, prompt]
     assert all(cached >= prompt - 1 for _, cached in others), usage
+
+
+def test_counts_are_the_servers_own_in_each_dialect(scripted_guard: Gateway) -> None:
+    for seed in range(20):
+        counts = set()
+        for path, body in told(seed).bodies().items():
+            limit = "max_output_tokens" if path == "/v1/responses" else "max_tokens"
+            status, headers, answer = _post(scripted_guard, path, {**body, limit: 1})
+            assert status == 200, answer
+            counts.add(int(headers["x-mlxguard-prompt-tokens"]))
+        body = told(seed).messages
+        counts.add(json.loads(_post(scripted_guard, "/v1/messages/count_tokens", body)[2])["input_tokens"])
+        assert len(counts) == 1, seed
+    # The gateway compares each of its counts with the usage that the server reports.
+    mismatches = re.search(
+        r"^mlxguard_prompt_count_mismatches_total (\S+)", scripted_guard.get("/metrics")[1], re.M
+    )
+    assert mismatches is not None
+    assert float(mismatches[1]) == 0
 
 
 def test_streams_of_both_keep_their_protocol(scripted_guard: Gateway) -> None:

@@ -42,7 +42,7 @@ class LastTools:
 
     def _remember(self, tools: list[ToolForm], conversation: Hashable) -> None:
         self._tools.pop(conversation, None)
-        packed = orjson.dumps([tool.model_dump(exclude_none=True) for tool in tools])
+        packed = orjson.dumps([tool.model_dump() for tool in tools])
         if len(packed) <= _LARGEST_BYTES:
             self._tools[conversation] = packed
             while len(self._tools) > _REMEMBERED:

@@ -28,12 +28,13 @@ def param(fields: dict[str, Any]) -> str | None:
     return refusal.value.param
 
 
+def mended(text: str) -> str:
+    return text.replace("\0", "\ufffd").encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
 @given(st.dictionaries(st.text(), st.text(st.characters(exclude_categories=()), max_size=20), max_size=3))
 def test_any_text_is_read_and_only_nul_and_lone_surrogates_change(fields: dict[str, str]) -> None:
-    loaded = load(json.dumps(fields).encode())
-    expected = json.dumps(fields, ensure_ascii=False).replace("\\u0000", "\ufffd")
-    whole = expected.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-    assert loaded == json.loads(whole)
+    assert load(json.dumps(fields).encode()) == {mended(key): mended(text) for key, text in fields.items()}
 
 
 @pytest.mark.parametrize(

@@ -55,7 +55,7 @@ def test_tools_come_back_whole() -> None:
     inner = {
         "type": "function",
         "name": "f",
-        "parameters": {"type": "object", "properties": {"a": {"type": "string"}}},
+        "parameters": {"type": "object", "properties": {"a": {"default": None}}},
     }
     given = form("hi").model_validate(
         {
