@@ -87,10 +87,11 @@ class Completions:
         return await self.complete(http_request, parse)
 
     async def count_tokens(self, http_request: web.Request) -> web.Response:
-        """Count a prompt exactly. It waits for nothing but the tokenizer: agents count 25 at once."""
-        translation, _ = await self._read(http_request, count_request)
+        """Count a prompt, exactly but for huge ones. It waits for the tokenizer only: agents send 25 at once."""
+        translation, prepared = await self._read(http_request, count_request)
         self.names.check(translation.request.model)
-        return json_response({"input_tokens": await self.counter.count(translation.request.prompt)})
+        tokens = await self.counter.count(translation.request.prompt, prepared.limits.longest_prompt)
+        return json_response({"input_tokens": tokens})
 
     async def complete(self, http_request: web.Request, parse: Parse) -> web.StreamResponse:
         """Serve one completion request, from its body to the end of its response.
@@ -105,7 +106,13 @@ class Completions:
         request = translation.request
         self.names.check(request.model)
         self.metrics.fields_dropped(request.dropped)
-        answer = self._new_answer(translation)
+        answer = Answer.new(
+            unique=str(uuid.uuid4()),
+            created=int(time.time()),
+            model=self.names.served,
+            is_chat=request.is_chat,
+            id_prefix=translation.id_prefix,
+        )
         with self.cache.counting(answer.id, request) as counter:
             fitted = await fit(request, counter, prepared.limits, refusals=self.overflow_history, now=arrived)
         job = Job(
@@ -142,15 +149,6 @@ class Completions:
                 images = await self.images.fetch(remote, account)
                 translation = replace(translation, request=translation.request.with_images(images))
             return translation, prepared
-
-    def _new_answer(self, translation: Translation) -> Answer:
-        return Answer.new(
-            unique=str(uuid.uuid4()),
-            created=int(time.time()),
-            model=self.names.served,
-            is_chat=translation.request.is_chat,
-            id_prefix=translation.id_prefix,
-        )
 
     def _record(self, job: Job) -> None:
         """Count and log how the request ended; the relay has released its slot."""

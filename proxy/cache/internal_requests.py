@@ -21,8 +21,8 @@ from proxy.gate.gate import Gate
 from proxy.request.completion import ChatPrompt, Prompt, TextPrompt
 from proxy.upstream.broken import UpstreamBroken
 from proxy.upstream.client import Upstream
-from proxy.upstream.exchange import SupervisorPort
 from supervisor.child.generation import NotReady
+from supervisor.supervisor import Supervisor
 
 log = logging.getLogger("mlxguard.internal_requests")
 
@@ -38,7 +38,7 @@ class InternalRequests:
 
     def __init__(
         self,
-        supervisor: SupervisorPort,
+        supervisor: Supervisor,
         gate: Gate,
         upstream: Upstream,
         cache: CacheClient,

@@ -43,12 +43,9 @@ class ConfigurationError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """Valid settings and their sources.
+    """Valid settings; `places`: where each that does not have its default was set.
 
-    Attributes:
-        settings: the values in effect.
-        source: the file that was read, or that there was none; for the log.
-        places: where each setting that does not have its default was set.
+    `source`: the file that was read, or that there was none; for the log.
     """
 
     settings: Settings
@@ -68,8 +65,7 @@ def load(path: Path | None, environ: Mapping[str, str], sets: Sequence[str]) -> 
     """The settings from all sources.
 
     Args:
-        path: the file to read; None reads ./proxy.toml if it exists.
-        environ: environment variables, of which `MLXGUARD_...` are read.
+        path: None reads ./proxy.toml if it exists.
         sets: options such as `server.port=9000`.
 
     Raises:

@@ -54,7 +54,7 @@ class PlannedCosts:
         return known
 
     def left(self, demands: Sequence[SequenceDemand], /) -> int:
-        return batch.left(self.serving, demands)
+        return batch.kv(self.serving, demands)
 
     def stale(self, last: SequenceDemand, /) -> int:
         return batch.stale(self.serving, last)

@@ -14,8 +14,8 @@ from proxy.relay.break_policy import BreakVerdict, judge_break
 from proxy.relay.quarantine import Quarantine
 from proxy.stream.answer import AnswerPhase
 from proxy.upstream.broken import BreakKind, UpstreamBroken
-from proxy.upstream.exchange import SupervisorPort
 from supervisor.child.generation import Death, Generation
+from supervisor.supervisor import Supervisor
 
 log = logging.getLogger("mlxguard.relay")
 
@@ -23,7 +23,7 @@ log = logging.getLogger("mlxguard.relay")
 class Recovery:
     """Settles the failed attempts of all requests."""
 
-    def __init__(self, supervisor: SupervisorPort, quarantine: Quarantine) -> None:
+    def __init__(self, supervisor: Supervisor, quarantine: Quarantine) -> None:
         self._supervisor = supervisor
         self._quarantine = quarantine
 
@@ -56,7 +56,9 @@ class Recovery:
                     if death is not None:
                         self._quarantine.isolation(job)  # raises if this death led to quarantine
                     if ended:
-                        raise never_fits(job, _smaller(job.fitted.prompt_tokens)) from broken
+                        # It was too long with nothing else in the child, so a shorter one may fit.
+                        smaller = max(1, job.fitted.prompt_tokens * 3 // 4)
+                        raise job.too_long(smaller, NeverFits) from broken
                 raise Unavailable("child_died" if death else "no_memory") from broken
 
 
@@ -74,18 +76,3 @@ def _log_failure(
     if broken.how in (BreakKind.CUT, BreakKind.NOT_CONNECTED):
         fields["detail"] = broken.detail
     log.warning("answer_failed", extra=fields)
-
-
-def never_fits(job: Job, limit: int) -> NeverFits:
-    """The refusal of a request that lacks memory even alone; `limit`: prompt tokens that would fit."""
-    return NeverFits(
-        prompt_tokens=job.fitted.prompt_tokens,
-        max_tokens=job.fitted.max_tokens,
-        limit=limit,
-        param="messages" if job.request.is_chat else "prompt",
-    )
-
-
-def _smaller(prompt_tokens: int) -> int:
-    """The prompt length to try after this one was too long with nothing else in the child."""
-    return max(1, prompt_tokens * 3 // 4)

@@ -7,30 +7,19 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Protocol
 
 from proxy.upstream.broken import BreakKind, UpstreamBroken
 from proxy.upstream.http10 import Http10Connection, Sink
-from supervisor.child.generation import Death, Generation
+from supervisor.child.generation import Generation
 
 #: The last words of a dead child are read for this long: they are on their way, and nothing comes later.
 LAST_WORDS_S = 0.2
 
 #: An error reply is read up to this size.
 _REPLY_BYTES = 64 * 1024
-
-
-class SupervisorPort(Protocol):
-    """The supervisor, as far as requests to the child need it: `supervisor.supervisor.Supervisor`."""
-
-    def ready(self, timeout_s: float) -> Awaitable[Generation]: ...
-
-    def judge(self, generation: Generation) -> Awaitable[Death | None]: ...
-
-    def short_of_memory(self) -> bool: ...
 
 
 @dataclass(frozen=True, slots=True)

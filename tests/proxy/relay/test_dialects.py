@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 from aiohttp import web
 
+from proxy.config.settings import QueueSettings
 from proxy.dialects.form import AnswerForm
 from proxy.dialects.messages.events import MessageForm
 from proxy.dialects.responses.events import ResponseForm
 from proxy.dialects.responses.tools import FunctionTable
 from proxy.job import Outcome, Stage
-from proxy.relay.relay import RelayOptions
 from proxy.relay.streaming_client import StreamingClient
 from proxy.request.completion import CompletionRequest
 from proxy.stream.answer import Answer
@@ -101,7 +101,7 @@ async def test_a_whole_answer(stand: Stand) -> None:
 
 
 async def test_each_sign_of_life_is_an_event_and_the_opening_comes_first(stand: Stand) -> None:
-    stand.options = RelayOptions(hold_grace_s=0, keepalive_s=0.01)
+    stand.options = QueueSettings(headers_after_s=0, keepalive_s=0.01)
     asked = stand.ask(stream=True)
     call = await stand.child.call()
     await call.start()
@@ -118,7 +118,7 @@ async def test_each_sign_of_life_is_an_event_and_the_opening_comes_first(stand: 
 
 
 async def test_a_replay_of_a_held_stream_is_one_answer(stand: Stand) -> None:
-    stand.options = RelayOptions(hold_grace_s=0, keepalive_s=0.01)
+    stand.options = QueueSettings(headers_after_s=0, keepalive_s=0.01)
     asked = stand.ask(stream=True)
     call = await stand.child.call()
     await call.start()
@@ -164,7 +164,7 @@ async def test_a_failure_before_anything_was_sent_has_its_own_status(stand: Stan
 @pytest.mark.parametrize("pause", [0.0, 0.001])
 async def test_signs_and_content_keep_their_order(stand: Stand, pause: float) -> None:
     """Numbers of events rise by one each, however signs of life fall between."""
-    stand.options = RelayOptions(hold_grace_s=0, keepalive_s=0.0005)
+    stand.options = QueueSettings(headers_after_s=0, keepalive_s=0.0005)
     asks = [stand.ask(stream=True) for _ in range(5)]
     for _ in asks:
         call = await stand.child.call()
