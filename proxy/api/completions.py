@@ -87,7 +87,7 @@ class Completions:
         return await self.complete(http_request, parse)
 
     async def count_tokens(self, http_request: web.Request) -> web.Response:
-        """Count a prompt, exactly but for huge ones. It waits for the tokenizer only: agents send 25 at once."""
+        """Count a prompt, exactly but for huge ones. Only the tokenizer is waited for, not the queue."""
         translation, prepared = await self._read(http_request, count_request)
         self.names.check(translation.request.model)
         tokens = await self.counter.count(translation.request.prompt, prepared.limits.longest_prompt)
