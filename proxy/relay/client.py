@@ -1,19 +1,25 @@
-"""What the relay needs of a client, and the client that waits for a whole body.
+"""What the relay needs of a client, the headers of its response, and the client that waits for a whole body.
 
 A client is fed what the child sends, attempt by attempt; `answer.phase` says what it has been sent.
 """
 
 from __future__ import annotations
 
+import re
 from typing import Protocol
 
 from aiohttp import web
 
 from proxy.errors import GatewayError
+from proxy.http import via
 from proxy.job import Job
-from proxy.relay.response_headers import response_headers
 from proxy.stream.aggregate import Aggregator, WholeBody
 from proxy.stream.child_stream import StreamProgress
+
+#: Names of tools come from the client, and a header must have no line ends.
+_UNPRINTABLE = re.compile(r"[^ -~]")
+#: Characters of a list of names in a header.
+_LONGEST_LIST = 512
 
 
 class ClientGone(Exception):
@@ -47,6 +53,26 @@ class Client(Protocol):
 
     async def aclose(self) -> None:
         """End what runs for this client."""
+
+
+def response_headers(job: Job) -> dict[str, str]:
+    """The proxy's own headers for a job in its present state. The middleware adds `x-request-id`."""
+    fitted = job.fitted
+    headers = {
+        "x-mlxguard-prompt-tokens": str(fitted.prompt_tokens),
+        "x-mlxguard-queue-ms": str(round(job.queue_s * 1000)),
+        "x-mlxguard-attempts": str(job.answer.attempts),
+        "Via": via.RESPONSE,
+    }
+    if fitted.clamped:
+        headers["x-mlxguard-max-tokens"] = str(fitted.max_tokens)
+    if fitted.dropped_messages or fitted.dropped_tokens:
+        truncated = f"messages={fitted.dropped_messages}; tokens={fitted.dropped_tokens}"
+        headers["x-mlxguard-truncated"] = truncated
+    if job.left_out:
+        names = ", ".join(dict.fromkeys(job.left_out))
+        headers["x-mlxguard-left-out"] = _UNPRINTABLE.sub("?", names)[:_LONGEST_LIST]
+    return headers
 
 
 class WaitingClient:

@@ -14,7 +14,7 @@ from proxy.relay.break_policy import BreakVerdict, judge_break
 from proxy.relay.quarantine import Quarantine
 from proxy.stream.answer import AnswerPhase
 from proxy.upstream.broken import BreakKind, UpstreamBroken
-from supervisor.child.generation import Death, Generation
+from supervisor.child.generation import Generation
 from supervisor.supervisor import Supervisor
 
 log = logging.getLogger("mlxguard.relay")
@@ -41,7 +41,17 @@ class Recovery:
             short_of_memory=death is None and (ended or self._supervisor.short_of_memory()),
             retried=job.retried,
         )
-        _log_failure(job, generation, broken, death, verdict)
+        fields = {
+            "generation": generation.number,
+            "how": broken.how.name.lower(),
+            "cause": str(death.cause) if death else None,
+            "verdict": verdict.value,
+            "attempts": job.answer.attempts,
+        }
+        # The child's own words may quote a prompt; only the gateway's go into the log.
+        if broken.how in (BreakKind.CUT, BreakKind.NOT_CONNECTED):
+            fields["detail"] = broken.detail
+        log.warning("answer_failed", extra=fields)
         match verdict:
             case BreakVerdict.REPLAY:
                 return
@@ -60,19 +70,3 @@ class Recovery:
                         smaller = max(1, job.fitted.prompt_tokens * 3 // 4)
                         raise job.too_long(smaller, NeverFits) from broken
                 raise Unavailable("child_died" if death else "no_memory") from broken
-
-
-def _log_failure(
-    job: Job, generation: Generation, broken: UpstreamBroken, death: Death | None, verdict: BreakVerdict
-) -> None:
-    fields = {
-        "generation": generation.number,
-        "how": broken.how.name.lower(),
-        "cause": str(death.cause) if death else None,
-        "verdict": verdict.value,
-        "attempts": job.answer.attempts,
-    }
-    # The child's own words may quote a prompt; only the gateway's go into the log.
-    if broken.how in (BreakKind.CUT, BreakKind.NOT_CONNECTED):
-        fields["detail"] = broken.detail
-    log.warning("answer_failed", extra=fields)

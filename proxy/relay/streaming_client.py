@@ -12,11 +12,10 @@ from aiohttp.http import HttpVersion11
 from proxy.dialects.form import EventWriter
 from proxy.errors import GatewayError
 from proxy.job import Job
-from proxy.relay.client import ClientGone
-from proxy.relay.response_headers import response_headers
+from proxy.relay.client import ClientGone, response_headers
 from proxy.stream.answer import AnswerPhase
 from proxy.stream.child_stream import StreamProgress
-from proxy.stream.keepalive import KeepaliveClock, KeepaliveSign
+from proxy.stream.keepalive import KeepaliveClock
 
 
 class StreamingClient:
@@ -157,7 +156,7 @@ class StreamingClient:
 
     async def _break_silence(self, now: float) -> bool:
         """Send a sign of life; False if the client has disconnected."""
-        empty_event = self._silence.sign(now) is KeepaliveSign.EMPTY_EVENT
+        needs_event = self._silence.needs_event(now)
         response = await self._open()
         if self._content_ready and self._answer.phase is not AnswerPhase.CONTENT:
             return True  # the first content is about to be sent, and events of a protocol may be numbered
@@ -165,7 +164,7 @@ class StreamingClient:
         # drain(): two would share a future, and cancelling the keep-alive task would cancel the stream.
         if _congested(self._http_request):
             return True
-        sign = self._job.form.keepalive(self._describe(), empty_event=empty_event)
+        sign = self._job.form.keepalive(self._describe(), empty_event=needs_event)
         try:
             await response.write(self._opened(sign))
         except ConnectionError:

@@ -42,8 +42,7 @@ OnEnd = Callable[[AbortedExchange | None], None]
 class Exchange:
     """One request and its answer.
 
-    Attributes:
-        over: the child is done with it: the answer ended, or its reader knows that nothing will follow.
+    `over`: the child is done with it: the answer ended, or its reader knows that nothing will follow.
     """
 
     def __init__(self, connection: Http10Connection, generation: Generation) -> None:
@@ -60,8 +59,7 @@ class Exchange:
     async def read(self, sink: Sink | None = None) -> bytes:
         """All bytes that have arrived, at least one; b"" at the end, which may also have been a reset.
 
-        Args:
-            sink: is offered at once what arrives while this waits; what it takes is not returned.
+        `sink`: is offered at once what arrives while this waits; what it takes is not returned.
 
         Raises:
             UpstreamBroken: the body ended before its announced length, the child is dead and silent, or the

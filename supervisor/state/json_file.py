@@ -37,7 +37,7 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def load_json(path: Path) -> dict[str, Any] | None:
+def read_document(path: Path) -> dict[str, Any] | None:
     """The content; None if the file is missing. Raises OSError, or DamagedState if it is not ours."""
     try:
         with path.open("rb") as file:
@@ -56,8 +56,8 @@ def load_json(path: Path) -> dict[str, Any] | None:
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
-    """As `load_json`, but a damaged file counts as missing."""
+    """As `read_document`, but a damaged file counts as missing."""
     try:
-        return load_json(path)
+        return read_document(path)
     except DamagedState:
         return None

@@ -24,11 +24,11 @@ from proxy.gate.gate import Gate
 from proxy.job import Job
 from proxy.planning.learned_state import LearnedFile
 from proxy.prompt.fit import Fitted
+from proxy.relay.client import response_headers
 from proxy.relay.disconnects import Disconnects
 from proxy.relay.quarantine import Quarantine
 from proxy.relay.registry import Registry
 from proxy.relay.relay import Relay
-from proxy.relay.response_headers import response_headers
 from proxy.request.completion import ChatPrompt, CompletionRequest
 from proxy.stream.answer import Answer
 from proxy.upstream.client import Upstream
