@@ -9,12 +9,8 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
-from itertools import islice
 from typing import Any
 
-#: Names of omitted tools in a header: how many, and characters of each.
-_MOST_TOOLS, _LONGEST_TOOL = 20, 64
-_NOT_IN_HEADERS = re.compile(r"[^A-Za-z0-9_.()-]")
 _REPLACEMENT = "\ufffd"
 _SURROGATES = re.compile("[\ud800-\udfff]")
 
@@ -55,11 +51,6 @@ class Mends:
     def header(self) -> str:
         """`image_omitted=1, nul_replaced=3`: kinds in alphabetical order."""
         return ", ".join(f"{kind}={count}" for kind, count in sorted(self.counts.items()) if count)
-
-    def omitted(self) -> str:
-        """The omitted tools for a header: the first ones, with only what a header may hold."""
-        names = (_NOT_IN_HEADERS.sub("?", name)[:_LONGEST_TOOL] for name in self.omitted_tools)
-        return ", ".join(islice(names, _MOST_TOOLS))
 
 
 def loads_leniently(body: bytes, mends: Mends) -> Any:

@@ -49,7 +49,12 @@ _READ = frozenset(
 def parse_chat(body: bytes, bounds: Bounds) -> CompletionRequest:
     """Parse a chat completion request. Raises InvalidRequest naming the field."""
     mends = Mends()
-    fields = mend(_load(body, mends), bounds.images, mends)
+    return chat_request(load_body(body, mends), bounds, mends)
+
+
+def chat_request(fields: dict[str, Any], bounds: Bounds, mends: Mends) -> CompletionRequest:
+    """Mend and parse the fields of a chat completion request. Raises InvalidRequest naming the field."""
+    fields = mend(fields, bounds.images, mends)
     images = Images(bounds.images)
     prompt = ChatPrompt(
         messages=parse_messages(fields.get("messages"), images),
@@ -63,7 +68,7 @@ def parse_chat(body: bytes, bounds: Bounds) -> CompletionRequest:
 def parse_text(body: bytes, bounds: Bounds) -> CompletionRequest:
     """Parse a text completion request. Raises InvalidRequest naming the field."""
     mends = Mends()
-    fields = _load(body, mends)
+    fields = load_body(body, mends)
     text = fields.get("prompt")
     if type(text) is list and len(text) == 1:
         text = text[0]
@@ -76,8 +81,8 @@ def parse_text(body: bytes, bounds: Bounds) -> CompletionRequest:
     return replace(_request(fields, TextPrompt(text), bounds), mends=mends)
 
 
-def _load(body: bytes, mends: Mends) -> dict[str, Any]:
-    """Read a JSON object that is not too deep, with odd characters and numbers mended."""
+def load_body(body: bytes, mends: Mends) -> dict[str, Any]:
+    """Read a JSON object, mending odd characters and numbers. Raises InvalidRequest."""
     body = body.removeprefix(_BYTE_ORDER_MARK)
     try:
         value = orjson.loads(body)

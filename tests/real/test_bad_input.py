@@ -212,6 +212,9 @@ def test_odd_input_is_mended_and_the_response_says_so(
     )
     with urllib.request.urlopen(request, timeout=60) as response:
         assert response.headers["x-mlxguard-mended"] == mended
+        assert response.headers["x-mlxguard-left-out"] == (
+            "tool web_search" if "tool_omitted" in mended else None
+        )
         assert json.loads(response.read())["choices"]
     assert shared_guard.status()["child"]["generation"] == generation
 

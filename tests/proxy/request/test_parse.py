@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from proxy.errors import GatewayError, InvalidRequest
 from proxy.request import sampling
 from proxy.request.completion import Bounds, ChatPrompt, CompletionRequest, TextPrompt
-from proxy.request.parse import parse_chat, parse_text
+from proxy.request.mends import Mends
+from proxy.request.parse import load_body, parse_chat, parse_text
 
 BOUNDS = Bounds(vocab_size=1024)
 USER = {"role": "user", "content": "hi"}
@@ -327,3 +328,35 @@ def test_any_json_is_refused_or_understood_once_and_for_all(body: Any, parse: An
 def test_any_bytes_are_refused_with_an_error_of_ours(raw: bytes, parse: Any) -> None:
     with pytest.raises(InvalidRequest):
         parse(raw, BOUNDS)
+
+
+def without_odd_characters(text: str) -> str:
+    return text.replace("\0", "\ufffd").encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+@given(st.dictionaries(st.text(), st.text(st.characters(exclude_categories=()), max_size=20), max_size=3))
+def test_any_text_is_read_and_only_nul_and_lone_surrogates_change(fields: dict[str, str]) -> None:
+    assert load_body(json.dumps(fields).encode(), Mends()) == {
+        without_odd_characters(key): without_odd_characters(text) for key, text in fields.items()
+    }
+
+
+@pytest.mark.parametrize(
+    ("body", "value"),
+    [
+        (rb'{"a": "\u0000"}', "\ufffd"),
+        (rb'{"a": "\\u0000"}', "\\u0000"),
+        (rb'{"a": "\\\u0000"}', "\\\ufffd"),
+        (rb'{"a": "\ud83d cut"}', "\ufffd cut"),
+        (rb'{"a": "\ud83d\ude00"}', "\U0001f600"),
+        (b'\xef\xbb\xbf{"a": "x"}', "x"),
+    ],
+)
+def test_characters_that_are_mended(body: bytes, value: str) -> None:
+    assert load_body(body, Mends()) == {"a": value}
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b"[]", b"7", b"\xff", b'{"a": ' * 201 + b"1" + b"}" * 201])
+def test_bodies_that_no_parser_takes(body: bytes) -> None:
+    with pytest.raises(InvalidRequest):
+        load_body(body, Mends())
