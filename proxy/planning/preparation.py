@@ -138,6 +138,8 @@ class Preparation:
             self._fail(str(failure))
             return
         log.info("model_prepared", extra={"vocab": tokenizer.vocab_size, "context": tokenizer.context_length})
+        for warning in tokenizer.warnings:
+            log.warning("template_warning", extra={"warning": warning})
         checked_by = request_bounds(self._settings.request, tokenizer, folder)
         self._outcome.set_result(Prepared(folder, tokenizer, self._limits(tokenizer), checked_by))
 

@@ -22,7 +22,7 @@ from proxy.prompt.conversation_delta import PROMPTS, Sender
 from proxy.prompt.worker_process import TokenizerRefused, Worker, WorkerDied, WorkerStalled
 from proxy.request.completion import ChatPrompt, Prompt, TextPrompt
 from proxy.request.fields import mask_statuses
-from proxy.request.template_traits import TemplateTraits, known
+from proxy.request.template_traits import TemplateTraits, known, warnings
 
 log = logging.getLogger("mlxguard.tokens")
 
@@ -63,6 +63,13 @@ class TokenizerInfo:
     incremental: bool = False
     image_obstacle: str | None = "this model takes no images"
     template: TemplateTraits = field(default_factory=TemplateTraits)
+
+    @property
+    def warnings(self) -> list[str]:
+        """What an operator should know of the model's chat template, in sentences."""
+        if not self.has_chat_template:
+            return ["The model has no chat template: conversations are sent as plain text."]
+        return warnings(self.template, parses_calls=self.has_tool_calling)
 
 
 class TokenizerUnavailable(Exception):

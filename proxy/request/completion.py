@@ -10,12 +10,13 @@ from typing import Any
 import orjson
 
 from proxy.request import sampling
+from proxy.request.adapt import adapt, adapt_tools
 from proxy.request.allowlist import Allowlist
 from proxy.request.images import ImagePolicy, RemoteImage, image_part
 from proxy.request.mends import Mends
 from proxy.request.messages import Message
 from proxy.request.model_names import CHILD_MODEL
-from proxy.request.template_traits import TemplateTraits, adapt, adapt_tools
+from proxy.request.template_traits import TemplateTraits
 
 #: The session of a text prompt is told by this many characters at its start.
 _SESSION_CHARACTERS = 1024

@@ -2,7 +2,7 @@
 
 Each probe is a conversation that differs from an accepted one in a single respect. A template passes it if it
 renders, and if the text in question is in what it rendered: some templates raise for a second system message,
-others lose it in silence. `proxy/request/template_traits.py` adapts conversations to what was found.
+others lose it in silence. `proxy/request/adapt.py` adapts conversations to what was found.
 """
 
 from __future__ import annotations

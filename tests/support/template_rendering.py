@@ -15,8 +15,9 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from proxy.request.adapt import adapt, adapt_tools
 from proxy.request.mends import Mends
-from proxy.request.template_traits import adapt, adapt_tools, known
+from proxy.request.template_traits import known
 from proxy.worker.server_tokenizer import ServerTokenizer
 from tests.support.odd_histories import odd_history
 
