@@ -17,8 +17,8 @@ Invariants:
 
 - The child's body is built anew from checked fields. No field of the client passes by default, and the model
   name is always `CHILD_MODEL`, so that the child never loads another one.
-- What the bare server answers is answered, except for the refusals that docs/security.md lists. A mend is never
-  silent, and no mend depends on the end of a conversation: a growing session keeps its prefix.
+- What the bare server answers is answered, except for the refusals that docs/security.md lists. No mend is
+  silent, and none depends on the end of a conversation: a growing session keeps its prefix.
 - A field whose meaning is clear is normalized (nulls, `developer`, integers as floats); a field that cannot
   be served is refused. Fields without a meaning here are dropped, and their names are reported.
 - Error texts name the field and the allowed values. They never repeat what was sent.
