@@ -7,7 +7,7 @@ the child is done with the request, however long ago its client left.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
@@ -28,16 +28,20 @@ from proxy.gate.events import (
     Refuse,
     Requeue,
     SetBudget,
+    SetKept,
     SetRetained,
     Wake,
 )
 from proxy.gate.queue import FairQueue, Ticket
+from proxy.gate.session_rule import SessionRule
 
 #: So many of those who wait are looked at in one decision. The first that fits may pass those before it,
 LOOK = 8
 #: unless one of them has been passed so often, or was first passed so long ago, that it is its turn now.
 PASSES = 16
 PASSED_S = 60.0
+#: The rule of sessions looks at this many of those that wait, in the order of their turns.
+_RULED = 64
 #: What finished sequences hold is taken away from for the first, if only that is in its way; if nobody has
 #: done so within this time it is let in all the same, as the server lets go of some when it needs to.
 RECLAIM_S = 5.0
@@ -66,8 +70,12 @@ class _Overtaken:
 class Admission:
     """The gate's state. Each ticket ends in one Refuse, or in a Leave after any number of grants."""
 
-    def __init__(self, budget: Budget, *, max_waiting: int) -> None:
+    def __init__(self, budget: Budget, *, max_waiting: int, sessions: SessionRule | None = None) -> None:
         self._room = Capacity(budget)
+        self._sessions = sessions
+        if sessions is not None:
+            sessions.set_budget(budget)
+        self._next_up: Ticket | None = None  # where the rule of sessions decides: the first that may run
         self._max_waiting = max_waiting
         self._queue = FairQueue()
         self._passed: dict[str, _Overtaken] = {}
@@ -116,9 +124,9 @@ class Admission:
     def handle(self, event: Event, now: float) -> list[Effect]:
         """Take in one event and decide. Raises ValueError for an impossible one, changing nothing."""
         if isinstance(event, Grew) and not self._room.is_unread(event.id):
-            self._apply(event)
+            self._apply(event, now)
             return []  # makes room for nobody
-        self._apply(event)
+        self._apply(event, now)
         newcomer = event.ticket if isinstance(event, Arrive) else None
         # 1. Who waited too long goes, before it is granted what it could not use.
         effects = [*self._expired(now, sparing=newcomer)]
@@ -134,11 +142,20 @@ class Admission:
     def next_deadline(self) -> float | None:
         """When `handle(Wake(), now)` has something to do, if nothing happens before."""
         patience = None if self._cramped is None else self._cramped + RECLAIM_S
-        return min((at for at in (self._queue.next_deadline(), patience) if at is not None), default=None)
+        turn = None if self._sessions is None else self._sessions.wake
+        return min(
+            (at for at in (self._queue.next_deadline(), patience, turn) if at is not None), default=None
+        )
 
     def position(self, id: str) -> int | None:
         """Place in the queue as it stands, from 1; None if it does not wait."""
         return self._queue.position(id)
+
+    def expected_wait_s(self, id: str, now: float) -> float | None:
+        """About how many seconds one that waits for a slice still waits; None for all others."""
+        if self._sessions is None or id not in self._sessions.outside:
+            return None
+        return self._sessions.expected_wait_s(id, tuple(self._queue.first(_RULED)), now)
 
     def outlook(self, ticket: Ticket, now: float) -> AdmissionPreview:
         """What would become of `ticket` if it came now. Changes nothing."""
@@ -153,41 +170,54 @@ class Admission:
         first = self._first()
         return 0 if first is None else self._room.lacking(first)
 
-    def _apply(self, event: Event) -> None:
-        room = self._room
+    def _apply(self, event: Event, now: float) -> None:
+        room, sessions = self._room, self._sessions
         match event:
             case Arrive(ticket):
                 if ticket.id in self._queue or ticket.id in room:
                     raise ValueError(f"{ticket.id} is here already")
                 self._queue.enter(ticket)
+                if sessions is not None:
+                    sessions.arrived(ticket)
             case Requeue(id, alone):
                 if (ticket_again := room.release(id)) is None:
                     raise ValueError(f"{id} is not running")
                 self._queue.enter(replace(ticket_again, alone=alone), again=True)
             case Leave(id, measured):
+                before = room.retained
                 if measured:
                     room.leave_behind(id)
+                if sessions is not None and (ending := room.get(id)) is not None:
+                    held = room.retained - before if len(room) > 1 else 0
+                    sessions.ended(ending.ticket, ending.generated, held, now)
                 room.release(id)
                 self._forget(id)
             case Grew(id, tokens):
                 if room.is_unread(id):  # no longer: then it costs less
                     self._no_room.clear()
+                    if sessions is not None:
+                        sessions.read(id, now)
                 room.grow(id, tokens)
             case FreeSlot(id):
                 room.vacate(id)
             case EndIsolation(id):
                 room.join(id)
             case _:
-                self._take_note(event)
+                self._take_note(event, now)
         if not isinstance(event, _FREES_NOTHING):
             self._no_room.clear()
 
-    def _take_note(self, event: Event) -> None:
+    def _take_note(self, event: Event, now: float) -> None:
         """Of what is no one request's."""
         room = self._room
         match event:
             case SetBudget(budget):
                 room.budget = budget
+                if self._sessions is not None:
+                    self._sessions.set_budget(budget)
+            case SetKept(sequences, confirmed):
+                if self._sessions is not None:
+                    self._sessions.kept(sequences, confirmed, now)
             case SetRetained(size):
                 room.retained = size
             case Hold(on):
@@ -226,11 +256,18 @@ class Admission:
         while (ticket := self._next(now)) is not None:
             self._forget(ticket.id)
             self._queue.took_turn(ticket)
+            if self._sessions is not None:
+                self._sessions.granted(ticket, now)
             yield Grant(ticket.id, self._room.take(ticket))
         self._cramped = self._cramped_since(now)
 
     def _next(self, now: float) -> Ticket | None:
         """Who is granted now, having passed those before it."""
+        if self._sessions is not None and self._sessions.has_say:
+            waiting = {ticket.id: ticket for ticket in self._queue.first(_RULED)}
+            decided = self._sessions.decide(tuple(waiting.values()), now)
+            if decided is not None:
+                return self._next_by_session([waiting[id] for id in decided.order], decided.due, now)
         passed: list[str] = []
         for ticket in self._queue.first(LOOK):
             if self._may_run(ticket, now):
@@ -240,6 +277,25 @@ class Admission:
             if self._bars(ticket, now):
                 return None
             passed.append(ticket.id)
+        return None
+
+    def _next_by_session(self, order: Sequence[Ticket], due: str | None, now: float) -> Ticket | None:
+        """Who is granted now where not all sessions fit: the first in order, or one that may pass it."""
+        assert self._sessions is not None
+        if due is not None and order and self._bars(order[-1], now):
+            order = order[-1:]  # it has been passed often enough
+        self._next_up = order[0] if order else None
+        for place, ticket in enumerate(order[:LOOK] if due is None else order):
+            if self._may_run(ticket, now):
+                passed = [due] if due is not None and ticket.id != due else []
+                passed += [other.id for other in order[:place] if other.id != due]
+                for id in passed:
+                    self._passed.setdefault(id, _Overtaken(now)).times += 1
+                return ticket
+            if self._bars(ticket, now):
+                return None
+            if self._next_up is not None and self._sessions.is_small(self._next_up):
+                self._next_up = ticket  # memory is made for the first that is not small
         return None
 
     def _may_run(self, ticket: Ticket, now: float) -> bool:
@@ -267,6 +323,9 @@ class Admission:
         return now if self._cramped is None else self._cramped
 
     def _first(self) -> Ticket | None:
+        """The one that memory is made for."""
+        if self._sessions is not None and self._sessions.outside:
+            return self._next_up
         return next(self._queue.first(1), None)
 
     def _turned_away(self, ticket: Ticket, now: float) -> Iterator[Effect]:
@@ -277,3 +336,9 @@ class Admission:
             elif len(self._queue) > self._max_waiting:
                 self._forget(ticket.id)
                 yield Refuse(ticket.id, Reason.QUEUE_FULL)
+            elif self._sessions is not None and self._sessions.outside:
+                waiting = tuple(self._queue.first(_RULED))
+                if self._sessions.least_wait_s(ticket.id, waiting) > ticket.deadline - now:
+                    retry_s = self._sessions.expected_wait_s(ticket.id, waiting, now)
+                    self._forget(ticket.id)
+                    yield Refuse(ticket.id, Reason.TOO_LATE, retry_s=retry_s)

@@ -122,6 +122,10 @@ class Capacity:
         taken.reserved = max(0, self.reserved - before)
         return taken.reserved
 
+    def get(self, id: str) -> Running | None:
+        """The running request of this id."""
+        return self._running.get(id)
+
     def is_unread(self, id: str) -> bool:
         """Whether it runs, and no token of its answer has come yet."""
         return id in self._running and not self._running[id].generated

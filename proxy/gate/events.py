@@ -70,6 +70,17 @@ class SetRetained:
 
 
 @dataclass(frozen=True, slots=True)
+class SetKept:
+    """The sequences in the child's prompt cache: (session, rows, kind), the oldest first; None: unknown.
+
+    `confirmed`: ids of ended requests that this takes account of.
+    """
+
+    sequences: tuple[tuple[str, int, str], ...] | None
+    confirmed: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Hold:
     """Grant nothing for now: memory is short, whatever was foretold."""
 
@@ -97,6 +108,7 @@ Event = (
     | Grew
     | SetBudget
     | SetRetained
+    | SetKept
     | Hold
     | InternalRequest
     | Wake
@@ -107,6 +119,7 @@ class Reason(StrEnum):
     QUEUE_FULL = "queue_full"
     DEADLINE = "queue_deadline"
     NEVER_FITS = "never_fits"
+    TOO_LATE = "turn_too_late"
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,11 +132,15 @@ class Grant:
 
 @dataclass(frozen=True, slots=True)
 class Refuse:
-    """`limit`: with NEVER_FITS, the longest prompt that fits, in tokens."""
+    """`limit`: with NEVER_FITS, the longest prompt that fits, in tokens.
+
+    `retry_s`: with TOO_LATE, seconds after which its turn would have come.
+    """
 
     id: str
     reason: Reason
     limit: int | None = None
+    retry_s: float | None = None
 
 
 Effect = Grant | Refuse

@@ -23,6 +23,7 @@ class Ticket:
         least: what it holds if it generates little; who runs alone needs no more to be let in.
         max_tokens: more than this it cannot generate.
         alone: a suspect: it runs only when nothing else runs, and nobody joins it.
+        session: key of the conversation that it belongs to, for what the child keeps of it; "": none.
     """
 
     id: str
@@ -33,6 +34,7 @@ class Ticket:
     least: Need = NOTHING
     max_tokens: int = 0
     alone: bool = False
+    session: str = ""
 
 
 #: The client name of every request without a key. Such clients take turns by session.
