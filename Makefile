@@ -1,11 +1,25 @@
 # Two commands matter: `make run` serves, `make test` proves it. Everything is installed into .venv from
-# the lock files; nothing outside this folder is touched.
+# the lock files; nothing outside this folder is touched. `make help` lists the rest.
+.DEFAULT_GOAL := run
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: run test test-all agents bench bench-gpu campaign check format lock clean
+.PHONY: help run test test-all agents bench bench-gpu campaign check format lock clean
+
+help:
+	@echo "make run        serve with proxy.toml on http://127.0.0.1:8080"
+	@echo "make test       the tests, with the real server; leaves out what needs Node or Chromium where they are missing"
+	@echo "make test-all   all tests; installs Node from PyPI for the agents"
+	@echo "make agents     only the coding agents (pi, OpenCode, Qwen Code)"
+	@echo "make check      format, lint, types for Linux and macOS, import contracts"
+	@echo "make format     format, and fix what the linter can fix"
+	@echo "make bench      figures: WHAT=part [part ...] SEED=n SECONDS=n N=n DOCUMENT=1; parts are tests/bench/*.py"
+	@echo "make campaign   faults, memory, hostile input: the same options; parts are tests/campaign/*.py"
+	@echo "make bench-gpu  figures on a CUDA device, in the environment of PYTHON"
+	@echo "make lock       resolve the lock files anew from pyproject.toml"
+	@echo "make clean      remove .venv and .out"
 
 run: $(VENV)/run.stamp
 	$(BIN)/mlxguard-proxy --config proxy.toml

@@ -1,4 +1,4 @@
-"""Background tasks of one owner: none is lost to the garbage collector, and none fails in silence."""
+"""Background tasks of one owner, and a timer that can be reset."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ log = logging.getLogger("mlxguard.tasks")
 
 
 class Tasks:
-    """Starts tasks, logs what went wrong in them, and waits for all of them at the end."""
+    """Starts tasks, keeps them from garbage collection, logs failures, and waits for them at the end."""
 
     def __init__(self) -> None:
         self._running: set[asyncio.Task[None]] = set()
@@ -22,12 +22,12 @@ class Tasks:
         return task
 
     def cancel(self) -> None:
-        """All that run now; `finish` waits for them to end of it."""
+        """Cancel all running tasks; `finish` waits for them to end."""
         for task in self._running:
             task.cancel()
 
     async def finish(self) -> None:
-        """Wait until every task has ended by itself."""
+        """Wait until every task has ended, including those started in the meantime."""
         while self._running:
             await asyncio.wait(self._running)
 
@@ -38,13 +38,13 @@ class Tasks:
 
 
 class Timer:
-    """Calls once, unless it is set again or cleared before."""
+    """Calls a function once, unless it is set again or cleared before."""
 
     def __init__(self) -> None:
         self._handle: asyncio.TimerHandle | None = None
 
     def set(self, delay_s: float, call: Callable[[], object]) -> None:
-        """Call after so many seconds, and never for what was set before."""
+        """Call after `delay_s` seconds, instead of what was set before."""
         self.clear()
         self._handle = asyncio.get_running_loop().call_later(max(0.0, delay_s), call)
 

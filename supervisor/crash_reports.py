@@ -1,4 +1,11 @@
-"""What has ended and why: counts, the last crash, one report per crash in the log and the state folder."""
+"""Counts deaths, attributes crashes to requests, and writes one report per crash to log and state folder.
+
+The order matters: blame before anybody goes on. `Supervisor` adds a death here in the same synchronous step
+in which it became known, and the gateway's attribution (`CrashAttribution`) is called within that step. The
+requests that wait on `Generation.died` are resumed by the event loop afterwards, so when one of them asks
+whether it may be replayed, it is already known whether it is a suspect or in quarantine. Nothing on this way
+may await. Advice follows from the attribution, and the report is written in a thread later.
+"""
 
 from __future__ import annotations
 
@@ -21,43 +28,47 @@ from supervisor.state.saver import Saver
 
 log = logging.getLogger("mlxguard.supervisor")
 
-#: For what somebody did to it, on purpose as a rule.
-_IF_KNOWN = "Nothing, if you know who did it."
+#: The advice for a death that a person or another program caused, usually on purpose.
+_EXTERNAL_ADVICE = "Nothing, if you know who did it."
 
-#: A report names this many requests at most; a batch has fewer.
-_MOST_AT_WORK = 64
+#: A report names at most this many requests; a batch has fewer.
+_MAX_IN_FLIGHT = 64
+
+#: Called once per unplanned death, before any waiting request resumes; returns the requests in flight.
+CrashAttribution = Callable[[Death], Sequence[InFlight]]
 
 
 class CrashReports:
-    """All deaths since the start of the proxy."""
+    """All deaths since the start of the proxy, and the report of the last crash."""
 
-    def __init__(self, records: StateFolder, saver: Saver, inquest: Quarantine) -> None:
-        self._records = records
+    def __init__(self, folder: StateFolder, saver: Saver, attribute_crash: CrashAttribution) -> None:
+        self._folder = folder
         self._saver = saver
-        self._inquest = inquest
+        self._attribute_crash = attribute_crash
         self._ended: Counter[Cause] = Counter()
-        self._untold: Death | None = None
-        self._report: dict[str, Any] | None = None  # of the last crash, until its child is replaced
-        self.last: Death | None = None  # of a kind that was no plan of ours
+        self._unannounced: Death | None = None
+        self._report: dict[str, Any] | None = None  # of the last crash, until a new child is ready
+        self.last: Death | None = None  # unplanned only
 
     @property
     def by_cause(self) -> Mapping[Cause, int]:
-        """How many generations ended, planned restarts included, the final stop left out."""
+        """Number of generations that ended, including planned restarts but not the final stop."""
         return MappingProxyType(dict(self._ended))
 
     def add(self, death: Death, symptom: Symptom, attempt: Attempt) -> None:
-        self._untold = death
+        """Count a death; report it, with its attribution and advice, if it was a crash."""
+        self._unannounced = death
         if death.cause is not Cause.OWN_STOP:
             self._ended[death.cause] += 1
-        if not death.own:
-            self._examine(death, symptom, attempt)
+        if not death.planned:
+            self._report_crash(death, symptom, attempt)
 
-    def take_untold(self) -> Death | None:
-        """The death that subscribers have not heard of; each is told once."""
-        death, self._untold = self._untold, None
+    def take_unannounced(self) -> Death | None:
+        """The death that subscribers have not been told of yet, once."""
+        death, self._unannounced = self._unannounced, None
         return death
 
-    def done(self, what: str, **details: object) -> None:
+    def note(self, what: str, **details: object) -> None:
         """Note in the report of the last crash what was done about it."""
         if self._report is not None:
             step = {"after_s": round(time.time() - self._report["time"], 3), "what": what, **details}
@@ -65,12 +76,12 @@ class CrashReports:
             self._save(self._report)
 
     def close(self) -> None:
-        """The last crash is over: what comes now has nothing to do with it."""
+        """Note nothing more in the report of the last crash, which is over."""
         self._report = None
 
-    def _examine(self, death: Death, symptom: Symptom, attempt: Attempt) -> None:
-        at_work = self._ask(death)
-        advice = _IF_KNOWN if death.outside else advise(death.cause, attempt.facts(at_work))
+    def _report_crash(self, death: Death, symptom: Symptom, attempt: Attempt) -> None:
+        in_flight = self._attribute(death)
+        advice = _EXTERNAL_ADVICE if death.external else advise(death.cause, attempt.facts(in_flight))
         death = dataclasses.replace(death, advice=advice)
         self.last = death
         what = {
@@ -83,37 +94,27 @@ class CrashReports:
             "signal": death.signal,
             "state": death.state,
         }
-        log.error("child_died", extra={**what, "in_flight": len(at_work)})
+        log.error("child_died", extra={**what, "in_flight": len(in_flight)})
         now = time.time()
         self._report = {
-            "id": self._records.crash_id(death.generation, now),
+            "id": self._folder.crash_id(death.generation, now),
             "time": now,
             **what,
-            "outside": death.outside,
-            "in_flight": [dataclasses.asdict(work) for work in at_work[:_MOST_AT_WORK]],
+            "external": death.external,
+            "in_flight": [dataclasses.asdict(work) for work in in_flight[:_MAX_IN_FLIGHT]],
             "child": attempt.description(),
             "last_lines": death.last_lines[-EVIDENCE_LINES:],
             "done": [],
         }
         self._save(self._report)
 
-    def _ask(self, death: Death) -> Sequence[InFlight]:
-        """A fault of the gateway's must not keep the child down."""
+    def _attribute(self, death: Death) -> Sequence[InFlight]:
+        """Ask the gateway; an error there must not keep the child down."""
         try:
-            return self._inquest(death)
-        except Exception:  # whatever it is, it is told, and the restart goes on
-            log.exception("inquest_failed")
+            return self._attribute_crash(death)
+        except Exception:  # any error is logged, and the restart goes on
+            log.exception("crash_attribution_failed")
             return ()
 
     def _save(self, report: Mapping[str, Any]) -> None:
-        self._saver.save(report["id"], lambda: self._records.write_crash(report))
-
-
-#: Asked once per death that was no plan of ours, before anybody who waits for an answer hears of it.
-Quarantine = Callable[[Death], Sequence[InFlight]]
-
-
-def nobody(death: Death) -> Sequence[InFlight]:
-    """For a supervisor without a gateway."""
-    del death
-    return ()
+        self._saver.save(report["id"], lambda: self._folder.write_crash(report))

@@ -1,4 +1,4 @@
-"""From the wish for a child to its process: what to run, memory that is back, and the start itself."""
+"""Starts a child process: asks what to run, waits for memory, and launches the attempt."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 import aiohttp
 
 from supervisor.child.attempt import Attempt
-from supervisor.child.memory_wait import memory_back
+from supervisor.child.memory_wait import wait_for_memory
 from supervisor.child.options import CannotStart, LaunchSpec
 from supervisor.crash_reports import CrashReports
 from supervisor.lifecycle.causes import Cause
@@ -19,26 +19,26 @@ log = logging.getLogger("mlxguard.supervisor")
 
 
 class Launcher:
-    """Starts attempts, and remembers what the last one held.
+    """Starts attempts, and remembers how much memory the last one used.
 
     Args:
-        prepare: asked before each start for what to run; raises CannotStart if there is nothing.
-        deaths: told how long memory was waited for.
+        prepare: called before each start to find out what to run; raises CannotStart if there is nothing.
+        crash_reports: the wait for memory is noted in the current report.
     """
 
-    def __init__(self, prepare: Callable[[], Awaitable[LaunchSpec]], deaths: CrashReports) -> None:
+    def __init__(self, prepare: Callable[[], Awaitable[LaunchSpec]], crash_reports: CrashReports) -> None:
         self._prepare = prepare
-        self._deaths = deaths
+        self._crash_reports = crash_reports
         self._session: aiohttp.ClientSession | None = None
         self._free_before: int | None = None  # bytes, before the last child was started
-        self._held = 0  # bytes, by the last child at its end
+        self._used = 0  # bytes, by the last child at its end
 
     def open(self) -> None:
-        """Be ready to ask children questions."""
+        """Open the HTTP session in which children are probed."""
         self._session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0, force_close=True))
 
     async def close(self) -> bool:
-        """False if it was not open."""
+        """Close the session; False if it was not open."""
         if self._session is None:
             return False
         await self._session.close()
@@ -53,23 +53,23 @@ class Launcher:
             OSError: the system refuses.
         """
         launch = await self._prepare()
-        await self._memory_back()
+        await self._wait_for_memory()
         assert self._session is not None
         await attempt.launch(launch, self._session)
         self._free_before = attempt.free_before
 
     def ended(self, attempt: Attempt) -> None:
-        """The process of `attempt` is gone; what it held should come back."""
-        self._held = attempt.held()
+        """Note that the process of `attempt` is gone, and how much memory should come back."""
+        self._used = attempt.last_footprint()
 
-    async def _memory_back(self) -> None:
-        """Do not load into what the last child still holds."""
+    async def _wait_for_memory(self) -> None:
+        """Do not load a model while the last child's memory is still occupied."""
         if self._free_before is not None:
-            back = await memory_back(self._free_before, self._held)
-            if back.waited_s or back.missing_bytes:
-                extra = {"waited_s": back.waited_s, "missing_bytes": back.missing_bytes}
-                log.info("memory_waited_for", extra=extra)
-            self._deaths.done("memory", waited_s=back.waited_s, missing_bytes=back.missing_bytes)
+            result = await wait_for_memory(self._free_before, self._used)
+            if result.waited_s or result.missing_bytes:
+                extra = {"waited_s": result.waited_s, "missing_bytes": result.missing_bytes}
+                log.info("waited_for_memory", extra=extra)
+            self._crash_reports.note("memory", waited_s=result.waited_s, missing_bytes=result.missing_bytes)
 
 
 def not_started(error: BaseException) -> tuple[Diagnosis, Retry]:

@@ -1,4 +1,4 @@
-"""Who is told of changes: those who wait for the next one, and those who asked to be called."""
+"""Announces changes of state to tasks that wait for the next one and to subscribed callbacks."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ from supervisor.child.generation import Change
 
 
 class Notifier:
-    """All for the event loop's thread."""
+    """Announces changes; for use in the event loop's thread only."""
 
     def __init__(self) -> None:
         self._callbacks: list[Callable[[Change], None]] = []
         self._changed = asyncio.Event()
 
     def subscribe(self, callback: Callable[[Change], None]) -> None:
-        """Call back soon after each change, in order."""
+        """Call `callback` soon after each change, in order."""
         self._callbacks.append(callback)
 
     async def wait(self) -> None:
-        """Until the next change."""
+        """Wait for the next change."""
         await self._changed.wait()
 
-    def tell(self, change: Change) -> None:
-        """Wake and call; a fault of theirs must not stop who tells half-way."""
+    def announce(self, change: Change) -> None:
+        """Wake waiters and schedule callbacks, whose errors must not interrupt the caller."""
         changed, self._changed = self._changed, asyncio.Event()
         changed.set()
         for callback in self._callbacks:

@@ -1,4 +1,4 @@
-"""The supervisor's state at one moment, put together for status, metrics and whoever waits."""
+"""The supervisor's state at one moment, for status, metrics and `NotReady`."""
 
 from __future__ import annotations
 
@@ -10,9 +10,11 @@ from supervisor.crash_reports import CrashReports
 from supervisor.lifecycle.state_machine import Life, State
 
 
-def picture(life: Life, since: float, deaths: CrashReports, attempt: Attempt | None) -> ChildSnapshot:
-    """All of it now. `since`: when the state began, in wall-clock seconds."""
-    last = deaths.last
+def take_snapshot(
+    life: Life, since: float, crash_reports: CrashReports, attempt: Attempt | None
+) -> ChildSnapshot:
+    """The state now. `since`: when it began, in wall-clock seconds."""
+    last = crash_reports.last
     child = attempt.child if attempt else None
     generation = attempt.generation if attempt else None
     return ChildSnapshot(
@@ -26,7 +28,7 @@ def picture(life: Life, since: float, deaths: CrashReports, attempt: Attempt | N
         since=since,
         ready_since=attempt.ready_since if attempt and child else None,
         restarts=max(0, life.generation - 1),
-        restarts_by_cause=deaths.by_cause,
+        restarts_by_cause=crash_reports.by_cause,
         next_restart_s=next_restart_s(life),
         in_flight=generation.in_flight if generation else 0,
         telemetry=child.telemetry if child else None,
@@ -36,7 +38,7 @@ def picture(life: Life, since: float, deaths: CrashReports, attempt: Attempt | N
 
 
 def next_restart_s(life: Life) -> float | None:
-    """Seconds until a child that is down is started again; None if that is not what it waits for."""
+    """Seconds until a child that is down is started again; None if it is not waiting for a restart."""
     if life.state not in (State.BACKOFF, State.FAILED) or life.deadline is None:
         return None
     return max(0.0, life.deadline - time.monotonic())

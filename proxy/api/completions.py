@@ -120,7 +120,7 @@ class Completions:
             prepared = await self.preparation.ready(min(PREPARATION_WAIT_S, self.queue.max_wait_s))
             request = parse(body, prepared.bounds)
             if request.remote:
-                request = request.with_pictures(await self.pictures.fetch(request.remote, account))
+                request = request.with_images(await self.pictures.fetch(request.remote, account))
             return request, prepared
 
     def _new_answer(self, *, is_chat: bool) -> Answer:

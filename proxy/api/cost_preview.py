@@ -1,4 +1,4 @@
-"""What a request would cost and whether it would run now, in numbers and as arithmetic. Nothing is run."""
+"""Previews the memory cost of a request, and whether it would run now, in numbers and in sentences."""
 
 from __future__ import annotations
 
@@ -12,69 +12,70 @@ from supervisor.memory_model.ceiling import gb
 from supervisor.memory_model.plan import Plan
 
 
-def prospect(gate: Gate, client: str, prompt: int, max_tokens: int) -> dict[str, Any]:
-    """Of a request of `prompt` tokens, as the gate would have it if it came now. Bytes.
+def cost_preview(gate: Gate, client: str, prompt: int, max_tokens: int) -> dict[str, Any]:
+    """What the gate would do with a request of `prompt` tokens if it arrived now; sizes in bytes.
 
-    `alone` is what it takes beside the weights if nothing else runs; `together` all of them, at the fullest
-    moment that is to come, with those that run now.
+    `alone`: its cost, without the weights, if nothing else runs. `together`: the predicted peak of all that
+    would run, if it were added to the requests that are running now.
     """
     ticket = gate.ticket("", client, arrived=0, deadline=0, prompt=prompt, max_tokens=max_tokens)
-    state, running = gate.snapshot(), [need for _, need, _ in gate.running()]
-    costs, need = state.budget.costs, ticket.need
+    state = gate.snapshot()
+    costs, demand, running = state.budget.costs, ticket.demand, [*state.demands.values()]
     together = {
         "running": len(running),
         "waiting": state.waiting,
-        "kv_bytes": costs.kv((*running, need)),
+        "kv_bytes": costs.kv((*running, demand)),
         "weights_bytes": costs.weights,
         "retained_bytes": state.retained,
-        "memory_bytes": costs.peak((*running, need), state.retained),
+        "memory_bytes": costs.peak((*running, demand), state.retained),
     }
     return {
-        "would_run": gate.would_run(client, prompt, max_tokens).value,
-        "expected_completion_tokens": need.completion,
-        "alone": {"kv_bytes": costs.kv((need,)), "memory_bytes": costs.peak((need,), 0) - costs.weights},
+        "admission": gate.preview(client, prompt, max_tokens).value,
+        "expected_completion_tokens": demand.completion,
+        "alone": {"kv_bytes": costs.kv((demand,)), "memory_bytes": costs.peak((demand,), 0) - costs.weights},
         "together": together,
         "arithmetic": list(_arithmetic(together, state)),
     }
 
 
 def _arithmetic(together: dict[str, int], state: GateSnapshot) -> Iterator[str]:
-    """One sentence for each thing that decides."""
-    budget, running = state.budget, together["running"]
-    yield f"{state.places_taken} of {budget.max_running} places are taken."
+    """One sentence for each fact that decides about admission."""
+    budget = state.budget
+    yield f"{state.slots_taken} of {budget.max_running} slots are in use."
     if state.waiting:
-        yield f"{state.waiting} wait before it."
+        yield f"{state.waiting} requests are queued before it."
     if state.held:
-        yield "Nobody is let in, because the child has more memory than was foretold."
-    if running and budget.max_active_kv_bytes is not None:
-        kv, most = together["kv_bytes"], budget.max_active_kv_bytes
-        yield f"KV of all that would run: {gb(kv)}, of {gb(most)}."
+        yield "No request is admitted, because the child uses more memory than was predicted."
+    if together["running"] and budget.max_active_kv_bytes is not None:
+        kv, limit = together["kv_bytes"], budget.max_active_kv_bytes
+        yield f"KV of all requests that would run: {gb(kv)}, of {gb(limit)}."
     if budget.ceiling is None:
-        yield "No plan says how much memory there is."
+        yield "There is no plan that says how much memory may be used."
         return
     memory, weights, retained = (
         together[name] for name in ("memory_bytes", "weights_bytes", "retained_bytes")
     )
     yield (
-        f"Memory at the fullest moment: {gb(weights)} of weights + {gb(retained)} of finished sequences "
-        f"+ {gb(memory - weights - retained)} of all that would run = {gb(memory)}, of {gb(budget.ceiling)}."
+        f"Peak memory: {gb(weights)} of weights + {gb(retained)} of finished sequences "
+        f"+ {gb(memory - weights - retained)} of all requests that would run = {gb(memory)}, "
+        f"of {gb(budget.ceiling)}."
     )
 
 
 def memory_limits(gate: Gate, plan: Plan | None, settings: MemorySettings) -> list[dict[str, Any]]:
-    """The limits in bytes, each with the place where it was made."""
+    """The memory limits in bytes, each with its source."""
     budget = gate.snapshot().budget
-    found = []
+    limits = []
     if plan is not None and budget.ceiling is not None:
-        found.append(("ceiling", budget.ceiling, _source(plan, budget.ceiling)))
+        limits.append(("ceiling", budget.ceiling, _ceiling_source(plan, budget.ceiling)))
     if budget.max_active_kv_bytes is not None:
         fixed = settings.max_active_kv_bytes != "auto"
-        place = "[memory] max_active_kv_bytes" if fixed else "the plan: a share of what the weights leave"
-        found.append(("max_active_kv_bytes", budget.max_active_kv_bytes, place))
-    return [{"name": name, "bytes": size, "from": place} for name, size, place in found]
+        source = "[memory] max_active_kv_bytes" if fixed else "the plan: a share of what the weights leave"
+        limits.append(("max_active_kv_bytes", budget.max_active_kv_bytes, source))
+    return [{"name": name, "bytes": size, "from": source} for name, size, source in limits]
 
 
-def _source(plan: Plan, ceiling: int) -> str:
+def _ceiling_source(plan: Plan, ceiling: int) -> str:
     planned = plan.ceiling
     if ceiling == planned.bytes:
         return planned.source

@@ -32,15 +32,15 @@ _PATIENCE_S = 1.0
 class TokenCounterLike(Counter, Protocol):
     """What is used of proxy.prompt.counter.TokenCounter."""
 
-    async def count_and_foresee(
+    async def count_and_predict(
         self, prompt: Prompt, limit: int | None, *, of: str, batched: bool
     ) -> tuple[int, dict[str, Any] | None]: ...
 
-    def foresight(
+    def ask_predictor(
         self, do: str, prompt: Prompt | None = None, **fields: Any
     ) -> Coroutine[Any, Any, Any | None]: ...
 
-    def tell(self, do: str, **fields: Any) -> None: ...
+    def tell_predictor(self, do: str, **fields: Any) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +99,7 @@ class CacheClient:
             return await self._tokens.count(prompt, limit)
         await self._follow_child()
         arrivals = self._arrivals.count
-        asking = self._tokens.count_and_foresee(prompt, limit, of=id, batched=self._runs_in_batch(request))
+        asking = self._tokens.count_and_predict(prompt, limit, of=id, batched=self._runs_in_batch(request))
         count, told = await asking
         self._note(id, prompt, told, arrivals)
         return count
@@ -115,7 +115,7 @@ class CacheClient:
             return None
         await self._follow_child()
         batched, arrivals = self._runs_in_batch(request), self._arrivals.count
-        asking = self._tokens.foresight("foresee", prompt, of=id, batched=batched)
+        asking = self._tokens.ask_predictor("foresee", prompt, of=id, batched=batched)
         return self._note(id, prompt, await _patiently(asking), arrivals)
 
     async def asked(self, id: str) -> CachePrediction | None:
@@ -125,7 +125,7 @@ class CacheClient:
         if known is None or known.told is None or not self._holds(known):
             return await self._ask_now(id)
         if not known.told.key:
-            self._tokens.tell("asked", of=id)
+            self._tokens.tell_predictor("asked", of=id)
         return known.told
 
     async def asked_anyway(self, id: str) -> CachePrediction | None:
@@ -137,27 +137,27 @@ class CacheClient:
         known = self._followed.get(id)
         if known is not None:
             self._came(known.told.leaves if known.told else None)
-        self._tokens.tell("read", of=id, cached=cached)
+        self._tokens.tell_predictor("read", of=id, cached=cached)
 
     def ended(self, id: str, generated: int, cached: int | None, *, complete: bool) -> None:
         """No attempt follows."""
         known = self._followed.pop(id, None)
         if known is not None and complete:
             self._came([*known.told.leaves, known.told.tokens + generated] if known.told else None)
-        self._tokens.tell("ended", of=id, generated=generated, cached=cached, complete=complete)
+        self._tokens.tell_predictor("ended", of=id, generated=generated, cached=cached, complete=complete)
 
     # Requests of our own
 
     async def cure(self) -> Any | None:
         """The cure that is wanted most, followed and asked (Foresight.cure)."""
-        cure = await self._tokens.foresight("cure")
+        cure = await self._tokens.ask_predictor("cure")
         if cure is not None:
             self._followed[cure["id"]] = _TrackedRequest(None, None, 0)
         return cure
 
     async def evade(self, id: str) -> Any | None:
         """What to send before this request (Foresight.evade)."""
-        return await _patiently(self._tokens.foresight("evade", of=id))
+        return await _patiently(self._tokens.ask_predictor("evade", of=id))
 
     # Telling
 
@@ -167,12 +167,12 @@ class CacheClient:
             return
         self._mirrored = self._generation
         self._came(None)
-        telling = self._tokens.foresight("reset", rules=asdict(self._rules), most_copied=self.most_copied)
+        telling = self._tokens.ask_predictor("reset", rules=asdict(self._rules), most_copied=self.most_copied)
         await _patiently(telling)
 
     async def _ask_now(self, id: str, **fields: Any) -> CachePrediction | None:
         arrivals = self._arrivals.count
-        told = await _patiently(self._tokens.foresight("asked", of=id, **fields))
+        told = await _patiently(self._tokens.ask_predictor("asked", of=id, **fields))
         known = self._followed.get(id)
         return self._note(id, known.prompt if known else None, told, arrivals)
 

@@ -1,37 +1,36 @@
-"""Pure. Learned answer lengths: how many tokens a client's answers usually take."""
+"""Pure. Predicts how long a client's answers will be from the lengths of its past ones."""
 
 from __future__ import annotations
 
 from bisect import bisect_left
 from collections import OrderedDict
 
-#: What an answer is taken for before anything is known, in tokens, and how many answers that counts for.
+#: Predicted length of an answer, in tokens, before anything is known about its client.
 PRIOR_TOKENS = 1024
-
+#: The prior counts as this many answers.
 _PRIOR_WEIGHT = 10.0
-
-#: Answers are foretold so that nine in ten are no longer.
+#: The share of answers that are no longer than predicted.
 _QUANTILE = 0.9
-
-#: An answer counts half as much once 34 more of the same client have come.
+#: Each answer multiplies the weight of the same client's earlier ones by this; after 34 it is halved.
 _FADE = 0.98
-
-#: Clients that are remembered; the one not seen for longest is forgotten first.
-_CLIENTS = 256
-
-#: Lengths are told apart in steps of a quarter octave, up to 2^20 tokens.
-_STEPS_PER_OCTAVE, _BUCKETS = 4, 81
-_MOST = [int(2 ** (bucket / _STEPS_PER_OCTAVE)) for bucket in range(_BUCKETS)]  # tokens of each
+#: Clients that are remembered; the one that answered least recently is forgotten first.
+_MAX_CLIENTS = 256
+#: Lengths are counted in buckets of a quarter octave.
+_STEPS_PER_OCTAVE = 4
+#: The largest bucket ends at 2^20 tokens.
+_BUCKETS = 81
+#: The largest length in each bucket, in tokens.
+_MOST = [int(2 ** (bucket / _STEPS_PER_OCTAVE)) for bucket in range(_BUCKETS)]
 
 
 class AnswerLengths:
-    """How many tokens each client's answers have."""
+    """Histograms of answer lengths, by client."""
 
     def __init__(self) -> None:
         self._histograms: OrderedDict[str, list[float]] = OrderedDict()
 
     def expected(self, client: str) -> int:
-        """Tokens that nine in ten answers do not exceed."""
+        """The number of tokens that nine in ten of the client's answers do not exceed."""
         weights = self._histograms.get(client)
         if weights is None:
             return PRIOR_TOKENS
@@ -43,12 +42,12 @@ class AnswerLengths:
         return _MOST[_BUCKETS - 1]
 
     def learn(self, client: str, tokens: int) -> None:
-        """An answer that came to its own end had `tokens`."""
+        """Count an answer of `tokens` that came to its own end."""
         weights = self._histograms.pop(client, None) or _prior()
         weights = [weight * _FADE for weight in weights]
         weights[_bucket_of(tokens)] += 1
         self._histograms[client] = weights
-        if len(self._histograms) > _CLIENTS:
+        if len(self._histograms) > _MAX_CLIENTS:
             self._histograms.popitem(last=False)
 
 

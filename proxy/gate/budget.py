@@ -1,138 +1,91 @@
-"""What requests that run together may hold: places, KV, and the fullest moment that is to come. Pure."""
+"""Pure. The gate's limits, and the cost model that says what requests that run together need of them."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
-
-class Need(NamedTuple):
-    """What one request holds, in tokens. A tuple, since sets of them are looked up in every decision.
-
-    Attributes:
-        prompt: all of it.
-        completion: what it is expected to generate in all.
-        cached: of the prompt, given back by the server's prompt cache.
-        among: once it generates: prompts that were read together at most, its own included. 0: it is unread.
-        longest: the longest of these.
-        segments: in which its prompt is read, at most. 0: nobody knows.
-    """
-
-    prompt: int = 0
-    completion: int = 0
-    cached: int = 0
-    among: int = 0
-    longest: int = 0
-    segments: int = 0
-
-    def no_less_than(self, other: Need) -> bool:
-        """Whether, both being unread, it holds no less than `other` at any time."""
-        return (
-            self.prompt >= other.prompt
-            and self.completion >= other.completion
-            and self.prompt - self.cached >= other.prompt - other.cached
-            and self.segments == other.segments
-        )
-
-
-#: Of one of which nothing is known.
-NOTHING = Need()
+from supervisor.memory_model.sequence import SequenceDemand
 
 
 class Costs(Protocol):
-    """The law, asked a few times in each decision. What it says rises with every member and every token."""
+    """Cost model of memory, called several times per decision. Costs rise with every request and token."""
 
     @property
     def weights(self) -> int:
-        """Bytes that are there when nothing runs."""
+        """Bytes of the model, in use even when nothing runs."""
 
-    def kv(self, needs: Sequence[Need], /) -> int:
-        """Bytes of KV when all have grown."""
+    def kv(self, demands: Sequence[SequenceDemand], /) -> int:
+        """Bytes of KV when all have generated what they are expected to."""
 
-    def peak(self, needs: Sequence[Need], retained: int, /) -> int:
-        """Bytes of the fullest moment until all have ended. `retained`: held now by those who have."""
+    def peak(self, demands: Sequence[SequenceDemand], retained: int, /) -> int:
+        """Peak bytes until all have ended. `retained`: what finished sequences hold now."""
 
-    def left(self, needs: Sequence[Need], /) -> int:
-        """Bytes that whoever ends first of these leaves behind."""
+    def left(self, demands: Sequence[SequenceDemand], /) -> int:
+        """Bytes that the first of these to end leaves behind."""
 
-    def stale(self, last: Need, /) -> int:
-        """Bytes of what is retained that go when the next one joins, `last` being the last that ran."""
+    def stale(self, last: SequenceDemand, /) -> int:
+        """Retained bytes that are freed when the next request joins; `last` ran last."""
 
     def largest_prompt(self, ceiling: int, completion: int, /) -> int:
-        """Tokens that fit alone under `ceiling` bytes, with nothing retained."""
+        """Longest prompt, in tokens, that fits alone under `ceiling` bytes with nothing retained."""
 
     def corrected(self, alone: float, together: float, /) -> Costs:
-        """The same law, the bytes beside the weights multiplied: of one that runs alone, of several."""
+        """The same model with the bytes beside the weights multiplied: for one request, and for several."""
 
 
-class _Free:
-    """Nothing costs anything."""
+class _FreeCosts:
+    """Every request is free of cost."""
 
     weights = 0
 
-    def kv(self, needs: Sequence[Need], /) -> int:
-        del needs
+    def _nothing(self, *_: object) -> int:
         return 0
 
-    def peak(self, needs: Sequence[Need], retained: int, /) -> int:
-        del needs, retained
-        return 0
-
-    def left(self, needs: Sequence[Need], /) -> int:
-        del needs
-        return 0
-
-    def stale(self, last: Need, /) -> int:
-        del last
-        return 0
-
-    def largest_prompt(self, ceiling: int, completion: int, /) -> int:
-        del ceiling, completion
-        return 0
+    kv = peak = left = stale = largest_prompt = _nothing
 
     def corrected(self, alone: float, together: float, /) -> Costs:
         del alone, together
         return self
 
 
-#: What everything costs before there is a plan.
-FREE: Costs = _Free()
+#: The cost model in use before there is a plan.
+FREE: Costs = _FreeCosts()
 
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """What there is to share, in bytes; None is no limit.
+    """What running requests share. Bytes; None is no limit.
 
     Attributes:
-        max_running: places.
-        max_active_kv_bytes: KV of all together, by the padded law; who runs alone is not held to it.
-        ceiling: everything, at the fullest moment.
-        most: the highest ceiling of late. Who fits under it alone waits for it to come back; who does not
-            never fits.
-        costs: what sets of requests cost.
+        max_running: number of slots.
+        max_active_kv_bytes: limit on the KV of all requests; one that runs alone is not held to it.
+        ceiling: limit on the predicted peak of everything.
+        recent_ceiling: the highest ceiling of the last minutes. A request that fits alone under it waits for
+            memory to come back; one that does not is refused.
+        costs: the cost model.
     """
 
     max_running: int
     max_active_kv_bytes: int | None = None
     ceiling: int | None = None
-    most: int | None = None
+    recent_ceiling: int | None = None
     costs: Costs = FREE
 
-    def has_room(self, running: Sequence[Need], newcomer: Need, retained: int) -> bool:
-        """Whether `newcomer` may join the others, by cost."""
-        together = (*running, newcomer)
-        most = self.max_active_kv_bytes
-        if running and most is not None and self.costs.kv(together) > most:
+    def has_room(self, running: Sequence[SequenceDemand], newcomer: SequenceDemand, retained: int) -> bool:
+        """Whether `newcomer` fits beside `running`, slots aside."""
+        together, kv_limit = (*running, newcomer), self.max_active_kv_bytes
+        if running and kv_limit is not None and self.costs.kv(together) > kv_limit:
             return False
         return self.ceiling is None or self.costs.peak(together, retained) <= self.ceiling
 
-    def ever_fits(self, need: Need) -> bool:
-        """Whether it fits alone, nothing being retained, under the highest ceiling of late."""
-        most = self.ceiling if self.most is None else self.most
-        return self.ceiling is None or most is None or self.costs.peak((need,), 0) <= most
+    def ever_fits(self, demand: SequenceDemand) -> bool:
+        """Whether it fits alone, with nothing retained, under the highest recent ceiling."""
+        limit = self.ceiling if self.recent_ceiling is None else self.recent_ceiling
+        return self.ceiling is None or limit is None or self.costs.peak((demand,), 0) <= limit
 
     def largest_prompt(self, completion: int) -> int:
-        """The longest prompt, in tokens, of which `ever_fits` is true."""
-        most = self.most if self.most is not None else self.ceiling
-        return self.costs.largest_prompt(most or 0, completion)
+        """Longest prompt, in tokens, for which `ever_fits` holds."""
+        limit = self.ceiling if self.recent_ceiling is None else self.recent_ceiling
+        return self.costs.largest_prompt(limit or 0, completion)

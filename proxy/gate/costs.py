@@ -1,62 +1,63 @@
-"""The plan's law as the gate asks it: what requests cost together, corrected by what was learned."""
+"""Pure. The planned cost model as the gate asks it: what requests cost together, corrected by experience."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
 
-from proxy.gate.budget import Budget, Need
+from proxy.gate.budget import Budget
 from supervisor.memory_model import batch
 from supervisor.memory_model.plan import COMPLETION, LEAST_PROMPT, Plan, with_answer
-from supervisor.memory_model.sequence import MOST_SEGMENTS, Member, Serving
+from supervisor.memory_model.sequence import SequenceDemand, Serving
 
-#: Answers of the law that are remembered.
-_MOST_PEAKS = 256
+#: Predicted peaks that are remembered before all of them are dropped.
+_MAX_PEAKS = 256
 
 
 @dataclass(frozen=True, slots=True)
 class PlannedCosts:
-    """The law of batches for a child that runs as planned; see core.budget.Costs.
+    """The batch cost model for a child that runs as planned; see proxy.gate.budget.Costs.
 
     Attributes:
-        alone, together: what bytes beside the weights are multiplied by, for one and for several.
+        alone, together: factors on the bytes beside the weights, for one request and for several.
     """
 
     serving: Serving
     alone: float = 1.0
     together: float = 1.0
-    # What the law says without corrections, which is the same for all that are made of this by `corrected`.
-    _totals: dict[tuple[tuple[Need, ...], int], int] = field(default_factory=dict, repr=False, compare=False)
+    # Uncorrected peaks, shared by all models that `corrected` makes of this one.
+    _totals: dict[tuple[tuple[SequenceDemand, ...], int], int] = field(
+        default_factory=dict, repr=False, compare=False
+    )
 
     @property
     def weights(self) -> int:
         return self.serving.model.weights
 
-    def kv(self, needs: Sequence[Need], /) -> int:
-        return batch.kv(self.serving, _members(needs))
+    def kv(self, demands: Sequence[SequenceDemand], /) -> int:
+        return batch.kv(self.serving, demands)
 
-    def peak(self, needs: Sequence[Need], retained: int, /) -> int:
-        if not needs:
+    def peak(self, demands: Sequence[SequenceDemand], retained: int, /) -> int:
+        if not demands:
             return self.weights + retained
-        beside = self._total(tuple(needs), retained) - self.weights - retained
-        factor = self.alone if len(needs) == 1 else self.together
+        beside = self._total(tuple(demands), retained) - self.weights - retained
+        factor = self.alone if len(demands) == 1 else self.together
         return self.weights + retained + round(factor * beside)
 
-    def _total(self, needs: tuple[Need, ...], retained: int) -> int:
+    def _total(self, demands: tuple[SequenceDemand, ...], retained: int) -> int:
         # A decision asks for the same set up to five times: does it fit, now and ever, what does it add.
-        asked = (needs, retained)
+        asked = (demands, retained)
         if (known := self._totals.get(asked)) is None:
-            if len(self._totals) >= _MOST_PEAKS:
+            if len(self._totals) >= _MAX_PEAKS:
                 self._totals.clear()
-            known = self._totals[asked] = batch.peak(self.serving, _members(needs), retained).total
+            known = self._totals[asked] = batch.peak(self.serving, demands, retained).total
         return known
 
-    def left(self, needs: Sequence[Need], /) -> int:
-        return batch.left(self.serving, _members(needs))
+    def left(self, demands: Sequence[SequenceDemand], /) -> int:
+        return batch.left(self.serving, demands)
 
-    def stale(self, last: Need, /) -> int:
-        return batch.stale(self.serving, _member(last))
+    def stale(self, last: SequenceDemand, /) -> int:
+        return batch.stale(self.serving, last)
 
     def largest_prompt(self, ceiling: int, completion: int, /) -> int:
         beside = (ceiling - self.weights) / self.alone
@@ -69,29 +70,19 @@ class PlannedCosts:
 
 
 def longest_alone(plan: Plan) -> int | None:
-    """The longest prompt that fits alone, with room for an answer; None: nobody is kept out by the plan.
+    """Longest prompt that fits alone with room for an answer, in tokens; None: the plan refuses none.
 
-    Where hardly any prompt would fit, the law says more about itself than about the machine.
+    Where hardly any prompt would fit, the prediction shows its own error rather than the machine's limit.
     """
     rows = plan.fits[1]
     return with_answer(rows) if rows >= LEAST_PROMPT + COMPLETION else None
 
 
 def budget(plan: Plan) -> Budget:
-    """What the gate shares out by `plan`."""
+    """The gate's budget by `plan`."""
     return Budget(
         max_running=plan.running,
         max_active_kv_bytes=plan.max_active_kv,
         ceiling=None if longest_alone(plan) is None else plan.headroom + plan.model.weights,
         costs=PlannedCosts(plan.serving),
     )
-
-
-def _members(needs: Sequence[Need]) -> list[Member]:
-    return [_member(need) for need in needs]
-
-
-@lru_cache(maxsize=8192)
-def _member(need: Need) -> Member:
-    segments = need.segments or MOST_SEGMENTS
-    return Member(need.prompt, need.completion, need.cached, need.among, need.longest, segments)

@@ -1,47 +1,35 @@
-"""The asyncio shell of core.admission: one future per ticket, one timer for all, and what is learned."""
+"""The asyncio shell of admission.py: one future per ticket, one timer for all, and what is learned."""
 
 from __future__ import annotations
 
 import asyncio
 import functools
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 
 from proxy.errors import Unavailable
-from proxy.gate.admission import Admission, AdmissionPreview
-from proxy.gate.budget import Budget, Need
-from proxy.gate.corrections import Corrections, LearnedState, PeakSample
-from proxy.gate.events import (
-    Arrive,
-    EndIsolation,
-    Event,
-    FreeSlot,
-    Grant,
-    Grew,
-    Hold,
-    InternalRequest,
-    Leave,
-    Reason,
-    Refuse,
-    Requeue,
-    SetBudget,
-    SetRetained,
-    Wake,
-)
-from proxy.gate.queue import Fairness, Ticket, whose_turn
+from proxy.gate.admission import Admission, AdmissionPreview, Effect, Grant, Reason, Refuse
+from proxy.gate.answer_lengths import AnswerLengths
+from proxy.gate.budget import Budget
+from proxy.gate.corrections import Corrections, Peaks, PeakSample
+from proxy.gate.queue import Fairness, Ticket, fairness_key
 from proxy.gate.slot import NoRoomEver, RetainedSlots, Slot
 from proxy.gate.snapshot import GateSnapshot
 from supervisor.aio import Timer
 from supervisor.memory_model.plan import least_answer
+from supervisor.memory_model.sequence import MOST_SEGMENTS, SequenceDemand
 
 
 class Gate:
-    """Lets requests through to the child, as core.admission decides.
+    """Lets requests through to the child, as proxy.gate.admission decides.
 
     Args:
-        on_sample: told how each prediction of memory turned out.
+        on_sample: called with each comparison of predicted and observed memory.
+
+    Attributes:
+        corrections: what was learned about the error of the cost model; see `correct`.
     """
 
     def __init__(
@@ -51,22 +39,24 @@ class Gate:
         max_waiting: int,
         fairness: Fairness = "key",
         clock: Callable[[], float] = time.monotonic,
-        on_sample: Callable[[PeakSample], None] = lambda _: None,
+        on_sample: Callable[[PeakSample], None],
     ) -> None:
         self._admission = Admission(budget, max_waiting=max_waiting)
+        self._capacity = self._admission.capacity
         self._fairness: Fairness = fairness
-        self._budget = budget
         self._clock = clock
         self._on_sample = on_sample
-        self._answers: dict[str, asyncio.Future[int]] = {}
-        self._rises: dict[str, Callable[[int], None]] = {}
-        self._kept = RetainedSlots()
+        self._grants: dict[str, asyncio.Future[int]] = {}
+        self._on_rise: dict[str, Callable[[int], None]] = {}
+        self._slots = RetainedSlots()
         self._measured = False
-        self._experience = LearnedState()
-        self._alarm = Timer()
-        self._armed_for: float | None = None
+        self._lengths = AnswerLengths()
+        self._peaks = Peaks()
+        self.corrections = Corrections()
+        self._timer = Timer()
+        self._timer_at: float | None = None
 
-    # A request's way
+    # A request's journey
 
     def ticket(
         self,
@@ -82,194 +72,184 @@ class Gate:
         segments: int = 0,
         alone: bool = False,
     ) -> Ticket:
-        """A ticket for `prompt` tokens, `cached` of which the child has, the rest in `segments` at most; what
-        will be generated is foretold from the client's past.
+        """A ticket for a request whose answer's length is predicted from its client's past answers.
+
+        Args:
+            prompt: length of the prompt in tokens.
+            cached: prompt tokens that the child's prompt cache supplies.
+            segments: upper bound on the segments that the rest is read in; 0 if that is not known.
         """
-        expected = min(max_tokens, self._experience.lengths.expected(client))
-        need = Need(prompt, expected, cached, segments=segments)
+        expected = min(max_tokens, self._lengths.expected(client))
+        demand = SequenceDemand(prompt, expected, cached, segments=segments or MOST_SEGMENTS)
         return Ticket(
             id,
-            whose_turn(self._fairness, client, session),
+            fairness_key(self._fairness, client, session),
             arrived,
             deadline,
-            need=need,
-            least=need._replace(completion=min(expected, least_answer(prompt))),
+            demand=demand,
+            least_demand=demand._replace(completion=min(expected, least_answer(prompt))),
             max_tokens=max_tokens,
             alone=alone,
         )
 
     @contextmanager
     def enter(self, ticket: Ticket, on_rise: Callable[[int], None] = lambda _: None) -> Iterator[Slot]:
-        """A place for `ticket`; leaving the block ends it, waiting or running, unless it is kept.
+        """A slot for `ticket`, waiting or running. It ends with the block, unless it is retained.
 
-        `on_rise`: told by how many bytes the child's memory has risen while it runs.
+        `on_rise`: called with the bytes by which the child's memory has risen while the request runs.
         """
-        self._answers[ticket.id] = asyncio.get_running_loop().create_future()
-        self._rises[ticket.id] = on_rise
-        place = Slot(self, ticket.id, alone=ticket.alone)
+        self._grants[ticket.id] = asyncio.get_running_loop().create_future()
+        self._on_rise[ticket.id] = on_rise
+        slot = Slot(self, ticket.id, alone=ticket.alone)
         try:
-            self._feed(Arrive(ticket))
-            yield place
+            self._apply(self._admission.arrive(ticket, self._clock()))
+            yield slot
         finally:
-            answer = self._answers.pop(ticket.id)
-            if not answer.cancel() and not answer.cancelled():
-                answer.exception()  # seen: a refusal that its client did not wait for is no fault
-            del self._rises[ticket.id]
-            if self._kept.leave(ticket.id):
-                self._ended(ticket.id)
-            elif place.dropped:
-                self._feed(FreeSlot(ticket.id))
+            grant = self._grants.pop(ticket.id)
+            if not grant.cancel() and not grant.cancelled():
+                grant.exception()  # mark as retrieved: a refusal that its client did not wait for is no error
+            del self._on_rise[ticket.id]
+            if self._slots.leave(ticket.id):
+                self._end(ticket.id)
+            elif slot.dropped:
+                self._apply(self._admission.free_slot(ticket.id, self._clock()))
 
     async def wait(self, id: str) -> int:
-        return await self._answers[id]
+        return await self._grants[id]
 
     def requeue(self, id: str, *, alone: bool = False) -> None:
-        self._answers[id] = asyncio.get_running_loop().create_future()
-        self._experience.broken_off(id)
-        self._feed(Requeue(id, alone))
+        self._grants[id] = asyncio.get_running_loop().create_future()
+        self._peaks.ended(id)  # what was observed of an attempt that failed says nothing
+        self._apply(self._admission.requeue(id, self._clock(), alone=alone))
 
-    def join(self, id: str) -> None:
-        self._feed(EndIsolation(id))
+    def end_isolation(self, id: str) -> None:
+        self._apply(self._admission.end_isolation(id, self._clock()))
 
     def grew(self, id: str, tokens: int) -> None:
-        self._feed(Grew(id, tokens))
+        self._apply(self._admission.grew(id, tokens, self._clock()))
 
-    def keep(self, id: str) -> Callable[[], None]:
-        self._kept.keep(id)
+    def retain(self, id: str) -> Callable[[], None]:
+        self._slots.retain(id)
         return functools.partial(self._release, id)
 
     def answered(self, client: str, tokens: int) -> None:
-        """An answer came to its end after `tokens`."""
-        self._experience.lengths.learn(client, tokens)
+        """Learn from an answer of `tokens` that came to its own end."""
+        self._lengths.learn(client, tokens)
 
     def position(self, id: str) -> int | None:
-        return self._admission.position(id)
+        """Position in the queue, from 1; None if it does not wait."""
+        return self._admission.queue.position(id)
 
-    def would_run(self, client: str, prompt: int, max_tokens: int) -> AdmissionPreview:
-        """What would become of such a request if it came now. Changes nothing."""
+    def preview(self, client: str, prompt: int, max_tokens: int) -> AdmissionPreview:
+        """What would happen to such a request if it arrived now. Changes nothing."""
         now = self._clock()
         ticket = self.ticket("", client, arrived=now, deadline=now, prompt=prompt, max_tokens=max_tokens)
-        return self._admission.outlook(ticket, now)
+        return self._admission.preview(ticket, now)
 
-    # What is known of the child and the machine
+    # Facts about the child and the machine
 
     def set_budget(self, budget: Budget) -> None:
-        alone, together = self._experience.corrections.factors(self._clock())
-        self._budget = replace(budget, costs=budget.costs.corrected(alone, together))
-        self._feed(SetBudget(self._budget))
-
-    @property
-    def corrections(self) -> Corrections:
-        """What was learned of the law so far."""
-        return self._experience.corrections
+        """Share out `budget` from now on, its cost model corrected by what was learned."""
+        now = self._clock()
+        corrected = replace(budget, costs=budget.costs.corrected(*self.corrections.factors(now)))
+        self._apply(self._admission.set_budget(corrected, now))
 
     def correct(self, corrections: Corrections) -> None:
         """Go on from what was learned before."""
-        self._experience.corrections = corrections
-        self.set_budget(self._budget)
+        self.corrections = corrections
+        self.set_budget(self._capacity.budget)
 
     def set_retained(self, retained: int) -> None:
-        """Bytes that finished sequences hold: what the child has when it is idle, less the weights."""
-        if retained != self._admission.retained:
-            self._feed(SetRetained(retained))
+        """Finished sequences hold `retained` bytes: what an idle child has active, less the weights."""
+        if retained != self._capacity.retained:
+            self._apply(self._admission.set_retained(retained, self._clock()))
 
     def hold(self, on: bool) -> None:
-        """Grant nothing until told otherwise."""
-        if on != self._admission.held:
-            self._feed(Hold(on))
+        """Grant nothing while `on`."""
+        if on != self._capacity.held:
+            self._apply(self._admission.hold(on, self._clock()))
 
-    def saw(self, held: int, highest: int | None = None) -> None:
-        """The child has `held` bytes active, and never had more than `highest`."""
+    def observe(self, active: int, peak: int | None = None) -> None:
+        """The child has `active` bytes in use, and never had more than `peak`."""
         self._measured = True
-        for id, rise in self._experience.saw(held, highest, self._budget.costs.weights).items():
-            if id in self._rises:
-                self._rises[id](rise)
+        weights = self._capacity.budget.costs.weights
+        rises = self._peaks.observe(active - weights, None if peak is None else peak - weights)
+        for id, rise in rises.items():
+            if id in self._on_rise:
+                self._on_rise[id](rise)
 
     @contextmanager
-    def errand(self) -> Iterator[bool]:
-        """A request of our own is at the child within the block, and no suspect is let in meanwhile.
+    def internal_request(self) -> Iterator[bool]:
+        """Count an internal request at the child within the block; no suspect is admitted meanwhile.
 
-        Gives False, and does nothing, while a suspect has the child for itself.
+        Yields False, and counts nothing, while a suspect has the child to itself.
         """
-        if self._admission.solitary:
+        if not self._admission.begin_internal_request():
             yield False
             return
-        self._feed(InternalRequest(begun=True))
         try:
             yield True
         finally:
-            self._feed(InternalRequest(begun=False))
-
-    def running(self) -> tuple[tuple[str, Need, int], ...]:
-        """(id, what it needs as far as is known now, bytes reserved at its grant) of each that runs."""
-        return tuple((each.ticket.id, each.need, each.reserved) for each in self._admission.running)
-
-    def lacking(self) -> int:
-        """Bytes that finished sequences hold too many of for the first that waits; 0 if that is not it."""
-        return self._admission.lacking()
+            self._apply(self._admission.end_internal_request(self._clock()))
 
     @property
     def idle(self) -> bool:
-        """Whether the child has nothing to do and nobody waits."""
-        return not self._admission.running and not self._admission.waiting
+        """Whether nothing runs, nothing waits and admissions are not held."""
+        return not self._capacity and not self._admission.queue and not self._capacity.held
 
     def snapshot(self) -> GateSnapshot:
-        admission = self._admission
-        return GateSnapshot(
-            running=len(admission.running),
-            places_taken=admission.places_taken,
-            waiting=admission.waiting,
-            leaving=self._kept.leaving,
-            budget=self._budget,
-            held=admission.held,
-            reserved=admission.reserved,
-            retained=admission.retained,
-            holding=admission.holding,
-            lacking=admission.lacking(),
-            corrections=self._experience.corrections.factors(self._clock()),
+        return self._admission.snapshot(
+            disconnected=len(self._slots), corrections=self.corrections.factors(self._clock())
         )
 
-    # The machinery
+    # Machinery
 
     def _release(self, id: str) -> None:
-        if self._kept.release(id):
-            self._ended(id)
+        if self._slots.release(id):
+            self._end(id)
 
-    def _ended(self, id: str) -> None:
-        now, before = self._clock(), self._experience.corrections
-        sample = self._experience.ended(id, now)
+    def _end(self, id: str) -> None:
+        now = self._clock()
+        sample = self._peaks.ended(id)
         if sample is not None:
+            before = self.corrections.factors(now)
+            self.corrections = self.corrections.learned(sample, now)
             self._on_sample(sample)
-            if self._experience.corrections.factors(now) != before.factors(now):
-                self.set_budget(self._budget)
-        self._feed(Leave(id, self._measured))
+            if self.corrections.factors(now) != before:
+                self.set_budget(self._capacity.budget)
+        self._apply(self._admission.leave(id, self._clock(), measured=self._measured))
 
-    def _feed(self, event: Event) -> None:
-        for effect in self._admission.handle(event, self._clock()):
-            answer = self._answers[effect.id]
+    def _apply(self, effects: Iterable[Effect]) -> None:
+        for effect in effects:
             if isinstance(effect, Grant):
-                needs = [each.need for each in self._admission.running]
-                self._experience.granted(effect.id, self._budget.costs, needs, self._admission.retained)
-            if answer.done():
-                continue  # cancelled a moment ago; its Leave is on the way
+                self._note_prediction(effect.id)
+            grant = self._grants[effect.id]
+            if grant.done():
+                continue  # its client was cancelled a moment ago, and it is about to leave
             match effect:
                 case Grant(reserved=reserved):
-                    answer.set_result(reserved)
+                    grant.set_result(reserved)
                 case Refuse(reason=Reason.NEVER_FITS, limit=limit):
-                    answer.set_exception(NoRoomEver(limit or 0))
+                    grant.set_exception(NoRoomEver(limit or 0))
                 case Refuse(reason=reason):
-                    answer.set_exception(Unavailable(reason.value))
-        self._arm()
+                    grant.set_exception(Unavailable(reason.value))
+        self._set_timer()
 
-    def _arm(self) -> None:
+    def _note_prediction(self, id: str) -> None:
+        """Remember the uncorrected prediction for all running requests, which now include `id`."""
+        costs, retained = self._capacity.budget.costs.corrected(1.0, 1.0), self._capacity.retained
+        demands = [each.demand for each in self._capacity.running]
+        self._peaks.granted(id, costs.peak(demands, retained) - costs.weights, retained)
+
+    def _set_timer(self) -> None:
         deadline = self._admission.next_deadline()
-        if deadline == self._armed_for:
+        if deadline == self._timer_at:
             return
-        self._alarm.clear()
-        self._armed_for = deadline
+        self._timer.clear()
+        self._timer_at = deadline
         if deadline is not None:
-            self._alarm.set(deadline - self._clock(), self._wake)
+            self._timer.set(deadline - self._clock(), self._wake)
 
     def _wake(self) -> None:
-        self._armed_for = None
-        self._feed(Wake())
+        self._timer_at = None
+        self._apply(self._admission.wake(self._clock()))

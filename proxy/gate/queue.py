@@ -1,4 +1,4 @@
-"""Who waits, in the order of their turns: replays first, then clients in turn, suspects where they came."""
+"""Pure. Waiting requests in the order of their turns: replays, then clients by round robin."""
 
 from __future__ import annotations
 
@@ -8,7 +8,10 @@ from dataclasses import dataclass
 from itertools import count, islice, takewhile
 from typing import Any, Literal
 
-from proxy.gate.budget import NOTHING, Need
+from supervisor.memory_model.sequence import SequenceDemand
+
+#: Placeholder for the demand of a request about which nothing is known yet.
+_UNKNOWN = SequenceDemand()
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,22 +19,22 @@ class Ticket:
     """A request at the gate. Times are monotonic seconds.
 
     Attributes:
-        turn: whose turn it takes (`whose_turn`).
-        arrived: kept over replays, so that a replay stands before all who came after it.
-        deadline: it waits until then at most.
-        need: what it holds at most, as far as can be foretold.
-        least: what it holds if it generates little; who runs alone needs no more to be let in.
-        max_tokens: more than this it cannot generate.
-        alone: a suspect: it runs only when nothing else runs, and nobody joins it.
-        session: key of the conversation that it belongs to, for what the child keeps of it; "": none.
+        fairness_key: requests with the same key share turns; see `fairness_key`.
+        arrived: stays the same over replays, so that a replay comes before all later requests.
+        deadline: it is refused if it still waits then.
+        demand: its predicted demand.
+        least_demand: its demand if it generates little; enough to be admitted when it would run alone.
+        max_tokens: limit on what it can generate.
+        alone: it is a suspect, which runs only while nothing else does.
+        session: the session that it belongs to, for what the child keeps of it; "": that is not known.
     """
 
     id: str
-    turn: str
+    fairness_key: str
     arrived: float
     deadline: float
-    need: Need = NOTHING
-    least: Need = NOTHING
+    demand: SequenceDemand = _UNKNOWN
+    least_demand: SequenceDemand = _UNKNOWN
     max_tokens: int = 0
     alone: bool = False
     session: str = ""
@@ -43,15 +46,15 @@ ANONYMOUS = "anonymous"
 #: Arrival, order of entry, id.
 _Entry = tuple[float, int, str]
 
-#: Between whom turns are: see [queue] fairness.
+#: What takes turns: API keys, sessions, or nothing. See [queue] fairness.
 Fairness = Literal["key", "session", "none"]
 
-#: Whose last turn is longer ago than that of so many others is as good as new.
-_REMEMBERED = 1024
+#: Fairness keys remembered for round robin; one that has been idle for longer is treated as new.
+_REMEMBERED_KEYS = 1024
 
 
-def whose_turn(fairness: Fairness, client: str, session: str) -> str:
-    """Whose turn a request takes. Without keys all clients go by one name: then sessions take turns."""
+def fairness_key(fairness: Fairness, client: str, session: str) -> str:
+    """The key by which a request takes turns. Clients without an API key take turns by session."""
     match fairness:
         case "none":
             return ""
@@ -61,18 +64,19 @@ def whose_turn(fairness: Fairness, client: str, session: str) -> str:
 
 
 class FairQueue:
-    """Queues are sorted lists: inserting and removing moves memory, which for 10,000 waiting takes
-    microseconds, and nothing stale is ever in them.
+    """The waiting requests, in sorted lists that never hold a stale entry.
+
+    Inserting and removing moves memory, which takes microseconds with 10,000 waiting requests.
     """
 
     def __init__(self) -> None:
         self._tickets: dict[str, tuple[_Entry, Ticket]] = {}
-        self._again: list[_Entry] = []  # those who ran before
-        self._suspects: list[_Entry] = []  # those who must run alone
-        self._lines: dict[str, list[_Entry]] = {}  # the others, by whose turn they take; none is empty
-        self._heads: list[tuple[int, _Entry, str]] = []  # last turn and first entry of each line, whose it is
+        self._replays: list[_Entry] = []
+        self._suspects: list[_Entry] = []
+        self._lines: dict[str, list[_Entry]] = {}  # all others, by fairness key; no line is empty
+        self._heads: list[tuple[int, _Entry, str]] = []  # last turn, first entry and key of each line
         self._deadlines: list[tuple[float, str]] = []
-        self._turns: dict[str, int] = {}  # number of the last grant, the longest ago first
+        self._turns: dict[str, int] = {}  # number of each key's last grant, oldest first
         self._entries = 0
         self._grants = 0
         self._positions: dict[str, int] | None = None
@@ -83,106 +87,109 @@ class FairQueue:
     def __contains__(self, id: str) -> bool:
         return id in self._tickets
 
-    def enter(self, ticket: Ticket, *, again: bool = False) -> None:
-        """Take it in: a suspect among the suspects, one that ran before ahead of all who did not."""
+    def enter(self, ticket: Ticket, *, replay: bool = False) -> None:
+        """Add a request: a suspect among the suspects, a replay ahead of all that never ran."""
         self._entries += 1
         entry = (ticket.arrived, self._entries, ticket.id)
         if ticket.alone:
             insort(self._suspects, entry)
-        elif again:
-            insort(self._again, entry)
+        elif replay:
+            insort(self._replays, entry)
         else:
-            line = self._taken_out(ticket.turn)
+            line = self._take_line(ticket.fairness_key)
             insort(line, entry)
-            self._put_back(ticket.turn, line)
+            self._put_line(ticket.fairness_key, line)
         insort(self._deadlines, (ticket.deadline, ticket.id))
         self._tickets[ticket.id] = (entry, ticket)
         self._positions = None
 
-    def forget(self, id: str) -> None:
-        """Take it out, if it is here."""
+    def remove(self, id: str) -> None:
+        """Remove a request if it waits."""
         if id not in self._tickets:
             return
         entry, ticket = self._tickets.pop(id)
         _discard(self._deadlines, (ticket.deadline, id))
-        if not _discard(self._again, entry) and not _discard(self._suspects, entry):
-            line = self._taken_out(ticket.turn)
+        if not _discard(self._replays, entry) and not _discard(self._suspects, entry):
+            line = self._take_line(ticket.fairness_key)
             _discard(line, entry)
-            self._put_back(ticket.turn, line)
+            self._put_line(ticket.fairness_key, line)
         self._positions = None
 
     def took_turn(self, ticket: Ticket) -> None:
-        """It has been granted: its client is last among the clients now."""
+        """Its request was granted: its key now has the last turn."""
         self._grants += 1
-        line = self._taken_out(ticket.turn)
-        self._turns.pop(ticket.turn, None)
-        self._turns[ticket.turn] = self._grants  # the last now
-        self._put_back(ticket.turn, line)
+        key = ticket.fairness_key
+        line = self._take_line(key)
+        self._turns.pop(key, None)
+        self._turns[key] = self._grants  # inserted last
+        self._put_line(key, line)
         self._forget_turns()
         self._positions = None
 
     def first(self, number: int) -> Iterator[Ticket]:
-        """The first `number` in the order of their turns."""
-        if len(self._tickets) <= min(number, 1):  # as nearly always: no order to work out
+        """The first `number` requests in the order of their turns."""
+        if len(self._tickets) <= min(number, 1):  # the usual case, in which there is no order to work out
             yield from (ticket for _, ticket in self._tickets.values())
             return
         for entry in islice(self._order(), number):
             yield self._tickets[entry[2]][1]
 
-    def late(self, now: float) -> list[str]:
-        """Whose deadline has passed."""
-        return [id for _, id in takewhile(lambda entry: entry[0] <= now, self._deadlines)]
+    def expired(self, now: float) -> list[Ticket]:
+        """Requests whose deadline has passed."""
+        late = takewhile(lambda entry: entry[0] <= now, self._deadlines)
+        return [self._tickets[id][1] for _, id in late]
 
     def next_deadline(self) -> float | None:
         return self._deadlines[0][0] if self._deadlines else None
 
     def position(self, id: str) -> int | None:
-        """Place in the order, from 1, if nobody comes or leaves; None if it does not wait."""
+        """Position in the order as it stands, from 1; None if it does not wait."""
         if self._positions is None:
-            self._positions = {entry[2]: place for place, entry in enumerate(self._order(), 1)}
+            self._positions = {entry[2]: position for position, entry in enumerate(self._order(), 1)}
         return self._positions.get(id)
 
     def _forget_turns(self) -> None:
-        """Sessions come and go; of those that wait nothing is forgotten."""
-        while len(self._turns) > _REMEMBERED and (oldest := next(iter(self._turns))) not in self._lines:
+        """Forget the oldest turns beyond the limit, but none of a key that has waiting requests."""
+        while len(self._turns) > _REMEMBERED_KEYS and (oldest := next(iter(self._turns))) not in self._lines:
             del self._turns[oldest]
 
-    def _taken_out(self, client: str) -> list[_Entry]:
-        """A client's line, out of the order of lines: it, or the client's turn, may change now."""
-        line = self._lines.pop(client, [])
+    def _take_line(self, key: str) -> list[_Entry]:
+        """Take a key's line out of the order of lines, so that the line or the key's last turn may change."""
+        line = self._lines.pop(key, [])
         if line:
-            _discard(self._heads, (self._turns.get(client, 0), line[0], client))
+            _discard(self._heads, (self._turns.get(key, 0), line[0], key))
         return line
 
-    def _put_back(self, client: str, line: list[_Entry]) -> None:
+    def _put_line(self, key: str, line: list[_Entry]) -> None:
         if line:
-            self._lines[client] = line
-            insort(self._heads, (self._turns.get(client, 0), line[0], client))
+            self._lines[key] = line
+            insort(self._heads, (self._turns.get(key, 0), line[0], key))
 
     def _rounds(self) -> Iterator[_Entry]:
-        """The first of each client in turn, then the second of each, and so on: in the order in which they
-        would be granted, as a grant makes its client the last.
+        """The first entry of each key in turn, then the second of each, and so on.
+
+        This is the order in which they would be granted, since a grant gives its key the last turn.
         """
-        lines: Iterable[list[_Entry]] = (self._lines[client] for *_, client in self._heads)
-        for place in count():
+        lines: Iterable[list[_Entry]] = (self._lines[key] for *_, key in self._heads)
+        for round in count():
             longer = []
             for line in lines:
-                yield line[place]
-                if len(line) > place + 1:
+                yield line[round]
+                if len(line) > round + 1:
                     longer.append(line)
             if not longer:
                 return
             lines = longer
 
     def _order(self) -> Iterator[_Entry]:
-        """Entries in the order of their turns. What is here must not change meanwhile."""
-        # 1. Who ran before, by arrival.
-        yield from self._again
-        # 2. The clients in turn: whose last grant is longest ago; among new ones, who came first.
+        """Entries in the order of their turns. The queue must not change while this is iterated."""
+        # 1. Replays, by arrival.
+        yield from self._replays
+        # 2. The keys in turn: the one whose last grant is longest ago first; among new ones, by arrival.
         at = 0
         for entry in self._rounds():
-            # 3. A suspect, before the first that came later: it is last among those of its crash, yet nobody
-            #    who comes later can keep it waiting for ever.
+            # 3. A suspect comes before the first request that arrived later: it is last among those of its
+            #    crash, yet later requests cannot keep it waiting for ever.
             before = bisect_left(self._suspects, entry)
             if before > at:
                 yield from self._suspects[at:before]

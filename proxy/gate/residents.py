@@ -35,6 +35,14 @@ class KeptSequence(NamedTuple):
     kind: str = "assistant"
 
 
+class CacheContent(NamedTuple):
+    """A sequence in the child's prompt cache as its simulation knows it; see `KeptSequence`."""
+
+    session: str
+    rows: int
+    kind: str
+
+
 class SessionRequest(NamedTuple):
     """A waiting request, as far as the rule of sessions needs it.
 
@@ -123,7 +131,7 @@ class Residents:
             longest, own, cold = newcomer.rows, memory.kept(newcomer.rows), memory.cold(newcomer.rows)
         found: dict[str, KeptSequence] = {}
         for sequence in reversed(self._sequences):
-            if newcomer is not None and sequence.session == newcomer.session:
+            if newcomer is not None and sequence.session == newcomer.session != "":
                 continue
             kept += sequence.bytes
             longest = max(longest, sequence.rows if sequence.session else 0)

@@ -9,10 +9,10 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 
-from proxy.gate.budget import Budget, Need
+from proxy.gate.budget import Budget
 from proxy.gate.queue import Ticket
 from proxy.gate.reading_speed import ReadingSpeed
-from proxy.gate.residents import KeptSequence, Residents, ReuseRecord, SessionRequest
+from proxy.gate.residents import CacheContent, KeptSequence, Residents, ReuseRecord, SessionRequest
 from proxy.gate.session_turns import (
     TurnDecision,
     decide,
@@ -21,6 +21,7 @@ from proxy.gate.session_turns import (
     least_wait_s,
     outsiders,
 )
+from supervisor.memory_model.sequence import SequenceDemand
 
 #: Of a session's next prompt, one part in this many is taken to be new, and as much to be generated.
 _NEW_PART = 32
@@ -31,10 +32,9 @@ _STEPS = 16
 class BudgetMemory:
     """What sequences cost by a budget (`residents.Memory`). Answers are remembered, by rounded length."""
 
-    def __init__(self, budget: Budget, scale: float = 1.0) -> None:
+    def __init__(self, budget: Budget) -> None:
         self._costs = budget.costs
         self.room = max(0, round((budget.ceiling or 0) - self._costs.weights))
-        self._scale = scale
         self._kept: dict[int, int] = {}
         self._warm: dict[int, int] = {}
         self._cold: dict[int, int] = {}
@@ -42,7 +42,7 @@ class BudgetMemory:
     def kept(self, rows: int) -> int:
         rows = _rounded(rows)
         if rows not in self._kept:
-            self._kept[rows] = round(self._scale * self._costs.kv((Need(rows, 1),)))
+            self._kept[rows] = self._costs.kv((SequenceDemand(rows, 1),))
         return self._kept[rows]
 
     def warm(self, rows: int) -> int:
@@ -58,8 +58,8 @@ class BudgetMemory:
         return self._cold[rows]
 
     def _peak(self, rows: int, cached: int) -> int:
-        need = Need(rows, 1 + rows // _NEW_PART, cached)
-        return self._costs.peak((need,), 0) - self._costs.weights
+        demand = SequenceDemand(rows, 1 + rows // _NEW_PART, cached)
+        return self._costs.peak((demand,), 0) - self._costs.weights
 
 
 class SessionRule:
@@ -69,7 +69,7 @@ class SessionRule:
         bound_s: seconds that a request may wait at most.
     """
 
-    def __init__(self, bound_s: float) -> None:
+    def __init__(self, bound_s: float = 600.0) -> None:
         self._bound_s = bound_s
         self._budget: Budget | None = None
         self._memory: BudgetMemory | None = None
@@ -88,7 +88,7 @@ class SessionRule:
         return self._sequences
 
     @property
-    def has_say(self) -> bool:
+    def may_object(self) -> bool:
         """Whether there is anything that a decision could depend on; else `decide` need not be asked."""
         return self._memory is not None and (bool(self._sequences) or self._decided is not None)
 
@@ -116,15 +116,15 @@ class SessionRule:
             self._residents = None
 
     def arrived(self, ticket: Ticket) -> None:
-        if ticket.need.segments:  # else nothing is known of what the cache has for it
+        if ticket.session:
             self._reuse.arrived(_request(ticket), self._sequences)
             self._residents = None
 
     def granted(self, ticket: Ticket, now: float) -> None:
         """It runs. If it came from outside, the next slice begins when its prompt has been read."""
         if ticket.id in self.outside:
-            self._swapped = now + self.speed.seconds(ticket.need.cached, ticket.need.prompt)
-            self._swapping = ticket.id, ticket.need.prompt
+            self._swapped = now + self.speed.seconds(ticket.demand.cached, ticket.demand.prompt)
+            self._swapping = ticket.id, ticket.demand.prompt
 
     def read(self, id: str, now: float) -> None:
         """Its prompt has been read."""
@@ -136,22 +136,22 @@ class SessionRule:
         self.read(ticket.id, now)
         if not ticket.session or not generated or self._memory is None:
             return
-        rows = ticket.need.prompt + generated
+        rows = ticket.demand.prompt + generated
         sequence = KeptSequence(ticket.session, rows, max(held, self._memory.kept(rows)), now)
         self._unconfirmed[ticket.id] = sequence
         self._replace(self._sequences)
 
-    def kept(
-        self, sequences: Iterable[tuple[str, int, str]] | None, confirmed: Iterable[str], now: float
+    def set_cache(
+        self, contents: Iterable[CacheContent] | None, confirmed: Iterable[str], now: float
     ) -> None:
-        """The child keeps these (session, rows, kind), the oldest first; None: that is not known.
+        """The child's prompt cache holds `contents`, the oldest first; None: that is not known.
 
         Args:
-            confirmed: ids of ended requests that these take account of.
+            confirmed: ids of ended requests whose sequences these include, unless they were dropped.
         """
         for id in confirmed:
             self._unconfirmed.pop(id, None)
-        if sequences is None or self._memory is None:
+        if contents is None or self._memory is None:
             self._unconfirmed.clear()
             self._replace(())
             return
@@ -163,7 +163,7 @@ class SessionRule:
                 known[session, rows]._replace(kind=kind)
                 if (session, rows) in known
                 else KeptSequence(session, rows, memory.kept(rows), ended.get(session, now), kind)
-                for session, rows, kind in sequences
+                for session, rows, kind in contents
             )
         )
 
@@ -222,8 +222,8 @@ class SessionRule:
 
 
 def _request(ticket: Ticket) -> SessionRequest:
-    need = ticket.need
-    return SessionRequest(ticket.id, ticket.session, ticket.arrived, need.prompt, need.cached)
+    demand = ticket.demand
+    return SessionRequest(ticket.id, ticket.session, ticket.arrived, demand.prompt, demand.cached)
 
 
 def _rounded(rows: int) -> int:

@@ -1,35 +1,43 @@
-"""The gate as it is at one moment. Pure."""
+"""Pure. The gate's state at one moment."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from proxy.gate.budget import Budget
+from supervisor.memory_model.sequence import SequenceDemand
 
 
 @dataclass(frozen=True, slots=True)
 class GateSnapshot:
-    """For status and metrics. Bytes.
+    """For status, metrics and the memory guard. Bytes.
 
     Attributes:
-        places_taken: by the running; who was left and is dropped soon needs none.
-        leaving: those of the running whose client has gone, while the child may still be at work on them.
-        held: nobody is let in, memory being short.
-        reserved: what all may come to hold at the fullest moment, as foretold.
+        demands: of each running request, by id, in the order of their grants.
+        slots_taken: by running requests, less those that the child is about to drop.
+        disconnected: running requests whose client has disconnected while the child may still work on them.
+        held: no request is admitted, because memory is short.
+        reserved: predicted peak memory of all running requests.
         retained: what finished sequences hold now.
-        holding: KV that those who generate have at least now.
-        lacking: what finished sequences hold too much of for the first that waits.
-        corrections: by what the law's bytes are multiplied, for one alone and for several.
+        generating_kv: lower bound on the KV of the requests that generate.
+        eviction_needed: retained bytes that must be evicted before the first queued request fits; 0 if
+            something else blocks it.
+        corrections: factors on the cost model, for one request alone and for several.
     """
 
-    running: int
-    places_taken: int
+    demands: Mapping[str, SequenceDemand]
+    slots_taken: int
     waiting: int
-    leaving: int
+    disconnected: int
     budget: Budget
     held: bool
     reserved: int
     retained: int
-    holding: int
-    lacking: int
+    generating_kv: int
+    eviction_needed: int
     corrections: tuple[float, float]
+
+    @property
+    def running(self) -> int:
+        return len(self.demands)

@@ -20,7 +20,7 @@ from yarl import URL
 
 from proxy.http.body_budget import BodyAccount
 from proxy.request.fields import refuse
-from proxy.request.images import ImagePolicy, Remote, allowed_host, data_url
+from proxy.request.images import ImagePolicy, RemoteImage, allowed_host, data_url
 
 log = logging.getLogger("mlxguard.pictures")
 
@@ -84,7 +84,7 @@ class ImageFetch:
         self._lookup = lookup
         self._session: aiohttp.ClientSession | None = None
 
-    async def fetch(self, remotes: tuple[Remote, ...], account: BodyAccount) -> list[str]:
+    async def fetch(self, remotes: tuple[RemoteImage, ...], account: BodyAccount) -> list[str]:
         """Their `data:` URLs; what is held meanwhile is put on `account`.
 
         Raises:
@@ -107,7 +107,7 @@ class ImageFetch:
             await self._session.close()
             self._session = None
 
-    async def _get(self, remote: Remote, account: BodyAccount) -> bytes:
+    async def _get(self, remote: RemoteImage, account: BodyAccount) -> bytes:
         session = self._session = self._session or self._open()
         url, body = URL(remote.url), bytearray()
         if not allowed_host(str(url.origin()), self._policy.hosts):  # as the client below reads it

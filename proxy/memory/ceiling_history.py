@@ -1,45 +1,45 @@
-"""What follows from a ceiling that moves: what may come back soon, and when a wider child is worth a restart.
+"""Pure. A ceiling that moves: what may come back soon, and when a wider child is worth a restart.
 
-Pure. Another program that takes memory lowers the ceiling, and it rises again when that one ends.
+Another program that takes memory lowers the ceiling; it rises again when that program ends.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-#: What was there within this time may be there again soon: who needs it waits instead of being refused.
+#: A ceiling of the last this many seconds may come back soon: a request that it would admit waits for it.
 RECENT_S = 120.0
-#: A child that was started while memory was scarce is started anew when more would be planned for so long,
+#: A child that was started while memory was scarce is restarted after a wider plan has held for this long.
 WIDER_S = 120.0
-#: and not again for so long.
+#: The least time between two such restarts, in seconds.
 REST_S = 1800.0
 
 
 @dataclass(frozen=True, slots=True)
 class RecentCeilings:
-    """The ceilings of the last minutes, as (seconds, bytes); only those that no later one exceeds."""
+    """The ceilings of the last minutes as (seconds, bytes), without those that a later one exceeds."""
 
-    seen: tuple[tuple[float, int], ...] = ()
+    entries: tuple[tuple[float, int], ...] = ()
 
     def after(self, ceiling: int, now: float) -> RecentCeilings:
-        kept = [(at, size) for at, size in self.seen if size > ceiling and now - at <= RECENT_S]
-        return RecentCeilings((*kept, (now, ceiling)))
+        higher = [(at, size) for at, size in self.entries if size > ceiling and now - at <= RECENT_S]
+        return RecentCeilings((*higher, (now, ceiling)))
 
     @property
-    def most(self) -> int:
+    def highest(self) -> int:
         """The highest of them; 0 before there is any."""
-        return self.seen[0][1] if self.seen else 0
+        return self.entries[0][1] if self.entries else 0
 
 
 @dataclass(frozen=True, slots=True)
 class PlanWidth:
-    """How much a plan lets in."""
+    """How much a plan admits: concurrent requests, and the longest prompt in tokens (None: no limit)."""
 
     running: int
-    max_prompt: int | None  # tokens; None: no limit
+    max_prompt: int | None
 
     def much_more_than(self, other: PlanWidth) -> bool:
-        """By a session, or by a quarter of the longest prompt."""
+        """Whether it is wider by a session, or by a quarter of the longest prompt."""
         if self.running != other.running:
             return self.running > other.running
         if other.max_prompt is None or self.max_prompt is None:
@@ -49,10 +49,10 @@ class PlanWidth:
 
 @dataclass(frozen=True, slots=True)
 class Widening:
-    """Whether the child is narrower than it need be: since when, and when that was last mended."""
+    """Since when a much wider plan than the child's has been possible, and the last restart for one."""
 
     since: float | None = None
-    mended: float | None = None
+    restarted_at: float | None = None
 
     def after(self, running: PlanWidth, planned: PlanWidth, now: float) -> Widening:
         if not planned.much_more_than(running):
@@ -60,5 +60,6 @@ class Widening:
         return replace(self, since=now if self.since is None else self.since)
 
     def due(self, now: float) -> bool:
-        rested = self.mended is None or now - self.mended >= REST_S
+        """Whether a restart is worth it now."""
+        rested = self.restarted_at is None or now - self.restarted_at >= REST_S
         return rested and self.since is not None and now - self.since >= WIDER_S

@@ -1,8 +1,8 @@
-"""Looks at the child's memory ten times a second, and sees to it that it does not run out.
+"""Looks at the child's memory ten times a second and acts before it runs out.
 
-What it sees goes to the gate. At the soft mark nobody new is let in; at the hard mark the requests end that
-cost least (core/pressure.py decides); what finished sequences hold is taken back when it is in somebody's way
-(reclaim.py).
+The gate is told what each look shows. At the soft mark no request is admitted; at the hard mark those
+requests end that lose least by it (pressure.py decides). What finished sequences hold is taken back when a
+waiting request needs it (reclaim.py).
 """
 
 from __future__ import annotations
@@ -12,38 +12,32 @@ import logging
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Protocol
 
-from proxy.gate.budget import Need
+from proxy.gate.gate import Gate
 from proxy.gate.snapshot import GateSnapshot
 from proxy.job import Job, Stage
-from proxy.memory import reclaim
 from proxy.memory.pressure import Mark, Marks, MemoryReading, PressureState, RunningLoad, least_costly
+from proxy.memory.reclaim import Reclaim, Send
 from proxy.stream.answer import AnswerPhase
 from supervisor.child.generation import ChildSnapshot
 from supervisor.lifecycle.state_machine import State
+from supervisor.memory_model.sequence import SequenceDemand
+from supervisor.supervisor import Supervisor
 
 log = logging.getLogger("mlxguard.memory")
 
+#: Seconds between two looks.
 INTERVAL_S = 0.1
-#: What was ended is still there until the child writes to it next, which in prefill takes a step.
+#: Seconds after ending requests before more are ended: the child frees their memory at its next write to
+#: them, which comes a step later while it reads a prompt.
 _SETTLE_S = 2.0
+#: Seconds without a look after a bug in one.
 _AFTER_BUG_S = 5.0
-
-
-class GateLike(reclaim.GateLike, Protocol):
-    """What is used of proxy.gate.gate.Gate."""
-
-    def hold(self, on: bool) -> None: ...
-
-    def saw(self, held: int, highest: int | None = None) -> None: ...
-
-    def set_retained(self, retained: int) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
 class MemorySnapshot:
-    """For status and metrics: the mark, and what was done so far."""
+    """For status and metrics: the mark, and how often each action was taken."""
 
     mark: Mark
     ended: int
@@ -52,25 +46,25 @@ class MemorySnapshot:
 
     @property
     def actions(self) -> dict[str, int]:
-        """How often each was done."""
+        """The counts by name."""
         return {"ended": self.ended, "reclaims": self.reclaims, "recycles": self.recycles}
 
 
 class MemoryGuard:
-    """One per proxy.
+    """Watches the child's memory for one gateway.
 
     Args:
-        jobs: the requests of this moment.
-        send: asks the child in the proxy's own name.
-        entries: how many sequences the child's prompt cache keeps; 0 while there is no plan.
+        jobs: returns the requests in the gateway now.
+        send: sends an internal request to the child.
+        entries: returns the size of the child's prompt cache, in sequences; 0 while there is no plan.
     """
 
     def __init__(
         self,
-        supervisor: reclaim.SupervisorLike,
-        gate: GateLike,
+        supervisor: Supervisor,
+        gate: Gate,
         jobs: Callable[[], Iterable[Job]],
-        send: reclaim.Send,
+        send: Send,
         *,
         entries: Callable[[], int],
         clock: Callable[[], float] = time.monotonic,
@@ -79,12 +73,12 @@ class MemoryGuard:
         self._gate = gate
         self._jobs = jobs
         self._clock = clock
-        self._reclaim = reclaim.Reclaim(supervisor, gate, send, entries=entries, clock=clock)
+        self._reclaim = Reclaim(gate, send, supervisor.recycle, entries=entries, clock=clock)
         self._pressure = PressureState()
         self._generation = 0
-        self._looked_at = 0.0  # when the newest telemetry came
+        self._sampled_at = 0.0  # when the newest telemetry came
         self._idle_since: float | None = None
-        self._settled_at = 0.0
+        self._ended_at = 0.0
         self._ended = 0
 
     async def run(self) -> None:
@@ -94,7 +88,7 @@ class MemoryGuard:
                 try:
                     self.look()
                 except Exception:  # a bug here must not leave the child unwatched from then on
-                    log.exception("look_failed")
+                    log.exception("memory_check_failed")
                     await asyncio.sleep(_AFTER_BUG_S)
                 await asyncio.sleep(INTERVAL_S)
         finally:
@@ -104,7 +98,7 @@ class MemoryGuard:
         return MemorySnapshot(self._pressure.mark, self._ended, self._reclaim.count, self._reclaim.recycles)
 
     def look(self) -> None:
-        """One look, and what follows from it."""
+        """Look once, and act on it."""
         child, now = self._supervisor.snapshot(), self._clock()
         if child.state is not State.READY or child.generation != self._generation:
             self._begin(child)
@@ -116,7 +110,7 @@ class MemoryGuard:
             return
         marks = Marks(gate.budget.costs.weights, gate.budget.ceiling)
         self._mark(self._pressure.after(reading, marks), reading)
-        # Whoever waits at an idle child waits for nothing that could end: then retained memory is taken back.
+        # At an idle child there is nothing to wait for: then retained memory is taken back instead.
         self._gate.hold(self._pressure.mark is not Mark.NONE and (gate.running > 0 or reading.stale))
         if self._pressure.mark is Mark.HARD and gate.running:
             self._end(reading, marks, now)
@@ -124,7 +118,7 @@ class MemoryGuard:
             self._reclaim.consider(reading, marks, gate, self._idle_s(now))
 
     def _begin(self, child: ChildSnapshot) -> None:
-        """Another life of the child: nothing is known of it yet, and nothing is retained."""
+        """Start over with a new generation: nothing is known of it yet, and nothing is retained."""
         if child.generation != self._generation or self._pressure.mark is not Mark.NONE:
             self._generation, self._pressure = child.generation, PressureState()
             self._idle_since = None
@@ -133,62 +127,57 @@ class MemoryGuard:
             self._gate.hold(False)
 
     def _tell(self, child: ChildSnapshot, gate: GateSnapshot, reading: MemoryReading, now: float) -> None:
-        """The gate learns what runs hold, and what is left when nobody runs."""
-        busy = gate.running or gate.leaving or child.in_flight
+        """Tell the gate and the reclaim what the child holds, and what of it is retained."""
+        busy = gate.running or gate.disconnected or child.in_flight
         self._idle_since = None if busy else (self._idle_since or now)
-        if reading.fresh is None or child.telemetry is None or child.telemetry.at == self._looked_at:
+        if reading.fresh is None or child.telemetry is None or child.telemetry.at == self._sampled_at:
             return
-        self._looked_at = child.telemetry.at
-        self._gate.saw(reading.fresh, child.telemetry.peak_bytes)
-        # Exact when nobody runs; beside those who run no more than all that there is but what they hold.
+        self._sampled_at = child.telemetry.at
+        self._gate.observe(reading.fresh, child.telemetry.peak_bytes)
+        # Retained memory is exact while nothing runs. Else it is bounded by all that the running do not hold.
         beside_weights = max(0, reading.fresh - gate.budget.costs.weights)
-        idle = self._idle_since is not None and self._looked_at > self._idle_since
-        self._gate.set_retained(
-            beside_weights if idle else min(gate.retained, max(0, beside_weights - gate.holding))
-        )
-        self._reclaim.looked(beside_weights if idle else None)
+        idle = self._idle_since is not None and self._sampled_at > self._idle_since
+        retained = beside_weights if idle else min(gate.retained, max(0, beside_weights - gate.generating_kv))
+        self._gate.set_retained(retained)
+        self._reclaim.looked(reading.fresh, retained, idle=idle)
 
     def _idle_s(self, now: float) -> float | None:
-        """For how long the child has been idle, if a look came since it is."""
+        """Seconds that the child has been idle; None if no telemetry came since it is."""
         since = self._idle_since
-        return None if since is None or self._looked_at <= since else now - since
+        return None if since is None or self._sampled_at <= since else now - since
 
     def _mark(self, pressure: PressureState, reading: MemoryReading) -> None:
         before, self._pressure = self._pressure.mark, pressure
         if pressure.mark is not before:
             level = logging.WARNING if pressure.mark is Mark.HARD else logging.INFO
             extra = {"mark": pressure.mark.name.lower(), "active": reading.active, "stale": reading.stale}
-            log.log(level, "memory_mark", extra=extra)
-
-    # At the hard mark
+            log.log(level, "memory_pressure", extra=extra)
 
     def _end(self, reading: MemoryReading, marks: Marks, now: float) -> None:
-        """End the least costly of those that run; each is told by the contract, or runs again alone."""
-        if now - self._settled_at < _SETTLE_S or reading.fresh is None:
+        """End the requests that lose least by it; each gets an error or is replayed alone."""
+        if now - self._ended_at < _SETTLE_S or reading.fresh is None:
             return
+        gate = self._gate.snapshot()
         jobs = {job.answer.id: job for job in self._jobs() if job.give_up is not None}
-        loads = [_load(jobs[id], need) for id, need, _ in self._gate.running() if id in jobs]
-        costs = self._gate.snapshot().budget.costs
-        self._settled_at = now
-        for id in least_costly(loads, reading.fresh - marks.release, costs.kv):
+        loads = [_load(jobs[id], demand) for id, demand in gate.demands.items() if id in jobs]
+        self._ended_at = now
+        for id in least_costly(loads, reading.fresh - marks.release, gate.budget.costs.kv):
             give_up = jobs[id].give_up
             if give_up is not None:
                 give_up()
                 self._ended += 1
-                log.warning("ended_for_memory", extra={"answer_id": id, "active": reading.fresh})
+                log.warning("request_ended_for_memory", extra={"answer_id": id, "active": reading.fresh})
 
 
 def _reading(child: ChildSnapshot, now: float) -> MemoryReading:
-    inside = child.telemetry
-    if inside is None:
+    telemetry = child.telemetry
+    if telemetry is None:
         return MemoryReading(None, 0.0, child.memory_bytes)
-    return MemoryReading(inside.active_bytes, now - inside.at, child.memory_bytes)
+    return MemoryReading(telemetry.active_bytes, now - telemetry.at, child.memory_bytes)
 
 
-def _load(job: Job, need: Need) -> RunningLoad[Need]:
+def _load(job: Job, demand: SequenceDemand) -> RunningLoad:
     read = job.seen.progress[0] if job.seen and job.seen.progress else 0
-    sent = job.answer.phase is AnswerPhase.CONTENT
     read = job.fitted.prompt_tokens if job.stage is Stage.DECODE else read
-    return RunningLoad(
-        job.answer.id, need, need.prompt + need.completion, sent, read, generated=job.completion_tokens
-    )
+    sent = job.answer.phase is AnswerPhase.CONTENT
+    return RunningLoad(job.answer.id, demand, sent, read, job.completion_tokens)

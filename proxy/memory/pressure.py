@@ -1,7 +1,7 @@
-"""How full the child is: readings in, a mark out, with hysteresis; and whom to end at the hard mark. Pure.
+"""Pure. Memory pressure: readings in, a mark out, with hysteresis; and which requests the hard mark ends.
 
-Below the soft mark nothing happens. From the soft mark on nobody new is let in, until it has fallen well
-below. At the hard mark, the ceiling itself, requests end before the child does.
+Below the soft mark nothing happens. From the soft mark on no request is admitted, until usage has fallen well
+below it. At the hard mark, which is the ceiling itself, requests end before the child does.
 """
 
 from __future__ import annotations
@@ -9,24 +9,29 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Generic, TypeVar
 
-#: Of the room beside the weights: from here on, and no more from here down.
-SOFT, RELEASE = 0.92, 0.85
-#: A prefill step needs a moment's memory, which is gone at the next look: two in a row are no moment.
+from supervisor.memory_model.sequence import SequenceDemand
+
+#: The soft mark, as a share of the memory between the weights and the ceiling.
+SOFT = 0.92
+#: Below this share of the same memory, the soft mark is left again.
+RELEASE = 0.85
+#: Looks in a row above the ceiling that make the hard mark: a prefill step briefly needs memory that is gone
+#: at the next look.
 LOOKS = 2
-#: Telemetry comes ten times a second. Older than this it says nothing of now, so the child counts as full;
+#: Telemetry, which comes ten times a second, is stale when it is older than this: the child may be full.
 STALE_S = 1.5
-#: older than this it will not come back (a dead child would be known by then), and counts as absent.
+#: Telemetry older than this counts as absent: it will not come back, and a dead child would be known by then.
 LOST_S = 90.0
-
-#: What breaking an answer that was partly sent costs its client, in tokens that must be read again: it
-#: starts its turn anew, and tokens take about so many times longer to generate than to read.
+#: The cost of ending an answer that was partly sent, in tokens to read: its client starts its turn again.
 BROKEN_ANSWER = 4096
+#: The cost of generating a token, in tokens to read: it takes about this many times longer.
 GENERATING = 16
 
 
 class Mark(IntEnum):
+    """The level of memory pressure."""
+
     NONE = 0
     SOFT = 1
     HARD = 2
@@ -37,9 +42,9 @@ class MemoryReading:
     """One look at the child. Bytes and seconds.
 
     Attributes:
-        active: what MLX says of itself; None without telemetry.
-        age_s: of `active`.
-        outside: as the system sees the process; also what MLX has freed and kept, and Python.
+        active: what MLX reports as in use; None without telemetry.
+        age_s: age of `active`.
+        outside: the process as the system sees it, which includes Python and what MLX has freed but keeps.
     """
 
     active: int | None
@@ -48,18 +53,18 @@ class MemoryReading:
 
     @property
     def stale(self) -> bool:
-        """Telemetry has stopped, for now."""
+        """Whether telemetry has stopped for now."""
         return self.active is not None and STALE_S < self.age_s <= LOST_S
 
     @property
     def fresh(self) -> int | None:
-        """Active bytes of this moment."""
+        """Bytes in use now; None if that is not known."""
         return self.active if self.age_s <= STALE_S else None
 
 
 @dataclass(frozen=True, slots=True)
 class Marks:
-    """Bytes. `weights`: below this nothing can be freed."""
+    """The marks in bytes. `weights`: nothing below this can be freed."""
 
     weights: int
     ceiling: int
@@ -78,16 +83,16 @@ class Marks:
 
 @dataclass(frozen=True, slots=True)
 class PressureState:
-    """The mark as it stands, and how many looks in a row were over the ceiling."""
+    """The current mark, and the number of looks in a row that were above the ceiling."""
 
     mark: Mark = Mark.NONE
     over: int = 0
 
     def after(self, reading: MemoryReading, marks: Marks) -> PressureState:
-        """What one more look makes of it.
+        """The state after one more look.
 
-        Without telemetry only the view from outside is there, which counts freed memory too: it can hold
-        newcomers back, and nobody is ended because of it.
+        Without telemetry there is only the view from outside, which includes freed memory: it can hold
+        admissions back, but it ends no request.
         """
         if reading.stale:
             return PressureState(max(self.mark, Mark.SOFT))
@@ -98,62 +103,63 @@ class PressureState:
         over = self.over + 1 if size > marks.ceiling else 0
         if over >= LOOKS:
             return PressureState(Mark.HARD, over)
-        held = size >= marks.soft or (self.mark is not Mark.NONE and size > marks.release)
-        return PressureState(Mark.SOFT if held else Mark.NONE, over)
-
-
-N = TypeVar("N")
+        soft = size >= marks.soft or (self.mark is not Mark.NONE and size > marks.release)
+        return PressureState(Mark.SOFT if soft else Mark.NONE, over)
 
 
 @dataclass(frozen=True, slots=True)
-class RunningLoad(Generic[N]):
-    """One that runs, and what ending it would lose.
+class RunningLoad:
+    """A running request, and what ending it would lose.
 
     Attributes:
-        need: as the law of costs takes it.
-        rows: positions that it holds at most.
-        sent: its client has seen content, so it cannot be run again.
-        read: tokens of its prompt that were read, which another run reads again.
+        sent: its client has seen content, so it cannot be replayed.
+        read: tokens of its prompt that have been read, which a replay reads again.
         generated: tokens so far.
     """
 
     id: str
-    need: N
-    rows: int
+    demand: SequenceDemand
     sent: bool
     read: int
     generated: int
 
     @property
+    def rows(self) -> int:
+        """Upper bound on the positions that it holds in the KV cache."""
+        return self.demand.prompt + self.demand.completion
+
+    @property
     def loss(self) -> int:
-        """In tokens to read."""
+        """The cost of ending it, in tokens to read."""
         lost = self.read + GENERATING * self.generated
         return lost + BROKEN_ANSWER if self.sent else lost
 
 
-def least_costly(
-    loads: Sequence[RunningLoad[N]], over: int, kv: Callable[[Sequence[N]], int]
-) -> tuple[str, ...]:
-    """Whom to end so that at least `over` bytes come free, at the least loss; all if even that is too little.
+#: Bytes of KV of a padded batch, in which each request costs as much as the longest.
+_Kv = Callable[[Sequence[SequenceDemand]], int]
 
-    `kv`: bytes of a set by the padded law, in which each costs as much as the longest. So what counts is who
-    the longest is that stays: for each choice of that, the cheapest others go until it fits.
+
+def least_costly(loads: Sequence[RunningLoad], over: int, kv: _Kv) -> tuple[str, ...]:
+    """Ids of the requests whose end frees at least `over` bytes at the least loss; all if that is too little.
+
+    In a padded batch what counts is the longest request that stays. For each choice of that one, the cheapest
+    others are ended until the rest fits.
     """
-    target = kv([load.need for load in loads]) - over
-    choices = [_leaving(loads, longest, target, kv) for longest in sorted({load.rows for load in loads})]
-    found = [choice for choice in choices if choice is not None]
-    best = min(found, key=lambda choice: sum(load.loss for load in choice), default=tuple(loads))
+    target = kv([load.demand for load in loads]) - over
+    choices = [_ended(loads, longest, target, kv) for longest in sorted({load.rows for load in loads})]
+    enough = [choice for choice in choices if choice is not None]
+    best = min(enough, key=lambda choice: sum(load.loss for load in choice), default=tuple(loads))
     return tuple(load.id for load in best)
 
 
-def _leaving(
-    loads: Sequence[RunningLoad[N]], longest: int, target: int, kv: Callable[[Sequence[N]], int]
-) -> tuple[RunningLoad[N], ...] | None:
-    """Who leaves if nobody longer than `longest` stays; None if that is not enough while somebody stays."""
-    leaving = [load for load in loads if load.rows > longest]
+def _ended(
+    loads: Sequence[RunningLoad], longest: int, target: int, kv: _Kv
+) -> tuple[RunningLoad, ...] | None:
+    """The requests to end if none longer than `longest` stays; None if that would have to be all of them."""
+    ended = [load for load in loads if load.rows > longest]
     staying = sorted((load for load in loads if load.rows <= longest), key=lambda load: load.loss)
     while staying:
-        if kv([load.need for load in staying]) <= target:
-            return tuple(leaving)
-        leaving.append(staying.pop(0))
+        if kv([load.demand for load in staying]) <= target:
+            return tuple(ended)
+        ended.append(staying.pop(0))
     return None

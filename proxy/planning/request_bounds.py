@@ -15,14 +15,14 @@ def bounds(settings: RequestSettings, tokenizer: TokenizerInfo, folder: Path) ->
     """`folder`: the model's, as it is named on the child's command line."""
     return Bounds(
         vocab_size=tokenizer.vocab_size,
-        allowance=Allowlist(
+        allowlist=Allowlist(
             adapters=frozenset(settings.adapters),
             draft_models=frozenset(settings.draft_models),
             role_mapping=settings.role_mapping,
             arguments=template_arguments(settings.template_arguments),
             model=str(folder),
         ),
-        pictures=picture_policy(settings, tokenizer.image_obstacle),
+        images=picture_policy(settings, tokenizer.image_obstacle),
     )
 
 

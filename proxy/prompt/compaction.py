@@ -1,12 +1,12 @@
-"""Remembers refused conversations: one request of each, its agent's compaction, may be longer than the limit.
+"""Pure. Recognizes an agent's compaction of a refused conversation, which may exceed the prompt limit.
 
-An agent that is told of an overflow asks the model to summarize, with the whole conversation and one more
-instruction: often more than what was refused. That request is known by what it shares: at least half of the
-refused conversation's messages, from the first on. System messages do not count, since some agents put
+An agent that gets an overflow error asks the model to summarize the whole conversation, plus one instruction:
+often more than what was refused. Such a request is recognized by the messages that it shares with a refused
+conversation: at least half of them, from the first on. System messages do not count, since some agents put
 their instruction there.
 
-Other agents (pi is one) write the whole history into one message, as a text. That is known by what was said:
-at least half of some words of the refused conversation, taken from all over it, are in that one message.
+Other agents (pi is one) write the whole history as text into one message. It is recognized by its words: at
+least half of the excerpts taken from all over the refused conversation occur in it.
 """
 
 from __future__ import annotations
@@ -21,23 +21,25 @@ import orjson
 
 from proxy.request.messages import Message
 
-#: Conversations that are remembered, the latest; one takes some 300 bytes.
+#: Refused conversations that are remembered, the latest; one needs about 300 bytes.
 _REMEMBERED = 1024
-#: Seconds. Agents compact within minutes; later it is another conversation that began alike.
+#: Seconds for which one is remembered. Agents compact within minutes; later it is another conversation with
+#: the same beginning.
 _REMEMBERED_S = 3600.0
+#: Bytes of the digest of a conversation's first messages.
 _DIGEST_BYTES = 16
-#: Excerpts of a conversation that are kept, and the fewest that say anything. Tool results have none: agents
-#: shorten them in what they write.
+#: Most excerpts per conversation, and the fewest that identify one. None are taken from tool results, which
+#: agents shorten in what they write.
 _EXCERPTS, _FEWEST_EXCERPTS = 16, 4
-#: Within a line, and of characters that are the same in JSON, in XML and in a quotation.
+#: An excerpt lies within a line and has only characters that are the same in JSON, in XML and in a quotation.
 _EXCERPT = re.compile(r"""[^\s"'`\\<>&][^"'`\\<>&\r\n\t]{18,62}[^\s"'`\\<>&]""")
-#: Refused conversations, the latest, that a text is compared with: each takes up to a millisecond.
+#: The latest refused conversations that a text is compared with; each comparison takes up to a millisecond.
 _COMPARED = 16
 
 
 @dataclass(frozen=True, slots=True)
 class _PastOverflow:
-    """Digests are of a conversation's first messages. `passed`: the request that was let through."""
+    """A refused conversation: `whole` and `passed` are digests of it and of the request that was admitted."""
 
     whole: bytes
     until: float
@@ -46,13 +48,15 @@ class _PastOverflow:
 
 
 class OverflowHistory:
-    """The refused conversations of one proxy. `now` is in seconds on any clock that does not go back."""
+    """The refused conversations of one gateway. `now` is in seconds on any monotonic clock."""
 
     def __init__(self) -> None:
-        self._refused: dict[bytes, _PastOverflow] = {}  # by the first half; in the order of refusal
+        self._refused: dict[
+            bytes, _PastOverflow
+        ] = {}  # by the digest of the first half; in the order of refusal
 
-    def remember(self, messages: Sequence[Message], now: float) -> None:
-        """This conversation was refused."""
+    def record_refusal(self, messages: Sequence[Message], now: float) -> None:
+        """Remember a conversation that was refused."""
         digests = _digests(messages)
         if not digests:
             return
@@ -67,13 +71,14 @@ class OverflowHistory:
         while len(self._refused) > _REMEMBERED:
             del self._refused[next(iter(self._refused))]
 
-    def take(self, messages: Sequence[Message], now: float) -> bool:
-        """Whether this is the request that may pass; it is the only one from then on, however often tried.
+    def admit_compaction(self, messages: Sequence[Message], now: float) -> bool:
+        """Whether this request is the compaction of a refused conversation and may exceed the limit.
 
-        A refused request that simply comes again is none.
+        Of each conversation only the first such request is admitted, however often it is repeated. A
+        repetition of the refused request itself is not a compaction.
         """
         digests = _digests(messages)
-        known = self._find(digests, now) or self._find_told(messages, now)
+        known = self._find(digests, now) or self._find_quoted(messages, now)
         if known is None:
             return False
         refused = self._refused[known]
@@ -86,15 +91,17 @@ class OverflowHistory:
         found = (digest for digest in reversed(digests) if digest in self._refused)
         return next((digest for digest in found if now < self._refused[digest].until), None)
 
-    def _find_told(self, messages: Sequence[Message], now: float) -> bytes | None:
-        """The conversation that one of the user's messages, the longest, tells."""
+    def _find_quoted(self, messages: Sequence[Message], now: float) -> bytes | None:
+        """The conversation that is quoted in the longest of the user's messages."""
         text = max((text for role, text in _texts(messages) if role == "user"), key=len, default="")
         latest = islice(reversed(self._refused.items()), _COMPARED)
-        return next((key for key, told in latest if now < told.until and _tells(text, told.excerpts)), None)
+        return next(
+            (key for key, refused in latest if now < refused.until and _quotes(text, refused.excerpts)), None
+        )
 
 
-def _tells(text: str, excerpts: Sequence[str]) -> bool:
-    """Whether at least half of the excerpts are in the text."""
+def _quotes(text: str, excerpts: Sequence[str]) -> bool:
+    """Whether at least half of the excerpts occur in the text."""
     if len(excerpts) < _FEWEST_EXCERPTS:
         return False
     missing = (excerpt for excerpt in excerpts if excerpt not in text)
@@ -102,7 +109,7 @@ def _tells(text: str, excerpts: Sequence[str]) -> bool:
 
 
 def _excerpts(messages: Sequence[Message]) -> tuple[str, ...]:
-    """One of each of some messages of the user and the assistant, evenly spread."""
+    """One excerpt each from some user and assistant messages, evenly spread."""
     spoken = [text for role, text in _texts(messages) if role in ("user", "assistant")]
     found = (_EXCERPT.search(text) for text in spoken)
     different = list(dict.fromkeys(match[0] for match in found if match))
@@ -111,12 +118,12 @@ def _excerpts(messages: Sequence[Message]) -> tuple[str, ...]:
 
 
 def _texts(messages: Sequence[Message]) -> Iterator[tuple[str, str]]:
-    """Who says what; a message with images is passed over."""
+    """Role and text of each message, except those with images."""
     return ((m["role"], m["content"]) for m in messages if type(m["content"]) is str)
 
 
 def _digests(messages: Sequence[Message]) -> list[bytes]:
-    """One for each message that is not the system's, of it and those before it."""
+    """For each message but the system's, a digest of it and of those before it."""
     running = hashlib.blake2b(digest_size=_DIGEST_BYTES)
     digests = []
     for message in messages:

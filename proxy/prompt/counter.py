@@ -1,8 +1,8 @@
-"""Exact prompt tokens for the gateway: client of the tokenizer worker, which it starts, watches and replaces.
+"""Exact prompt tokens for the gateway: the client of the tokenizer worker, which it starts and replaces.
 
-Requests are pipelined by id to one worker, which answers in order. A worker that dies is replaced and what
-was pending is asked once more; one that answers nothing for `stall_s` is killed, and only the request it sat
-on is refused.
+Requests are pipelined by id to one worker, which answers in order. A worker that dies is replaced, and
+pending requests are sent once more. A worker that gives no answer for `stall_s` is killed, and only the
+request that it was working on is refused.
 """
 
 from __future__ import annotations
@@ -25,16 +25,24 @@ from proxy.request.completion import ChatPrompt, Prompt, TextPrompt
 
 log = logging.getLogger("mlxguard.tokens")
 
-_COMMAND = (sys.executable, "-P", "-m", "proxy.worker.main")  # -P: the current folder shadows nothing
+_COMMAND = (sys.executable, "-P", "-m", "proxy.worker.main")  # -P: do not import from the current folder
+#: Attempts at starting a worker that dies before it has loaded the tokenizer.
 _STARTS = 3
+#: Agents match on the digits of statuses in error texts, and the text of a template's author may have any.
+_DIGITS = re.compile(r"\d+")
+#: Longest text of a template that is passed on, in characters.
+_LONGEST_REASON = 200
 
 
 @dataclass(frozen=True, slots=True)
 class TokenizerInfo:
-    """What the model's files say. `vocab_size`: logits per token. `context_length`: in tokens.
+    """What the model's files say.
 
-    `incremental`: a prompt's count costs what is new in it; else every prompt is encoded in full.
-    `image_obstacle`: why prompts cannot have images; None: they can.
+    Attributes:
+        vocab_size: logits per token.
+        context_length: in tokens; None if unknown.
+        incremental: whether counting costs only what is new in a prompt; else every prompt is encoded in
+        full. image_obstacle: why prompts cannot have images; None if they can.
     """
 
     vocab_size: int
@@ -47,11 +55,11 @@ class TokenizerInfo:
 
 
 class TokenizerUnavailable(Exception):
-    """The tokenizer of this model cannot be loaded; the text says why, for the log and the operator."""
+    """The tokenizer of this model cannot be loaded; the text says why, for the operator."""
 
 
 class TokenCounter:
-    """Counts prompts. One per gateway."""
+    """Counts the tokens of prompts. One per gateway."""
 
     def __init__(
         self,
@@ -61,9 +69,13 @@ class TokenCounter:
         most_pending: int = 256,
         most_pixels: int = 0,
     ) -> None:
-        """`stall_s`: longest silence of a worker with work. `load_s`: the same while it loads.
+        """Nothing is started yet.
 
-        `most_pixels`: of all images of one prompt.
+        Args:
+            stall_s: longest time without an answer while requests are pending, in seconds.
+            load_s: longest time for loading the tokenizer, in seconds.
+            most_pending: requests in flight; another one gets Unavailable.
+            most_pixels: most pixels of all images in one prompt.
         """
         self.info: TokenizerInfo | None = None
         self._stall_s, self._load_s, self._most_pending = stall_s, load_s, most_pending
@@ -76,11 +88,11 @@ class TokenCounter:
 
     @property
     def pid(self) -> int | None:
-        """Process id of the worker, while there is one."""
+        """Process id of the worker, or None if there is none."""
         return self._worker.pid if self._worker is not None and self._worker.alive else None
 
     async def start(self, model_path: Path, server_argv: Sequence[str]) -> TokenizerInfo:
-        """Load the tokenizer of the model in the folder `model_path`, as a server with these flags would.
+        """Load the tokenizer of the model in `model_path` as a server with these flags does.
 
         Raises TokenizerUnavailable.
         """
@@ -90,39 +102,40 @@ class TokenCounter:
             "server_argv": list(server_argv),
             "most_pixels": self._most_pixels,
         }
-        await self._living()
+        await self._live_worker()
         assert self.info is not None
         return self.info
 
     async def stop(self, grace_s: float = 2.0) -> None:
-        """End the worker. What is pending gets Unavailable."""
+        """End the worker. Pending requests get Unavailable."""
         self._load = None
         worker, self._worker = self._worker, None
         if worker is not None:
             await worker.stop(grace_s)
 
     async def count(self, prompt: Prompt, limit: int | None = None) -> int:
-        """Tokens that the child will see: its `usage.prompt_tokens`. May be cancelled.
+        """Tokens that the child will see, equal to its `usage.prompt_tokens`. May be cancelled.
 
-        Exact, except that a prompt of more than a million characters that is also more than twice `limit`
-        tokens gets an estimate (still above `limit`), in a second instead of a minute.
+        Exact, except that a prompt of more than a million characters and more than twice `limit` tokens gets
+        an estimate (still above `limit`), which takes a second instead of a minute.
 
-        Raises InvalidRequest if the template or the tokenizer refuses the prompt, Unavailable if there is no
-        tokenizer to be had.
+        Raises:
+            InvalidRequest: the template or the tokenizer refuses the prompt.
+            Unavailable: there is no tokenizer at present.
         """
         request = {"op": "count", "prompt": prompt.fields(), "limit": limit}
         return int(await self._ask(request, prompt))
 
-    async def count_and_foresee(
+    async def count_and_predict(
         self, prompt: Prompt, limit: int | None, *, of: str, batched: bool
     ) -> tuple[int, dict[str, Any] | None]:
-        """A count, and what the worker's `CachePredictor` says of a prompt of at most `limit` tokens.
+        """Count a prompt and, if it has at most `limit` tokens, predict its prompt cache search.
 
-        It is followed as `of` from now on. Raises as `count`.
+        The worker's `CachePredictor` follows the request under the id `of` from now on. Raises as `count`.
         """
-        request = {"op": "count_and_foresee", "prompt": prompt.fields(), "limit": limit}
-        count, told = await self._ask({**request, "of": of, "batched": batched}, prompt)
-        return count, told
+        request = {"op": "count_and_predict", "prompt": prompt.fields(), "limit": limit}
+        count, prediction = await self._ask({**request, "of": of, "batched": batched}, prompt)
+        return count, prediction
 
     async def shared(self, prompt: Prompt, other: Prompt) -> int:
         """Length of the common prefix of two prompts, in tokens. Raises as `count`."""
@@ -132,67 +145,68 @@ class TokenCounter:
     async def trim(self, prompt: TextPrompt, head: int, limit: int) -> tuple[TextPrompt, int]:
         """The text without its middle, and its exact count, which is at most `limit` tokens.
 
-        The first `head` tokens stay, and as many of the last as fit. Raises as `count`.
+        Keeps the first `head` tokens, and as many of the last as fit. Raises as `count`.
         """
         request = {"op": "trim", "text": prompt.text, "head": head, "limit": limit}
         text, count = await self._ask(request, prompt)
         return TextPrompt(text), count
 
-    async def foresight(self, do: str, prompt: Prompt | None = None, **fields: Any) -> Any | None:
-        """Ask the worker's `CachePredictor`; None if it cannot answer, since nothing depends on it."""
-        request = {"op": "foresight", "do": do, "incremental": self._incremental, **fields}
+    async def ask_predictor(self, do: str, prompt: Prompt | None = None, **fields: Any) -> Any | None:
+        """Call a method of the worker's `CachePredictor`; None if it fails, since nothing depends on it."""
+        request = {"op": "predictor", "do": do, "incremental": self._incremental, **fields}
         if prompt is not None:
             request["prompt"] = prompt.fields()
         try:
-            return await self._ask_twice(request)
+            return await self._ask_worker(request)
         except (TokenizerRefused, WorkerStalled, WorkerDied, TokenizerUnavailable, Unavailable) as error:
-            log.warning("not_foreseen", extra={"what": do, "reason": type(error).__name__})
+            log.warning("not_predicted", extra={"operation": do, "reason": type(error).__name__})
             return None
 
-    def tell(self, do: str, **fields: Any) -> None:
-        """Tell the worker's `CachePredictor` something, in order with the questions to it."""
+    def tell_predictor(self, do: str, **fields: Any) -> None:
+        """Call a method of the `CachePredictor` without an answer, in order with the other calls."""
         if self._worker is not None and self._worker.alive:
-            self._worker.tell({"op": "foresight", "do": do, "incremental": self._incremental, **fields})
+            self._worker.notify({"op": "predictor", "do": do, "incremental": self._incremental, **fields})
 
     def check(self, ours: int, served: int) -> None:
-        """Compare a count of ours with the child's own; where they differ, count in full for good."""
+        """Compare our count with the child's; after the first difference, encode every prompt in full."""
         if ours != served and self._incremental:
             log.error("count_drift", extra={"counted": ours, "served": served})
             self.count_in_full()
 
     def count_in_full(self) -> None:
-        """From now on encode every prompt as a whole."""
+        """Encode every prompt in full from now on."""
         self._incremental = False
 
     async def _ask(self, request: dict[str, Any], prompt: Prompt) -> Any:
         try:
-            return await self._ask_twice({**request, "incremental": self._incremental})
+            return await self._ask_worker({**request, "incremental": self._incremental})
         except TokenizerRefused as refusal:
-            raise translated(refusal, prompt) from refusal
+            raise client_error(refusal, prompt) from refusal
         except WorkerStalled:
             raise Unavailable("tokenizer_stalled") from None
         except (WorkerDied, TokenizerUnavailable) as error:
             raise Unavailable("tokenizer_unavailable") from error
 
-    async def _ask_twice(self, request: dict[str, Any]) -> Any:
-        worker = await self._living()
+    async def _ask_worker(self, request: dict[str, Any]) -> Any:
+        """The worker's result; asks a new worker once if this one dies."""
+        worker = await self._live_worker()
         if len(worker) >= self._most_pending:
             raise Unavailable("tokenizer_busy")
         try:
             return await worker.ask(self._packed(request))
         except WorkerDied:
-            worker = await self._living()
+            worker = await self._live_worker()
             return await worker.ask(self._packed(request))
 
     def _packed(self, request: dict[str, Any]) -> dict[str, Any]:
-        """The request as it goes to the worker, at once: without the messages that the worker has."""
+        """The request without the messages that the worker already has. Must be sent at once."""
         if not request["incremental"]:
             return request
         prompts = {name: self._sender.packed(request[name]) for name in PROMPTS if name in request}
         return request | prompts
 
-    async def _living(self) -> Worker:
-        """The worker, started again if it has died. Raises TokenizerUnavailable or WorkerDied."""
+    async def _live_worker(self) -> Worker:
+        """The worker, restarted if it has died. Raises TokenizerUnavailable or WorkerDied."""
         async with self._starting:
             if self._worker is None or not self._worker.alive:
                 await self._replace()
@@ -219,7 +233,7 @@ class TokenCounter:
             self.info = await self._loaded(worker, load)
         except BaseException:
             await worker.stop(0)
-            log.warning("tokenizer_start_failed", extra={"pid": worker.pid, "stderr": worker.said})
+            log.warning("tokenizer_start_failed", extra={"pid": worker.pid, "stderr": worker.stderr_lines})
             raise
         worker.stall_s = self._stall_s
         log.info(
@@ -244,19 +258,12 @@ class TokenCounter:
         return info
 
 
-#: Agents match on digits of statuses in error texts; a template author's text may have any.
-_DIGITS = re.compile(r"\d+")
-
-
-_LONGEST_REASON = 200
-
-
-def translated(refusal: TokenizerRefused, prompt: Prompt) -> Exception:
-    """The error to answer with. Only a template's own words pass: other exceptions may quote the prompt."""
+def client_error(refusal: TokenizerRefused, prompt: Prompt) -> Exception:
+    """The error for the client. Only a template's text is shown; other exceptions may quote the prompt."""
     if refusal.kind == "MemoryError":
         return Unavailable("tokenizer_memory")
     reason = "The model's tokenizer does not accept it."
-    if refusal.kind == "BadPicture":
+    if refusal.kind == "BadImage":
         reason = str(refusal)
     elif refusal.kind == "TemplateError":
         reason = "The model's chat template says: " + _DIGITS.sub("N", str(refusal))[:_LONGEST_REASON]

@@ -1,6 +1,6 @@
-"""Makes a request fit: refuse or cut a prompt over the limit, default and clamp max_tokens.
+"""Makes a request fit: refuses or cuts a prompt over the limit, and sets or clamps max_tokens.
 
-What is sent was rendered and counted exactly as it is sent.
+What is sent has been rendered and counted exactly as it is sent.
 """
 
 from __future__ import annotations
@@ -16,17 +16,18 @@ from proxy.prompt.compaction import OverflowHistory
 from proxy.prompt.truncation import Conversation
 from proxy.request.completion import ChatPrompt, CompletionRequest, Prompt, TextPrompt
 
-#: Cuts are this share of the limit apart. Far apart keeps the server's prefix cache, close keeps more turns;
-#: with two, a session whose limit holds twenty turns keeps its prefix in nine turns of ten.
+#: Cuts are this fraction of the limit apart. Far apart keeps the server's prefix cache, close keeps more
+#: turns; with two, a session whose limit holds twenty turns keeps its prefix in nine turns of ten.
 _BLOCKS_PER_LIMIT = 2
 #: Bytes of JSON per token, for the distance between cuts. Code has 2.5 to 4.5; only its constancy matters.
 _BYTES_PER_TOKEN = 3
-#: A cut that left room for one token of answer would be of no use: it leaves what is asked for, up to this.
-_ROOMS_PER_ANSWER = 8
+#: A cut leaves room for the completion that is asked for, up to this fraction of the context. A cut with room
+#: for one token of completion would be useless.
+_CONTEXT_PER_COMPLETION = 8
 
 
 class Counter(Protocol):
-    """What fitting needs of `proxy.prompt.counter.TokenCounter`."""
+    """The part of `proxy.prompt.counter.TokenCounter` that fitting uses."""
 
     async def count(self, prompt: Prompt, limit: int | None = None) -> int: ...
     async def shared(self, prompt: Prompt, other: Prompt) -> int: ...
@@ -35,7 +36,14 @@ class Counter(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """All in tokens; None: no limit. `context_length` and `max_kv_size` bound prompt plus completion."""
+    """The limits of prompts and completions, in tokens; None means no limit.
+
+    Attributes:
+        context_length, max_kv_size: limits of prompt and completion together.
+        compaction_headroom: by how much the compaction of a refused conversation may exceed the limit.
+        fits_alone: the longest prompt that fits alone according to the plan. A configured limit still
+        applies.
+    """
 
     max_prompt_tokens: int | None
     policy: Literal["error", "truncate"]
@@ -45,32 +53,31 @@ class Limits:
     context_length: int | None
     compaction_headroom: int = 0
     trim_tool_output: bool = False
-    #: The longest prompt that the plan says fits alone. A limit that somebody has set holds all the same.
     fits_alone: int | None = None
 
     @property
-    def room(self) -> int | None:
-        """Tokens that prompt and completion may have together."""
+    def total(self) -> int | None:
+        """Most tokens of prompt and completion together."""
         return _least(self.max_kv_size, self.context_length)
 
     @property
     def longest_prompt(self) -> int | None:
-        """The longest prompt that is served: within its own limit, with room for one token of completion."""
-        return _least(self.max_prompt_tokens, None if self.room is None else self.room - 1)
+        """The longest prompt that is served: within its limit, leaving one token for the completion."""
+        return _least(self.max_prompt_tokens, None if self.total is None else self.total - 1)
 
     @property
     def longest_compaction(self) -> int | None:
-        """The longest prompt of a refused conversation's compaction: never shorter than any other."""
+        """The longest prompt of a compaction; at least `longest_prompt`."""
         limit, most = self.longest_prompt, self.max_prompt_tokens
-        room = None if self.room is None else self.room - 1
-        longer = _least(None if most is None else most + self.compaction_headroom, room, self.fits_alone)
+        total = None if self.total is None else self.total - 1
+        longer = _least(None if most is None else most + self.compaction_headroom, total, self.fits_alone)
         return None if limit is None or longer is None else max(limit, longer)
 
-    def aim(self, limit: int, wanted: int) -> int:
-        """What a cut to `limit` aims at: room for `wanted` tokens of completion too, or for a share."""
-        if self.room is None:
+    def cut_target(self, limit: int, wanted: int) -> int:
+        """Prompt tokens to cut down to, leaving room for `wanted` tokens of completion or for a fraction."""
+        if self.total is None:
             return limit
-        return max(0, min(limit, self.room - min(wanted, self.room // _ROOMS_PER_ANSWER)))
+        return max(0, min(limit, self.total - min(wanted, self.total // _CONTEXT_PER_COMPLETION)))
 
 
 def _least(*sizes: int | None) -> int | None:
@@ -79,7 +86,13 @@ def _least(*sizes: int | None) -> int | None:
 
 @dataclass(frozen=True, slots=True)
 class Fitted:
-    """What is sent. `prompt_tokens` is exact; `clamped`: the client asked for more than `max_tokens`."""
+    """What is sent to the child.
+
+    Attributes:
+        prompt_tokens: exact.
+        clamped: whether the client asked for more than `max_tokens`.
+        positions: indexes of the request's messages that are sent; None if nothing was cut.
+    """
 
     prompt: Prompt
     prompt_tokens: int
@@ -87,13 +100,12 @@ class Fitted:
     clamped: bool
     dropped_messages: int
     dropped_tokens: int
-    #: Indexes of the request's messages that stay; None where nothing was cut.
     positions: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class _Shorter:
-    """A prompt and its exact count; `positions` as in `Fitted`."""
+class _Sendable:
+    """A prompt to send and its exact count; `positions` as in `Fitted`."""
 
     prompt: Prompt
     count: int
@@ -102,36 +114,38 @@ class _Shorter:
 
 async def fit(
     request: CompletionRequest,
-    tokens: Counter,
+    counter: Counter,
     limits: Limits,
     *,
     refusals: OverflowHistory | None = None,
     now: float = 0.0,
 ) -> Fitted:
-    """Raises PromptTooLong with exact numbers, and what `tokens.count` raises.
+    """Count the prompt and make it fit.
 
-    `refusals`: where refused conversations are remembered, at `now` in seconds.
+    `refusals` remembers refused conversations; `now` is its time in seconds.
+
+    Raises PromptTooLong with exact numbers, and what `counter.count` raises.
     """
     limit, longest = limits.longest_prompt, limits.longest_compaction
-    count = await tokens.count(request.prompt, longest)
+    count = await counter.count(request.prompt, longest)
     if count < 1:
         raise InvalidRequest("The prompt has no tokens.", param="messages" if request.is_chat else "prompt")
-    whole = _Shorter(request.prompt, count)
+    whole = _Sendable(request.prompt, count)
     if limit is None or longest is None or count <= limit:
         return _fitted(request, whole, count, limits)
-    cut = await _cut(request, tokens, limits, limit) if limits.policy == "truncate" else None
+    cut = await _cut(request, counter, limits, limit) if limits.policy == "truncate" else None
     if cut is not None:
         return _fitted(request, cut, count, limits)
     if refusals is not None and isinstance(request.prompt, ChatPrompt):
-        if count <= longest and refusals.take(request.prompt.messages, now):
+        if count <= longest and refusals.admit_compaction(request.prompt.messages, now):
             return _fitted(request, whole, count, limits)
-        refusals.remember(request.prompt.messages, now)
+        refusals.record_refusal(request.prompt.messages, now)
     raise _too_long(request, count, limits, limit)
 
 
-def _fitted(request: CompletionRequest, sent: _Shorter, before: int, limits: Limits) -> Fitted:
+def _fitted(request: CompletionRequest, sent: _Sendable, before: int, limits: Limits) -> Fitted:
     wanted = request.max_tokens or limits.default_max_tokens
-    allowed = wanted if limits.room is None else min(wanted, limits.room - sent.count)
+    allowed = wanted if limits.total is None else min(wanted, limits.total - sent.count)
     return Fitted(
         prompt=sent.prompt,
         prompt_tokens=sent.count,
@@ -156,58 +170,58 @@ def _too_long(request: CompletionRequest, count: int, limits: Limits, limit: int
     )
 
 
-async def _cut(request: CompletionRequest, tokens: Counter, limits: Limits, limit: int) -> _Shorter | None:
-    """A prompt of at most `limit` tokens, or None where what must stay does not fit."""
-    aim = limits.aim(limit, request.max_tokens or limits.default_max_tokens)
-    cut: _Shorter | None = None
+async def _cut(request: CompletionRequest, counter: Counter, limits: Limits, limit: int) -> _Sendable | None:
+    """A prompt of at most `limit` tokens, or None if what must be kept does not fit."""
+    target = limits.cut_target(limit, request.max_tokens or limits.default_max_tokens)
+    cut: _Sendable | None = None
     if isinstance(request.prompt, ChatPrompt):
-        cut = await _cut_turns(request.prompt, tokens, limits, aim)
-    elif limits.keep_tokens < aim:
-        with contextlib.suppress(InvalidRequest):  # a tokenizer that cannot say where its tokens are
-            cut = _Shorter(*await tokens.trim(request.prompt, limits.keep_tokens, aim))
+        cut = await _cut_turns(request.prompt, counter, limits, target)
+    elif limits.keep_tokens < target:
+        with contextlib.suppress(InvalidRequest):  # the tokenizer cannot give the offsets of its tokens
+            cut = _Sendable(*await counter.trim(request.prompt, limits.keep_tokens, target))
     return cut if cut is not None and 0 < cut.count <= limit else None
 
 
-async def _cut_turns(prompt: ChatPrompt, tokens: Counter, limits: Limits, aim: int) -> _Shorter | None:
-    """The prompt with the mildest cut that brings it to `aim`, or with the deepest.
+async def _cut_turns(prompt: ChatPrompt, counter: Counter, limits: Limits, target: int) -> _Sendable | None:
+    """The prompt after the mildest cut that brings it to `target`, or else after the deepest.
 
-    None where nothing may go, or where the template accepts nothing shorter.
+    None if nothing may be cut, or if the template accepts nothing shorter.
     """
     conversation = truncation.split(prompt.messages)
-    for head in await _heads(prompt, conversation, tokens, limits.keep_tokens):
-        cut = await _cut_after(head, prompt, conversation, tokens, limits, aim)
+    for head in await _heads(prompt, conversation, counter, limits.keep_tokens):
+        cut = await _cut_after(head, prompt, conversation, counter, limits, target)
         if cut is not None:
             return cut
     return None
 
 
-async def _cut_after(  # noqa: PLR0917 - one question with all that it depends on
-    head: int, prompt: ChatPrompt, conversation: Conversation, tokens: Counter, limits: Limits, aim: int
-) -> _Shorter | None:
-    """The same, where the first `head` messages stay."""
-    block = max(1, aim * _BYTES_PER_TOKEN // _BLOCKS_PER_LIMIT)
+async def _cut_after(  # noqa: PLR0917 - one question with all its inputs
+    head: int, prompt: ChatPrompt, conversation: Conversation, counter: Counter, limits: Limits, target: int
+) -> _Sendable | None:
+    """The same, keeping the first `head` messages."""
+    block = max(1, target * _BYTES_PER_TOKEN // _BLOCKS_PER_LIMIT)
     cuts = truncation.cuts(conversation, head, block, trim=limits.trim_tool_output)
-    seen: dict[int, _Shorter] = {}
+    seen: dict[int, _Sendable] = {}
 
     async def fits(index: int) -> bool:
         cut = cuts[index]
         shorter = replace(prompt, messages=conversation.shortened(head, cut))
-        count = await _count_if_accepted(tokens, shorter, aim)
+        count = await _count_if_accepted(counter, shorter, target)
         if count is not None:
-            seen[index] = _Shorter(shorter, count, conversation.positions(head, cut))
-        return count is not None and count <= aim
+            seen[index] = _Sendable(shorter, count, conversation.positions(head, cut))
+        return count is not None and count <= target
 
     found = await _first(len(cuts), fits)
     return seen.get(min(found, len(cuts) - 1))
 
 
 async def _heads(
-    prompt: ChatPrompt, conversation: Conversation, tokens: Counter, keep_tokens: int
+    prompt: ChatPrompt, conversation: Conversation, counter: Counter, keep_tokens: int
 ) -> list[int]:
-    """How many messages at the start hold the first `keep_tokens` tokens of the prompt.
+    """Numbers of messages at the start that contain the first `keep_tokens` tokens of the prompt.
 
-    The least number, and that to the end of the turn: a template may insist that users and assistants take
-    turns, and refuse a user's message after a user's.
+    First the least number, then the number up to the end of that turn: a template may insist that users and
+    assistants alternate, and refuse a user message after another.
     """
     if not keep_tokens:
         return [conversation.lead.stop]
@@ -216,12 +230,12 @@ async def _heads(
         end = conversation.ends[index]
         head = prompt.messages[:end]
         if end == conversation.lead.stop:
-            # An empty user message after the system's, as the server itself does to find their end: most
+            # The server itself adds an empty user message to find the end of the system messages: most
             # templates refuse a conversation without a user.
             head = (*head, {"role": "user", "content": ""})
         try:
-            return await tokens.shared(prompt, replace(prompt, messages=head)) >= keep_tokens
-        except InvalidRequest:  # it accepts the whole, so it accepts some longer part
+            return await counter.shared(prompt, replace(prompt, messages=head)) >= keep_tokens
+        except InvalidRequest:  # it accepts the whole, so it accepts some longer head
             return False
 
     found = await _first(len(conversation.ends) - 1, covers)
@@ -229,18 +243,19 @@ async def _heads(
     return list(dict.fromkeys((head, conversation.turn_end(head))))
 
 
-async def _count_if_accepted(tokens: Counter, prompt: Prompt, limit: int) -> int | None:
-    """The count, or None where the template refuses what a cut has left."""
+async def _count_if_accepted(counter: Counter, prompt: Prompt, limit: int) -> int | None:
+    """The count, or None if the template refuses what the cut has left."""
     try:
-        return await tokens.count(prompt, limit)
+        return await counter.count(prompt, limit)
     except InvalidRequest:
         return None
 
 
 async def _first(end: int, holds: Callable[[int], Awaitable[bool]]) -> int:
-    """The least index below `end` that holds, or `end`, for a property that stays once it holds.
+    """The least index below `end` for which `holds` is true, or `end`; found by bisection.
 
-    Token counts are not quite additive, so it may not quite stay: then the index found holds all the same.
+    `holds` should stay true once it is. Token counts are not quite additive, so it may not; the index found
+    satisfies it all the same.
     """
     low, high = 0, end
     while low < high:

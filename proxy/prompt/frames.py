@@ -1,4 +1,4 @@
-"""Frames between the gateway and its worker processes: four bytes of length, big-endian, then JSON."""
+"""Frames between the gateway and its worker: four bytes of length, big-endian, then JSON."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ _HEADER = struct.Struct(">I")
 
 
 def encode(value: Any) -> bytes:
-    """`value` as one frame. At most 4 GiB, far above the largest request body."""
+    """`value` as one frame of at most 4 GiB, far above the largest request body."""
     body = orjson.dumps(value)
     return _HEADER.pack(len(body)) + body
 
 
 def read(stream: BinaryIO) -> Any | None:
-    """The next frame, or None where the stream ends."""
+    """The value of the next frame, or None at the end of the stream."""
     header = stream.read(_HEADER.size)
     if len(header) < _HEADER.size:
         return None
@@ -28,7 +28,7 @@ def read(stream: BinaryIO) -> Any | None:
 
 
 class Decoder:
-    """Frames out of a stream that arrives in pieces; linear in its length."""
+    """Reads frames from a stream that arrives in pieces, in time linear in its length."""
 
     __slots__ = ("_held",)
 
@@ -36,7 +36,7 @@ class Decoder:
         self._held = bytearray()
 
     def feed(self, data: bytes) -> Iterator[Any]:
-        """The values that `data` completes; all of them are to be taken. Raises ValueError for no JSON."""
+        """The values that `data` completes. Iterate over all of them. Raises ValueError for invalid JSON."""
         held = self._held
         held += data
         while len(held) >= _HEADER.size:

@@ -1,4 +1,4 @@
-"""A worker process as the gateway sees it: answers requests in order, is killed when it is stuck."""
+"""The gateway's end of a worker process, which answers requests in order and is killed if it hangs."""
 
 from __future__ import annotations
 
@@ -11,16 +11,18 @@ from collections.abc import Sequence
 from typing import Any
 
 from proxy.prompt import frames
-from supervisor.child.process import widen
+from supervisor.child.process import widen_pipe
 
 log = logging.getLogger("mlxguard.worker")
 
-#: Bytes of the end of standard error that are kept, for the log entry of a failed start.
-_SAID_BYTES = 2000
-#: What needs no answer waits so long for a request that it can go with.
-_TELL_S = 0.02
+#: Bytes at the end of the worker's standard error that are kept, for the log entry of a failed start.
+_STDERR_BYTES = 2000
+#: Seconds for which a notification waits for a request with which it can be sent.
+_NOTIFY_S = 0.02
+#: File descriptor of standard error.
 _STDERR = 2
-#: A long session's request in one write; the most that Linux gives to everybody (fs.pipe-max-size).
+#: Size of the pipe: a long session's request in one write, and the most that Linux allows everyone
+#: (fs.pipe-max-size).
 _PIPE_BYTES = 1 << 20
 
 
@@ -29,11 +31,11 @@ class WorkerDied(Exception):
 
 
 class WorkerStalled(Exception):
-    """The worker was killed over this request: it gave no answer within the time."""
+    """The worker was killed because it did not answer this request in time."""
 
 
 class TokenizerRefused(Exception):
-    """The worker answered that something was raised. `kind`: the name of the exception's class."""
+    """The worker answered with an exception; `kind` is the name of its class."""
 
     def __init__(self, kind: str, message: str) -> None:
         super().__init__(message)
@@ -41,14 +43,16 @@ class TokenizerRefused(Exception):
 
 
 class Worker(asyncio.SubprocessProtocol):
-    """One life of a worker process. Frames to it are lists of requests, which are dicts; answers are as
-    `proxy.worker.main` gives them.
+    """One life of a worker process.
 
-    Its last argument is the descriptor of a pipe from which nothing ever comes but its end, when the gateway
-    ends or has no more use for the worker: a process that is busy does not read its input.
+    Frames to it are lists of requests, which are dicts; its answers are described in `proxy.worker.main`. Its
+    last argument is the descriptor of a lifeline: a pipe on which nothing is ever written, and which closes
+    when the gateway ends or does not need the worker any more. A process that is busy does not read its
+    input.
 
     Attributes:
-        alive: it can be asked.
+        stall_s: longest time without an answer while requests are pending, in seconds.
+        alive: whether requests can be sent.
     """
 
     def __init__(self, stall_s: float, lifeline: int) -> None:
@@ -59,15 +63,15 @@ class Worker(asyncio.SubprocessProtocol):
         self._ids = itertools.count()
         self._pending: dict[int, asyncio.Future[Any]] = {}
         self._watchdog: asyncio.TimerHandle | None = None
-        self._told: list[dict[str, Any]] = []
-        self._telling: asyncio.TimerHandle | None = None
+        self._notifications: list[dict[str, Any]] = []
+        self._notify_timer: asyncio.TimerHandle | None = None
         self._answers = frames.Decoder()
-        self._said = b""
-        self._gone = asyncio.Event()
+        self._stderr = b""
+        self._ended = asyncio.Event()
 
     @classmethod
     async def spawn(cls, command: Sequence[str], stall_s: float) -> Worker:
-        """Start the process; it may take `stall_s` for its first answer as for any other."""
+        """Start the process. Its first answer may take `stall_s`, like any other."""
         end, lifeline = os.pipe()
         try:
             _, worker = await asyncio.get_running_loop().subprocess_exec(
@@ -82,21 +86,22 @@ class Worker(asyncio.SubprocessProtocol):
 
     @property
     def pid(self) -> int:
+        """Process id."""
         pid = self._process.get_pid()
         assert pid is not None
         return pid
 
     @property
-    def said(self) -> list[str]:
-        """The last lines that it wrote to standard error."""
-        return self._said.decode(errors="replace").splitlines()
+    def stderr_lines(self) -> list[str]:
+        """The last lines that the worker wrote to standard error."""
+        return self._stderr.decode(errors="replace").splitlines()
 
     def __len__(self) -> int:
-        """Requests that have no answer yet."""
+        """Number of requests without an answer."""
         return len(self._pending)
 
     async def ask(self, request: dict[str, Any]) -> Any:
-        """The result of one request. Raises Refused, Stalled or WorkerDied."""
+        """The result of one request. Raises TokenizerRefused, WorkerStalled or WorkerDied."""
         if not self.alive:
             raise WorkerDied
         request_id = next(self._ids)
@@ -108,57 +113,58 @@ class Worker(asyncio.SubprocessProtocol):
             return await answer
         finally:
             if not answer.cancel() and not answer.cancelled():
-                answer.exception()  # marks it as seen where the caller went away while it came
+                answer.exception()  # marks it as retrieved, if the caller was cancelled meanwhile
 
-    def tell(self, request: dict[str, Any]) -> None:
-        """Send what needs no answer, with the next request or soon: by itself it would wake the process."""
-        self._told.append({"id": None, **request})
-        if self._telling is None:
-            self._telling = self._loop.call_later(_TELL_S, self._send)
+    def notify(self, request: dict[str, Any]) -> None:
+        """Send a request without an answer, together with the next one or soon, to save wake-ups."""
+        self._notifications.append({"id": None, **request})
+        if self._notify_timer is None:
+            self._notify_timer = self._loop.call_later(_NOTIFY_S, self._send)
 
-    def _send(self, *asked: dict[str, Any]) -> None:
-        """What was told goes first, in the same frame: the order is kept, and the process woken once."""
-        frame = frames.encode([*self._told, *asked])
-        self._told.clear()
-        if self._telling is not None:
-            self._telling.cancel()
-            self._telling = None
+    def _send(self, *requests: dict[str, Any]) -> None:
+        """Send notifications first, in the same frame: this keeps the order and wakes the process once."""
+        frame = frames.encode([*self._notifications, *requests])
+        self._notifications.clear()
+        if self._notify_timer is not None:
+            self._notify_timer.cancel()
+            self._notify_timer = None
         self._stdin.write(frame)
 
     async def stop(self, grace_s: float) -> None:
-        """End the process: it is told to, and after `grace_s` it is killed."""
+        """Ask the process to end, and kill it after `grace_s`."""
         self._cut_lifeline()
         self._stdin.close()
         try:
             async with asyncio.timeout(grace_s):
-                await self._gone.wait()
+                await self._ended.wait()
         except TimeoutError:
             self.kill()
-        await self._gone.wait()
+        await self._ended.wait()
 
     def kill(self) -> None:
+        """Kill the process, if it still runs."""
         with contextlib.suppress(ProcessLookupError):
             self._process.kill()
 
-    # --- for the loop ---------------------------------------------------------------------------------
+    # --- callbacks of the event loop -------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.SubprocessTransport)
         stdin = transport.get_pipe_transport(0)
         assert isinstance(stdin, asyncio.WriteTransport)
-        widen(stdin.get_extra_info("pipe").fileno(), _PIPE_BYTES)
+        widen_pipe(stdin.get_extra_info("pipe").fileno(), _PIPE_BYTES)
         self._process, self._stdin = transport, stdin
 
     def pipe_data_received(self, fd: int, data: bytes) -> None:
         if fd == _STDERR:
-            self._said = (self._said + data)[-_SAID_BYTES:]
+            self._stderr = (self._stderr + data)[-_STDERR_BYTES:]
             return
         try:
             for answer in self._answers.feed(data):
                 self._settle(self._pending.pop(answer["id"]), answer)
                 self._arm()
         except (ValueError, LookupError, TypeError):
-            log.exception("worker_not_understood", extra={"pid": self.pid})
+            log.exception("worker_protocol_error", extra={"pid": self.pid})
             self._end()
             self.kill()
 
@@ -170,9 +176,9 @@ class Worker(asyncio.SubprocessProtocol):
         """The process has ended and its pipes are closed."""
         self._end()
         self._process.close()
-        self._gone.set()
+        self._ended.set()
 
-    # --- the machinery --------------------------------------------------------------------------------
+    # --- internals -------------------------------------------------------------------------------------
 
     def _cut_lifeline(self) -> None:
         lifeline, self._lifeline = self._lifeline, None
@@ -183,11 +189,11 @@ class Worker(asyncio.SubprocessProtocol):
         self.alive = False
         self._cut_lifeline()
         self._disarm()
-        if self._telling is not None:
-            self._telling.cancel()
-        for waiting in self._pending.values():
-            if not waiting.done():
-                waiting.set_exception(WorkerDied())
+        if self._notify_timer is not None:
+            self._notify_timer.cancel()
+        for answer in self._pending.values():
+            if not answer.done():
+                answer.set_exception(WorkerDied())
         self._pending.clear()
 
     @staticmethod
@@ -201,7 +207,7 @@ class Worker(asyncio.SubprocessProtocol):
             waiting.set_exception(TokenizerRefused(error["kind"], error["message"]))
 
     def _arm(self) -> None:
-        """The time runs for the oldest request, from when the one before it was answered."""
+        """Start the timer of the oldest request; it runs from the answer to the previous one."""
         self._disarm()
         if self._pending:
             self._watchdog = self._loop.call_later(self.stall_s, self._give_up)

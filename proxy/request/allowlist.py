@@ -1,7 +1,7 @@
-"""What requests may ask of the server beside text and sampling: nothing that the operator has not listed.
+"""Pure. Which adapters, draft models, role mappings and template arguments a request may ask for.
 
-Each of these reaches deep into the server: an adapter or a draft model makes it load files, a template
-argument or a role mapping changes how the prompt is made.
+A request may name only what the operator has listed. Each of these reaches deep into the server: an adapter
+or a draft model makes it load files, a template argument or a role mapping changes how the prompt is made.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 from proxy.request.fields import mapping, refuse, string
 from proxy.request.model_names import CHILD_MODEL
 
-#: Arguments of chat templates that agents set, and that every template may be given.
+#: Arguments of chat templates that agents set; every template may be given them.
 USUAL_ARGUMENTS = (
     "clear_thinking",
     "enable_thinking",
@@ -22,8 +22,8 @@ USUAL_ARGUMENTS = (
     "thinking",
     "thinking_budget",
 )
-#: Arguments of transformers' `apply_chat_template` itself, and of what it calls. They change the type of its
-#: result, or replace the template, and the generation thread dies of it; no setting can allow them.
+#: Arguments of transformers' own `apply_chat_template` and of the functions it calls. They change the type of
+#: its result or replace the template, which kills the server's generation thread; no setting can allow them.
 RESERVED_ARGUMENTS = frozenset(
     {
         "add_generation_prompt", "chat_template", "continue_final_message", "conversation", "documents",
@@ -31,22 +31,21 @@ RESERVED_ARGUMENTS = frozenset(
         "sanitize_control_tokens", "self", "tokenize", "tokenizer_kwargs", "tools", "truncation",
     }
 )  # fmt: skip
-_LONGEST_VALUE = 256
-_LONGEST_NAME = 4096
-#: What the server's `convert_chat` looks up.
+#: Longest text of a template argument, name of an adapter or draft model, and role prefix, in characters.
+_LONGEST_VALUE, _LONGEST_NAME, _LONGEST_PREFIX = 256, 4096, 1024
+#: Roles that the server's `convert_chat` looks up.
 _ROLES = frozenset({"system_prompt", "system", "user", "assistant", "tool", "stop"})
-_LONGEST_PREFIX = 1024
 
 
 def template_arguments(entries: Iterable[str]) -> dict[str, frozenset[str] | None]:
-    """The usual ones and `entries`, as `NAME` or `NAME=VALUE|VALUE` -> the allowed values; None: any."""
+    """Map each usual argument and each `NAME` or `NAME=VALUE|VALUE` to its allowed values; None: any."""
     split = (entry.partition("=") for entry in (*USUAL_ARGUMENTS, *entries))
     return {name: frozenset(values.split("|")) if values else None for name, _, values in split}
 
 
 @dataclass(frozen=True, slots=True)
 class Allowlist:
-    """The lists. `model`: as the child was told its own, for requests with an adapter."""
+    """What requests may ask for. `model` is the child's own --model, for requests that name an adapter."""
 
     adapters: frozenset[str] = frozenset()
     draft_models: frozenset[str] = frozenset()
@@ -58,15 +57,15 @@ class Allowlist:
         """The fields of the child's request that choose adapter and draft model. Raises InvalidRequest."""
         chosen: dict[str, str] = {}
         if fields.get("adapters") is not None:
-            # For its default model the server takes its own --adapter-path, whatever the request says
-            # (`ModelProvider.load`): so the model is named as it was given there.
+            # For `default_model` the server uses its own --adapter-path, whatever the request says
+            # (`ModelProvider.load`), so the model is named as it was given to the server.
             chosen = {"model": self.model, "adapters": _listed(fields, "adapters", self.adapters)}
         if fields.get("draft_model") is not None:
             chosen["draft_model"] = _listed(fields, "draft_model", self.draft_models)
         return chosen
 
     def roles(self, fields: Mapping[str, Any]) -> dict[str, str] | None:
-        """What stands in front of each role where the model has no chat template. Raises InvalidRequest."""
+        """The prefix of each role, for a model without a chat template. Raises InvalidRequest."""
         given = fields.get("role_mapping")
         prefixes = {} if given is None else mapping(given, "role_mapping")
         prefixes = {name: text for name, text in prefixes.items() if text is not None}
@@ -79,7 +78,7 @@ class Allowlist:
         return prefixes or None
 
     def template_kwargs(self, fields: Mapping[str, Any]) -> dict[str, Any]:
-        """What the chat template is told. Raises InvalidRequest."""
+        """The arguments for the chat template. Raises InvalidRequest."""
         given = fields.get("chat_template_kwargs")
         if given is None:
             return {}
@@ -93,7 +92,7 @@ class Allowlist:
 
 
 def _listed(fields: Mapping[str, Any], name: str, listed: frozenset[str]) -> str:
-    """What was asked for, if it is listed; the list itself may hold paths, and is not told."""
+    """The value of the field if it is listed; the error does not show the list, which may contain paths."""
     value = string(fields[name], name, _LONGEST_NAME)
     if not listed:
         refuse(name, "must not be set: this server has one model, chosen when it was started")
@@ -107,10 +106,6 @@ def _check_value(value: Any, param: str, allowed: frozenset[str] | None) -> None
         refuse(param, "must be a string, a number, true or false")
     if type(value) is str and len(value) > _LONGEST_VALUE:
         refuse(param, f"must be at most {_LONGEST_VALUE} characters long")
-    if allowed is not None and _written(value) not in allowed:
+    # Compared as the settings write it: `true`, `5`, `high`.
+    if allowed is not None and (str(value).lower() if type(value) is bool else str(value)) not in allowed:
         refuse(param, f"must be one of {', '.join(sorted(allowed))}")
-
-
-def _written(value: bool | float | str) -> str:
-    """As in the settings: `true`, `5`, `high`."""
-    return str(value).lower() if type(value) is bool else str(value)

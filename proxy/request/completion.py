@@ -1,4 +1,4 @@
-"""Pure. The typed request that every later step works on."""
+"""Pure. The typed completion request that every later step works on."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ import orjson
 
 from proxy.request import sampling
 from proxy.request.allowlist import Allowlist
-from proxy.request.images import ImagePolicy, Remote, image_part
+from proxy.request.images import ImagePolicy, RemoteImage, image_part
 from proxy.request.messages import Message
 from proxy.request.model_names import CHILD_MODEL
 
-#: Characters of a text that tell what session it belongs to.
-_BEGINNING = 1024
+#: The session of a text prompt is told by this many characters at its start.
+_SESSION_CHARACTERS = 1024
 
 
 @dataclass(frozen=True, slots=True)
 class ChatPrompt:
-    """What the chat template is given."""
+    """A conversation and what else the chat template is given."""
 
     messages: tuple[Message, ...]
     tools: tuple[dict[str, Any], ...] | None = None
@@ -29,7 +29,7 @@ class ChatPrompt:
     role_mapping: dict[str, str] | None = None
 
     def fields(self) -> dict[str, Any]:
-        """The part of the child's request body that makes the prompt."""
+        """The fields of the child's request body that determine the prompt."""
         body: dict[str, Any] = {"messages": self.messages}
         if self.tools:
             body["tools"] = self.tools
@@ -42,12 +42,12 @@ class ChatPrompt:
 
 @dataclass(frozen=True, slots=True)
 class TextPrompt:
-    """A prompt of the completions API: no template."""
+    """A prompt of the completions API, to which no template applies."""
 
     text: str
 
     def fields(self) -> dict[str, Any]:
-        """The part of the child's request body that makes the prompt."""
+        """The fields of the child's request body that determine the prompt."""
         return {"prompt": self.text}
 
 
@@ -56,19 +56,26 @@ Prompt = ChatPrompt | TextPrompt
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """What the checks need from the model. `vocab_size`: logits per token; None before it is known, and
-    then `CompletionRequest.bounded` must be called before the request goes to the child."""
+    """What the checks need to know about the model.
+
+    `vocab_size` is the number of logits per token. While it is None, `CompletionRequest.bounded` must be
+    called before the request goes to the child.
+    """
 
     vocab_size: int | None = None
-    allowance: Allowlist = field(default_factory=Allowlist)
-    pictures: ImagePolicy = field(default_factory=ImagePolicy)
+    allowlist: Allowlist = field(default_factory=Allowlist)
+    images: ImagePolicy = field(default_factory=ImagePolicy)
 
 
 @dataclass(frozen=True, slots=True)
 class CompletionRequest:
-    """One request as it was understood. `sampling` is forwarded as it is; `dropped` names fields left out.
+    """One request after parsing.
 
-    `variant`: adapter and draft model. `remote`: images that must be fetched before it goes to the child.
+    Attributes:
+        sampling: sampling fields, forwarded as they are.
+        dropped: names of the client's fields that were left out.
+        variant: the fields that choose an adapter or a draft model.
+        remote: images that must be fetched before the request goes to the child.
     """
 
     prompt: Prompt
@@ -80,18 +87,18 @@ class CompletionRequest:
     sampling: dict[str, Any] = field(default_factory=dict)
     dropped: tuple[str, ...] = ()
     variant: dict[str, str] = field(default_factory=dict)
-    remote: tuple[Remote, ...] = ()
+    remote: tuple[RemoteImage, ...] = ()
 
     @property
     def is_chat(self) -> bool:
         return isinstance(self.prompt, ChatPrompt)
 
     def bounded(self, vocab_size: int) -> CompletionRequest:
-        """The request within a vocabulary of `vocab_size` logits. Raises InvalidRequest."""
+        """Check and adapt the request to a vocabulary of `vocab_size` logits. Raises InvalidRequest."""
         return replace(self, sampling=sampling.bounded(self.sampling, vocab_size))
 
-    def with_pictures(self, urls: Sequence[str]) -> CompletionRequest:
-        """The request with `data:` URLs in place of its remote ones, in order."""
+    def with_images(self, urls: Sequence[str]) -> CompletionRequest:
+        """Replace the remote image URLs by `data:` URLs, given in the order of `remote`."""
         assert isinstance(self.prompt, ChatPrompt), "only messages have images"
         messages = list(self.prompt.messages)
         for remote, url in zip(self.remote, urls, strict=True):
@@ -102,9 +109,9 @@ class CompletionRequest:
         return replace(self, prompt=replace(self.prompt, messages=tuple(messages)), remote=())
 
     def upstream_body(self, *, prompt: Prompt, max_tokens: int, stream: bool) -> bytes:
-        """The JSON that the child is sent: `prompt` and `max_tokens` as fitted, streamed or not.
+        """The JSON body for the child, with `prompt` and `max_tokens` as fitted, streamed or not.
 
-        Raises nothing: every part was checked, and orjson takes what it gave.
+        Raises nothing: every part was checked, and orjson can serialize whatever it has parsed.
         """
         body = {
             "model": CHILD_MODEL,
@@ -121,14 +128,14 @@ class CompletionRequest:
         return orjson.dumps(body)
 
     def session(self) -> str:
-        """16 hex digits that stay the same while a conversation grows: of what its user said first."""
+        """16 hex digits that stay the same while a conversation grows: a hash of the first user message."""
         if isinstance(self.prompt, TextPrompt):
-            return hashlib.sha256(self.prompt.text[:_BEGINNING].encode()).hexdigest()[:16]
+            return hashlib.sha256(self.prompt.text[:_SESSION_CHARACTERS].encode()).hexdigest()[:16]
         said = (message for message in self.prompt.messages if message["role"] == "user")
         first = next(said, self.prompt.messages[0])
         return hashlib.sha256(orjson.dumps(first)).hexdigest()[:16]
 
     def fingerprint(self) -> str:
-        """16 hex digits that are equal for requests with the same prompt and sampling, in any spelling."""
+        """16 hex digits that are equal for requests with the same prompt and sampling, however spelled."""
         canonical = {**self.prompt.fields(), **self.sampling, **self.variant, "logprobs": self.logprobs}
         return hashlib.sha256(orjson.dumps(canonical, option=orjson.OPT_SORT_KEYS)).hexdigest()[:16]

@@ -1,6 +1,6 @@
-"""Checks of one request field: type and range, or an InvalidRequest that names the field.
+"""Pure. Checks of one request field: its type and range, or an InvalidRequest that names the field.
 
-The texts say what is wanted and never repeat what was sent: it may be the user's own words.
+Error texts say what is allowed and never repeat what was sent, which may be the user's own words.
 """
 
 from __future__ import annotations
@@ -10,29 +10,29 @@ from typing import Any, NoReturn
 
 from proxy.errors import InvalidRequest
 
-#: OpenCode retries on any error text with one of these in it, wherever it stands.
+#: OpenCode retries any error whose text contains one of these numbers, wherever it occurs.
 _RETRYABLE = re.compile(r"\d*(?:429|500|502|503|504|524)\d*")
 
 
 def refuse(param: str | None, what: str) -> NoReturn:
-    """Raise InvalidRequest: `what` continues the sentence that begins with the field's name.
+    """Raise InvalidRequest; `what` continues the sentence that begins with the field's name.
 
-    A number that looks like a retryable status (an index, a bound) is written as N in the text;
-    `param` keeps it.
+    A number in the text that looks like a retryable status (an index, a bound) is replaced by N. `param`
+    keeps it.
     """
     text = f"`{param}` {what}." if param else f"The request {what}."
     raise InvalidRequest(_RETRYABLE.sub("N", text), param=param)
 
 
 def boolean(value: Any, param: str) -> bool:
-    """true or false; 0 and 1 are refused, as the server refuses them."""
+    """Check for true or false; 0 and 1 are refused, as the server refuses them."""
     if type(value) is not bool:
         refuse(param, "must be true or false")
     return value
 
 
 def integer(value: Any, param: str, low: int, high: int) -> int:
-    """A whole number within [low, high]. 4.0 is mended to 4: some clients have one number type."""
+    """Check for a whole number within [low, high]; 4.0 is 4, since some clients have one number type."""
     if type(value) is float and value.is_integer():
         value = int(value)
     if type(value) is not int:
@@ -43,7 +43,7 @@ def integer(value: Any, param: str, low: int, high: int) -> int:
 
 
 def number(value: Any, param: str, low: float, high: float) -> float:
-    """A number within [low, high], as a float: the server refuses integers in some places."""
+    """Check for a number within [low, high], as a float: the server refuses integers in some places."""
     if type(value) is not float and type(value) is not int:
         refuse(param, f"must be a number from {low:g} to {high:g}")
     if not low <= value <= high:
@@ -52,7 +52,7 @@ def number(value: Any, param: str, low: float, high: float) -> float:
 
 
 def string(value: Any, param: str, longest: int) -> str:
-    """A string of at most `longest` characters."""
+    """Check for a string of at most `longest` characters."""
     if type(value) is not str:
         refuse(param, "must be a string")
     if len(value) > longest:
@@ -61,14 +61,14 @@ def string(value: Any, param: str, longest: int) -> str:
 
 
 def mapping(value: Any, param: str | None) -> dict[str, Any]:
-    """A JSON object."""
+    """Check for a JSON object; `param` is None for the body itself."""
     if type(value) is not dict:
         refuse(param, "must be an object" if param else "body must be a JSON object")
     return value
 
 
 def too_deep(value: Any, levels: int) -> bool:
-    """Whether containers nest deeper than `levels`. Goes level by level: no recursion to exhaust."""
+    """Whether containers nest deeper than `levels`; works level by level, so no recursion can overflow."""
     layer = [value] if isinstance(value, dict | list) else []
     for _ in range(levels):
         if not layer:
@@ -82,10 +82,10 @@ def too_deep(value: Any, levels: int) -> bool:
     return bool(layer)
 
 
-def holds_nul(value: Any) -> bool:
-    """Whether any string or key in `value` has a NUL. Recursive: call it on what `too_deep` has passed."""
+def contains_nul(value: Any) -> bool:
+    """Whether any string or key in `value` contains a NUL. Recursive: check `too_deep` first."""
     if type(value) is str:
         return "\0" in value
     if type(value) is list:
-        return any(map(holds_nul, value))
-    return type(value) is dict and (any(map(holds_nul, value)) or any(map(holds_nul, value.values())))
+        return any(map(contains_nul, value))
+    return type(value) is dict and (any(map(contains_nul, value)) or any(map(contains_nul, value.values())))

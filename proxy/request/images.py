@@ -1,9 +1,9 @@
-"""Images in messages: `data:` URLs of known kinds, so many and so large; nothing that the server would fetch.
+"""Pure. Images in messages: a bounded number of `data:` URLs of known formats; the server fetches nothing.
 
 The server opens whatever it is given with an image library that knows dozens of formats, and fetches any
-http(s) URL (mlx_lm.server, `_decode_image` and `_inline_image_urls`). So a part is built here anew: four
-formats, told by their first bytes, not by their sender. A URL of a listed host stays in its place until the
-proxy itself has fetched it (`proxy/http/image_fetch.py`).
+http(s) URL (mlx_lm.server, `_decode_image` and `_inline_image_urls`). So each part is built anew here: four
+formats, detected by their first bytes rather than by what the sender says. The URL of an allowed host stays
+in the message until the gateway itself has fetched it (`proxy/http/image_fetch.py`).
 """
 
 from __future__ import annotations
@@ -17,8 +17,10 @@ from urllib.parse import SplitResult, urlsplit
 
 from proxy.request.fields import mapping, refuse
 
+#: Values of a part's `type` that mean an image, in the dialects that agents speak.
 KINDS = ("image_url", "input_image", "image")
 
+#: Longest URL that the gateway fetches, in characters.
 _LONGEST_URL = 2048
 _FORMATS = "PNG, JPEG, GIF or WebP"
 _PORTS = {"http": 80, "https": 443}
@@ -26,13 +28,13 @@ _PORTS = {"http": 80, "https": 443}
 
 @dataclass(frozen=True, slots=True)
 class ImagePolicy:
-    """What images a request may have.
+    """Which images a request may have.
 
     Attributes:
-        most: images of one request.
-        most_bytes: of one image, decoded.
-        hosts: `HOST` or `HOST:PORT`, lower case, that the proxy itself may fetch from.
-        obstacle: why this model takes none at all; None: it does.
+        most: number of images per request.
+        most_bytes: size of one image, decoded.
+        hosts: `HOST` or `HOST:PORT` in lower case, from which the gateway itself may fetch.
+        obstacle: why this model accepts no images at all; None if it accepts them.
     """
 
     most: int = 0
@@ -42,8 +44,8 @@ class ImagePolicy:
 
 
 @dataclass(frozen=True, slots=True)
-class Remote:
-    """An image to fetch. `where` names the field, `message` and `part` are its place."""
+class RemoteImage:
+    """An image to fetch. `where` names the field; `message` and `part` are indexes into the conversation."""
 
     url: str
     where: str
@@ -53,14 +55,14 @@ class Remote:
 
 @dataclass(slots=True)
 class Images:
-    """The images of one request, as they are met."""
+    """Checks the images of one request one after the other, and collects those to fetch in `remote`."""
 
     policy: ImagePolicy
     count: int = 0
-    remote: list[Remote] = field(default_factory=list)
+    remote: list[RemoteImage] = field(default_factory=list)
 
     def part(self, raw: dict[str, Any], where: str, message: int, part: int) -> dict[str, Any]:
-        """The part as the child may have it. Raises InvalidRequest."""
+        """The image part for the child, from the client's `raw` part. Raises InvalidRequest."""
         if self.policy.obstacle is not None:
             refuse(f"{where}.type", f"must be text: {self.policy.obstacle}")
         self.count += 1
@@ -70,7 +72,7 @@ class Images:
         if url[:5].lower() == "data:":
             return image_part(checked_data_url(url, where, self.policy.most_bytes))
         self._check_remote(url, where)
-        self.remote.append(Remote(url, where, message, part))
+        self.remote.append(RemoteImage(url, where, message, part))
         return image_part(url)
 
     def _check_remote(self, url: str, where: str) -> None:
@@ -83,7 +85,7 @@ class Images:
 
 
 def _url(raw: dict[str, Any], where: str) -> tuple[str, str]:
-    """The URL of an image part in any of its spellings, and the name of its field."""
+    """The URL of an image part in any dialect, and the name of its field."""
     name = next((name for name in ("image_url", "image") if raw.get(name) is not None), "image_url")
     url, where = raw.get(name), f"{where}.{name}"
     if type(url) is dict:
@@ -94,18 +96,18 @@ def _url(raw: dict[str, Any], where: str) -> tuple[str, str]:
 
 
 def image_part(url: str) -> dict[str, Any]:
-    """The one spelling of an image part that the child is sent."""
+    """An image part as the child is sent it."""
     return {"type": "image_url", "image_url": {"url": url}}
 
 
 def image_urls(messages: Sequence[dict[str, Any]]) -> list[str]:
-    """The URLs of checked messages, in order."""
+    """The image URLs in checked messages, in order."""
     mixed = [message["content"] for message in messages if type(message["content"]) is list]
     return [part["image_url"]["url"] for parts in mixed for part in parts if part["type"] == "image_url"]
 
 
 def checked_data_url(url: str, where: str, most_bytes: int) -> str:
-    """The same image under the media type that it really has. Raises InvalidRequest."""
+    """The `data:` URL with the media type that its bytes really have. Raises InvalidRequest."""
     head, comma, payload = url.partition(",")
     if not comma or not head.lower().endswith(";base64"):
         refuse(where, "must be a data: URL in base64")
@@ -119,12 +121,12 @@ def checked_data_url(url: str, where: str, most_bytes: int) -> str:
 
 
 def data_url(data: bytes, where: str, most_bytes: int) -> str:
-    """Fetched bytes as a `data:` URL. Raises InvalidRequest."""
+    """The `data:` URL of fetched bytes. Raises InvalidRequest."""
     return _typed(data, base64.b64encode(data).decode(), where, most_bytes)
 
 
 def _typed(data: bytes, payload: str, where: str, most_bytes: int) -> str:
-    kind = picture_format(data)
+    kind = image_format(data)
     if kind is None:
         refuse(where, f"must be an image as {_FORMATS}")
     if len(data) > most_bytes:
@@ -132,8 +134,8 @@ def _typed(data: bytes, payload: str, where: str, most_bytes: int) -> str:
     return f"data:image/{kind};base64,{payload}"
 
 
-def picture_format(data: bytes) -> Literal["png", "jpeg", "gif", "webp"] | None:
-    """The format that the first bytes tell."""
+def image_format(data: bytes) -> Literal["png", "jpeg", "gif", "webp"] | None:
+    """The image format, detected by the first bytes; None if it is not supported."""
     if data.startswith(b"\x89PNG\r\n\x1a\n"):
         return "png"
     if data.startswith(b"\xff\xd8\xff"):
@@ -144,7 +146,7 @@ def picture_format(data: bytes) -> Literal["png", "jpeg", "gif", "webp"] | None:
 
 
 def allowed_host(url: str, hosts: frozenset[str]) -> bool:
-    """Whether the proxy may fetch this URL: http(s), a listed host and port, nobody's name or password."""
+    """Whether the gateway may fetch this URL: http(s), an allowed host and port, no user name or password."""
     try:
         parts = urlsplit(url)
         host, port = _host_and_port(parts)
@@ -156,7 +158,7 @@ def allowed_host(url: str, hosts: frozenset[str]) -> bool:
 
 
 def _host_and_port(parts: SplitResult) -> tuple[str, int]:
-    """Raises ValueError where the URL has none."""
+    """Host and port of an http(s) URL. Raises ValueError if it has none."""
     if parts.scheme not in _PORTS or not parts.hostname:
         raise ValueError
     host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname

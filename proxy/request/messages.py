@@ -1,7 +1,7 @@
-"""Messages and tools of a chat request, as the chat template may see them.
+"""Pure. Messages and tools of a chat request, checked and reduced to what chat templates read.
 
-Hand-written checks over plain dicts: a conversation of an agent is megabytes in hundreds of messages, sent
-again every turn, and these run on the event loop. What is kept is what templates read; the rest is left out.
+The checks are hand-written over plain dicts: a conversation of an agent is megabytes in hundreds of messages,
+sent again every turn, and they run on the event loop.
 """
 
 from __future__ import annotations
@@ -10,9 +10,10 @@ from typing import Any
 
 import orjson
 
-from proxy.request.fields import holds_nul, mapping, refuse, string, too_deep
+from proxy.request.fields import contains_nul, mapping, refuse, string, too_deep
 from proxy.request.images import KINDS, ImagePolicy, Images
 
+#: Role of the client -> role that templates know.
 ROLES = {
     "system": "system",
     "developer": "system",  # OpenAI's newer name for it; no template knows the word
@@ -20,38 +21,42 @@ ROLES = {
     "assistant": "assistant",
     "tool": "tool",
 }
-#: What is kept of a message.
+#: Fields of a message that are passed on; all others are left out.
 MESSAGE_FIELDS = ("role", "content", "name", "tool_calls", "tool_call_id", "reasoning_content", "reasoning")
-#: Real conversations have hundreds. The bound is on the time that checking takes on the event loop.
+#: Most messages and tools per request. Real conversations have hundreds; the limits bound the time that the
+#: checks take on the event loop.
 _MOST_MESSAGES, _MOST_TOOLS = 20_000, 2_000
+#: Longest name or id, in characters.
 _LONGEST_NAME = 256
-#: JSON Schemas and tool arguments: far above use, far below where a recursive reader gives up.
+#: Nesting levels of a body, a JSON Schema or tool arguments: far above real use, far below the depth at which
+#: recursive readers fail.
 DEEPEST = 64
 
+#: Type of a text part -> the field that contains its text.
 _TEXT_PARTS = {"text": "text", "input_text": "text", "output_text": "text", "refusal": "refusal"}
 
 Message = dict[str, Any]
 
 
-def parse_messages(value: Any, pictures: Images | None = None) -> tuple[Message, ...]:
-    """The conversation; raises InvalidRequest naming the field.
+def parse_messages(value: Any, images: Images | None = None) -> tuple[Message, ...]:
+    """The conversation. Raises InvalidRequest naming the field.
 
-    Content is one string per message, or a list of parts where it has images, which `pictures` judges.
+    The content of a message is one string, or a list of parts if it has images, which `images` checks.
     """
-    seen = pictures or Images(ImagePolicy())
+    images = images or Images(ImagePolicy())
     if type(value) is not list or not value:
         refuse("messages", "must be a list with at least one message")
     if len(value) > _MOST_MESSAGES:
         refuse("messages", f"must have at most {_MOST_MESSAGES} messages")
-    return tuple([_message(raw, index, seen) for index, raw in enumerate(value)])
+    return tuple([_message(raw, index, images) for index, raw in enumerate(value)])
 
 
-def _message(raw: Any, index: int, pictures: Images) -> Message:
+def _message(raw: Any, index: int, images: Images) -> Message:
     where = f"messages[{index}]"
     role = ROLES.get(_role(raw, where))
     if role is None:
         refuse(f"{where}.role", "must be one of system, developer, user, assistant and tool")
-    message: Message = {"role": role, "content": _content(raw.get("content"), index, pictures)}
+    message: Message = {"role": role, "content": _content(raw.get("content"), index, images)}
     if raw.get("name") is not None:
         message["name"] = string(raw["name"], f"{where}.name", _LONGEST_NAME)
     if role == "assistant":
@@ -66,8 +71,8 @@ def _role(raw: Any, where: str) -> str:
     return role if type(role) is str else ""
 
 
-def _content(value: Any, index: int, pictures: Images) -> str | list[dict[str, Any]]:
-    """Text as it is, parts joined as the server joins them; null is the empty text, as the server has it."""
+def _content(value: Any, index: int, images: Images) -> str | list[dict[str, Any]]:
+    """The text, its parts joined as the server joins them; null is the empty text, as in the server."""
     if type(value) is str:
         return value
     if value is None:
@@ -76,10 +81,10 @@ def _content(value: Any, index: int, pictures: Images) -> str | list[dict[str, A
     if type(value) is not list:
         refuse(where, "must be a string or a list of parts")
     parts: list[str | dict[str, Any]] = [
-        pictures.part(part, f"{where}[{place}]", index, place)
-        if _is_picture(part)
-        else _text(part, f"{where}[{place}]")
-        for place, part in enumerate(value)
+        images.part(part, f"{where}[{number}]", index, number)
+        if _is_image(part)
+        else _text(part, f"{where}[{number}]")
+        for number, part in enumerate(value)
     ]
     texts = [part for part in parts if isinstance(part, str)]
     if len(texts) == len(parts):
@@ -87,7 +92,7 @@ def _content(value: Any, index: int, pictures: Images) -> str | list[dict[str, A
     return [{"type": "text", "text": part} if isinstance(part, str) else part for part in parts]
 
 
-def _is_picture(part: Any) -> bool:
+def _is_image(part: Any) -> bool:
     return type(part) is dict and type(kind := part.get("type")) is str and kind in KINDS
 
 
@@ -105,7 +110,7 @@ def _text(part: Any, where: str) -> str:
 
 
 def _add_assistant_fields(message: Message, raw: dict[str, Any], where: str) -> None:
-    """Tool calls, and reasoning under the names that transformers aliases for templates."""
+    """Add tool calls, and reasoning under the two names that transformers aliases for templates."""
     for field in ("reasoning_content", "reasoning"):
         if raw.get(field) is not None:
             if type(raw[field]) is not str:
@@ -127,16 +132,16 @@ def _call(call: Any, where: str) -> dict[str, Any]:
     function = mapping(call.get("function"), f"{where}.function")
     name = string(function.get("name"), f"{where}.function.name", _LONGEST_NAME)
     arguments = _arguments(function.get("arguments"), f"{where}.function.arguments")
-    kept: dict[str, Any] = {"type": "function", "function": {"name": name, "arguments": arguments}}
+    checked: dict[str, Any] = {"type": "function", "function": {"name": name, "arguments": arguments}}
     if call.get("id") is not None:
-        kept["id"] = string(call["id"], f"{where}.id", _LONGEST_NAME)
-    return kept
+        checked["id"] = string(call["id"], f"{where}.id", _LONGEST_NAME)
+    return checked
 
 
 def _arguments(value: Any, where: str) -> Any:
-    """An object, or the JSON text of one, which the server parses itself; nothing is no arguments.
+    """Tool arguments as an object or as its JSON text, which the server parses; null or empty means none.
 
-    The text is passed on as it came: the server's own parser keeps integers of any size.
+    The text is passed on unchanged: the server's own parser keeps integers of any size.
     """
     if value is None or (type(value) is str and not value.strip()):
         return {}
@@ -150,24 +155,24 @@ def _arguments(value: Any, where: str) -> Any:
         refuse(where, "must be an object or the JSON text of one")
     if too_deep(parsed, DEEPEST):
         refuse(where, f"must not nest deeper than {DEEPEST} levels")
-    if type(value) is str and "\\u0000" in value and holds_nul(parsed):
+    if type(value) is str and "\\u0000" in value and contains_nul(parsed):
         refuse(where, "must not contain NUL characters")
     return value
 
 
 def parse_tools(tools: Any, choice: Any) -> tuple[dict[str, Any], ...] | None:
-    """The tools that the model is told of. Raises InvalidRequest.
+    """The tools that the model is shown. Raises InvalidRequest.
 
-    The server cannot force a call, so `tool_choice` acts by what is offered: `none` offers nothing, a named
-    function is the only one offered, `required` is taken as `auto`. Refusing the last two would stop agents
+    The server cannot force a call, so `tool_choice` only selects what is offered: nothing for `none`, one
+    function for its name, everything for `required` as for `auto`. Refusing the last two would stop agents
     that work well without the guarantee.
     """
     if tools is not None and type(tools) is not list:
         refuse("tools", "must be a list")
     if len(tools or ()) > _MOST_TOOLS:
         refuse("tools", f"must have at most {_MOST_TOOLS} tools")
-    kept = tuple([_tool(tool, f"tools[{index}]") for index, tool in enumerate(tools or ())])
-    return _chosen(kept, choice) or None
+    checked = tuple([_tool(tool, f"tools[{index}]") for index, tool in enumerate(tools or ())])
+    return _chosen(checked, choice) or None
 
 
 def _tool(tool: Any, where: str) -> dict[str, Any]:

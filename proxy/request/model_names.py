@@ -1,4 +1,4 @@
-"""Which model names a client may use for the one model that is served."""
+"""Pure. Which model names a client may use for the one model that is served."""
 
 from __future__ import annotations
 
@@ -7,26 +7,26 @@ from dataclasses import dataclass, field
 
 from proxy.errors import ModelNotFound
 
-#: What agents put before a model name to choose their own client library (LiteLLM, aider, Continue).
+#: Prefixes that agents put before a model name to choose a client library (LiteLLM, aider, Continue).
 PROVIDER_PREFIXES = ("openai", "mlx", "local", "custom", "litellm", "openai-compatible", "hosted_vllm")
 
-#: The server's own word for the model given by --model (mlx_lm/server.py, ModelProvider). Every request is
-#: forwarded with it: any other string would make the server load another model.
+#: The server's own name for the model given by --model (mlx_lm/server.py, ModelProvider). Every request is
+#: forwarded with it, because any other string would make the server load another model.
 CHILD_MODEL = "default_model"
 
 
 def served_name(path: str) -> str:
-    """The last part of a folder or hub id: `mlx-community/Qwen3-4B-4bit` is served as `Qwen3-4B-4bit`."""
+    """The last part of a path or hub id: `mlx-community/Qwen3-4B-4bit` is served as `Qwen3-4B-4bit`."""
     return path.rstrip("/").rsplit("/", 1)[-1] or path
 
 
 @dataclass(frozen=True, slots=True)
 class ModelNames:
-    """The served name, its aliases, and the spellings that clients make of them.
+    """The served name and its aliases, with the variants that clients send.
 
     Args:
-        served: the name that answers carry.
-        aliases: other names, as configured; the model's full path or hub id belongs here too.
+        served: the name in responses.
+        aliases: other configured names, including the model's full path or hub id.
     """
 
     served: str
@@ -41,7 +41,7 @@ class ModelNames:
         """Accept no name, a known one in any case, or a known one behind a provider prefix.
 
         Raises:
-            ModelNotFound: for any other. It never reaches the child, which would drop its model to load it.
+            ModelNotFound: for any other name. The child would drop its model to load that one.
         """
         if name is None or self._is_known(name.casefold()):
             return

@@ -1,9 +1,8 @@
-"""Request bodies -> CompletionRequest: typed, strict, mended where the meaning is clear, and nothing else.
+"""Pure. Parses request bodies into `CompletionRequest`: strictly, and normalized where the meaning is clear.
 
-The server trusts its input: one odd field kills its generation thread, another makes it load a model or
-fetch a URL. So the body that it is sent is built here from checked fields; no field passes by default.
-Mended means: nulls left out, `developer` is `system`, one stop string is a list of one, integers where the
-server wants floats, -1 for "off", parts of text joined. What cannot be served is refused with its field.
+Normalized means: nulls are left out, `developer` is `system`, one stop string is a list of one, integers
+become floats where the server wants floats, -1 means "off", text parts are joined. What cannot be served is
+refused with the name of its field.
 """
 
 from __future__ import annotations
@@ -17,14 +16,15 @@ import orjson
 from proxy.errors import InvalidRequest
 from proxy.request import sampling
 from proxy.request.completion import Bounds, ChatPrompt, CompletionRequest, Prompt, TextPrompt
-from proxy.request.fields import boolean, holds_nul, integer, mapping, refuse, string, too_deep
+from proxy.request.fields import boolean, contains_nul, integer, mapping, refuse, string, too_deep
 from proxy.request.images import Images
 from proxy.request.messages import DEEPEST, MESSAGE_FIELDS, parse_messages, parse_tools
 
+#: Longest model name, in characters.
 _LONGEST_MODEL_NAME = 512
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
-#: Fields that clients are known to send and that mean nothing here: left out without a word, and counted.
+#: Fields that clients are known to send and that have no meaning here: dropped silently, and counted.
 MEANINGLESS = frozenset(
     {
         "audio", "cache_prompt", "enable_thinking", "include_reasoning", "metadata", "modalities",
@@ -33,6 +33,7 @@ MEANINGLESS = frozenset(
         "web_search_options",
     }
 )  # fmt: skip
+#: Fields that are read here, in addition to the sampling fields.
 _READ = frozenset(
     {
         "adapters", "best_of", "chat_template_kwargs", "draft_model", "echo", "function_call", "functions",
@@ -44,22 +45,22 @@ _READ = frozenset(
 
 
 def parse_chat(body: bytes, bounds: Bounds) -> CompletionRequest:
-    """A chat completion request. Raises InvalidRequest naming the field."""
+    """Parse a chat completion request. Raises InvalidRequest naming the field."""
     fields = _load(body)
     if fields.get("functions") or fields.get("function_call") not in (None, "none", "auto"):
         refuse("functions", "is not supported: use tools")
-    pictures = Images(bounds.pictures)
+    images = Images(bounds.images)
     prompt = ChatPrompt(
-        messages=parse_messages(fields.get("messages"), pictures),
+        messages=parse_messages(fields.get("messages"), images),
         tools=parse_tools(fields.get("tools"), fields.get("tool_choice")),
-        template_kwargs=bounds.allowance.template_kwargs(fields),
-        role_mapping=bounds.allowance.roles(fields),
+        template_kwargs=bounds.allowlist.template_kwargs(fields),
+        role_mapping=bounds.allowlist.roles(fields),
     )
-    return replace(_request(fields, prompt, bounds), remote=tuple(pictures.remote))
+    return replace(_request(fields, prompt, bounds), remote=tuple(images.remote))
 
 
 def parse_text(body: bytes, bounds: Bounds) -> CompletionRequest:
-    """A text completion request. Raises InvalidRequest naming the field."""
+    """Parse a text completion request. Raises InvalidRequest naming the field."""
     fields = _load(body)
     text = fields.get("prompt")
     if type(text) is list and len(text) == 1:
@@ -74,16 +75,16 @@ def parse_text(body: bytes, bounds: Bounds) -> CompletionRequest:
 
 
 def _load(body: bytes) -> dict[str, Any]:
-    """Strict JSON (no NaN, no lone surrogates, UTF-8 only), an object, not too deep, without NULs."""
+    """Read strict JSON (no NaN, no lone surrogates, UTF-8 only): an object, not too deep, without NULs."""
     try:
         value = orjson.loads(body.removeprefix(_BYTE_ORDER_MARK))
     except orjson.JSONDecodeError as error:
-        # Its own words say where, in digits that agents may take for a status, so they stay here.
+        # Its text gives the position in digits that agents may mistake for a status, so it is not shown.
         raise InvalidRequest("The request body must be valid JSON in UTF-8.") from error
     fields = mapping(value, None)
     if too_deep(fields, DEEPEST):
         refuse(None, f"body must not nest deeper than {DEEPEST} levels")
-    if b"\\u0000" in body:  # JSON writes a NUL in no other way
+    if b"\\u0000" in body:  # JSON has no other way to write a NUL
         _refuse_nul(fields)
     return fields
 
@@ -92,10 +93,10 @@ def _refuse_nul(fields: Mapping[str, Any]) -> None:
     messages = fields.get("messages")
     for index, message in enumerate(messages if type(messages) is list else ()):
         for name in MESSAGE_FIELDS if type(message) is dict else ():
-            if holds_nul(message.get(name)):
+            if contains_nul(message.get(name)):
                 refuse(f"messages[{index}].{name}", "must not contain NUL characters")
     for name in _READ | sampling.NAMES:
-        if holds_nul(fields.get(name)):
+        if contains_nul(fields.get(name)):
             refuse(name, "must not contain NUL characters")
 
 
@@ -116,13 +117,13 @@ def _request(fields: dict[str, Any], prompt: Prompt, bounds: Bounds) -> Completi
         max_tokens=_max_tokens(fields),
         sampling=chosen,
         dropped=tuple(sorted(fields.keys() - _READ - sampling.NAMES)),
-        variant=bounds.allowance.variant(fields),
+        variant=bounds.allowlist.variant(fields),
     )
     return request if bounds.vocab_size is None else request.bounded(bounds.vocab_size)
 
 
 def _refuse_impossible(fields: Mapping[str, Any]) -> None:
-    """What the server would ignore, to the surprise of the client, or do, to ours."""
+    """Refuse what the server would silently ignore, or could only serve with several answers."""
     for name in ("n", "best_of"):
         if fields.get(name) is not None:
             integer(fields[name], name, 1, 1)
@@ -148,7 +149,7 @@ def _include_usage(options: Any) -> bool:
 
 
 def _max_tokens(fields: Mapping[str, Any]) -> int | None:
-    """`max_completion_tokens` wins, as in the server; -1 is llama.cpp's "no limit": the default here."""
+    """`max_completion_tokens` wins, as in the server; -1 means "no limit" in llama.cpp: the default here."""
     for name in ("max_completion_tokens", "max_tokens"):
         if fields.get(name) is not None:
             if fields[name] == -1 and fields[name] is not True:

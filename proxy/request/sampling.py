@@ -1,7 +1,8 @@
-"""How tokens are chosen: every sampling field of the server, with the range in which it does not die of it.
+"""Pure. Sampling fields: every one that the server has, with the range in which the server survives it.
 
-Sources: `APIHandler.validate_model_parameters` and `sample_utils.py` of mlx-lm 0.32.2. What the server
-accepts and then dies of (its generation thread runs the sampler outside any try) is mended or refused here.
+Sources: `APIHandler.validate_model_parameters` and `sample_utils.py` of mlx-lm 0.32.2. The server runs the
+sampler outside any try of its generation thread; values that it accepts and then dies of are normalized or
+refused here.
 """
 
 from __future__ import annotations
@@ -12,33 +13,31 @@ from typing import Any
 
 from proxy.request.fields import boolean, integer, mapping, number, refuse, string
 
-#: Below these the sampler divides by nothing or keeps nothing: the same choice in numbers it can use.
-_COLDEST, _NARROWEST = 1e-3, 1e-6
-#: Tokens that a penalty looks back on; more than any context, and far below where array slices overflow.
+#: Below this temperature the sampler divides by (nearly) zero; it is taken as greedy decoding.
+_LOWEST_TEMPERATURE = 1e-3
+#: Below this top_p or min_p the sampler keeps no token; it is raised to this value, which keeps one.
+_LOWEST_SHARE = 1e-6
+#: Most tokens that a penalty looks back on; more than any context, far below where array slices overflow.
 _LONGEST_LOOKBACK = 2**20
-#: The server builds an automaton over the characters of all stop strings and keeps a hundred of them.
+#: Most stop strings, and characters in all of them: the server builds an automaton over their characters and
+#: caches a hundred of those.
 _MOST_STOPS, _STOP_CHARACTERS = 64, 4096
 _TOKEN_ID = re.compile(r"[0-9]{1,9}\Z", re.ASCII)
 
 
 def _temperature(value: Any, param: str) -> float:
-    heat = number(value, param, 0, 100)
-    return heat if heat >= _COLDEST else 0.0
+    temperature = number(value, param, 0, 100)
+    return temperature if temperature >= _LOWEST_TEMPERATURE else 0.0
 
 
-def _top_p(value: Any, param: str) -> float:
+def _share_or_off(value: Any, param: str) -> float:
     share = number(value, param, 0, 1)
-    return share if share == 0 or share >= _NARROWEST else _NARROWEST
+    return share if share == 0 else max(share, _LOWEST_SHARE)
 
 
 def _top_k(value: Any, param: str) -> int | None:
     count = integer(value, param, -1, 2**63)
-    return count if count > 0 else None  # -1 and 0 both say "off" (vLLM, llama.cpp)
-
-
-def _min_p(value: Any, param: str) -> float:
-    share = number(value, param, 0, 1)
-    return share if share == 0 or share >= _NARROWEST else _NARROWEST
+    return count if count > 0 else None  # -1 and 0 both mean "off" (vLLM, llama.cpp)
 
 
 def _penalty(value: Any, param: str) -> float:
@@ -61,8 +60,11 @@ def _share(value: Any, param: str) -> float:
 
 
 def _seed(value: Any, param: str) -> int | None:
-    """mx.random.seed takes an unsigned 64-bit number; a negative one is the same bits. -1 means
-    "random" to llama.cpp and its clients: dropped, since any seed also keeps a request out of the batch."""
+    """mx.random.seed takes an unsigned 64-bit number; a negative seed is sent as the same bits.
+
+    -1 means "random" to llama.cpp and its clients. It is dropped, since any seed keeps a request out of the
+    batch.
+    """
     seed = integer(value, param, -(2**63), 2**64 - 1)
     return None if seed == -1 else seed % 2**64
 
@@ -90,9 +92,9 @@ def _logit_bias(value: Any, param: str) -> dict[str, float] | None:
 
 _FIELDS: Mapping[str, Callable[[Any, str], Any]] = {
     "temperature": _temperature,
-    "top_p": _top_p,
+    "top_p": _share_or_off,
     "top_k": _top_k,
-    "min_p": _min_p,
+    "min_p": _share_or_off,
     "repetition_penalty": _repetition_penalty,
     "repetition_context_size": _lookback,
     "presence_penalty": _penalty,
@@ -109,23 +111,23 @@ NAMES = frozenset(_FIELDS)
 
 
 def parse(body: Mapping[str, Any]) -> dict[str, Any]:
-    """The sampling fields of a request as the server may be given them. Raises InvalidRequest."""
+    """The sampling fields of a request, in the form that is safe for the server. Raises InvalidRequest."""
     fields = {
         name: checked
         for name, check in _FIELDS.items()
         if (value := body.get(name)) is not None and (checked := check(value, name)) is not None
     }
     if fields.get("xtc_threshold", 0.0) > 0.5:
-        # No two tokens can both be above one half, so XTC does nothing; the sampler raises instead.
+        # No two tokens can both exceed one half, so XTC would do nothing; the sampler raises instead.
         fields.pop("xtc_threshold")
         fields.pop("xtc_probability", None)
     return fields
 
 
 def bounded(fields: Mapping[str, Any], vocab_size: int) -> dict[str, Any]:
-    """The same within a vocabulary of `vocab_size` logits. Raises InvalidRequest for a token outside it.
+    """The fields for a vocabulary of `vocab_size` logits. Raises InvalidRequest for a token id outside it.
 
-    A top_k of the whole vocabulary is no restriction, and the sampler raises on it.
+    A top_k of the whole vocabulary restricts nothing and makes the sampler raise, so it is dropped.
     """
     if any(int(token) >= vocab_size for token in fields.get("logit_bias", ())):
         refuse("logit_bias", "must have ids of this model's vocabulary as its keys")
@@ -133,9 +135,9 @@ def bounded(fields: Mapping[str, Any], vocab_size: int) -> dict[str, Any]:
 
 
 def parse_logprobs(body: Mapping[str, Any], *, is_chat: bool) -> tuple[bool, int]:
-    """Whether logprobs are asked for, and of how many alternatives (0 to 11, the server's most).
+    """Whether logprobs are asked for, and for how many alternatives (0 to 11, the server's maximum).
 
-    The old completions API counts alternatives in `logprobs` itself. `top_logprobs` implies `logprobs`.
+    In the old completions API `logprobs` is the number of alternatives. `top_logprobs` implies `logprobs`.
     """
     asked = body.get("logprobs")
     if not is_chat and type(asked) is int:

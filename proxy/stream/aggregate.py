@@ -1,7 +1,7 @@
-"""A streamed answer put together: the one JSON body that the child would have sent unstreamed.
+"""Pure. Collects a streamed answer into the one JSON body that the child would have sent unstreamed.
 
-Mirrors generate_response in server.py: `content` is null when there is no text, `text` never is,
-`reasoning` and `tool_calls` are there only when not empty, and tool calls carry no `index`.
+Follows generate_response in mlx_lm/server.py: `content` is null if there is no text, `text` never is,
+`reasoning` and `tool_calls` are present only if they are not empty, and tool calls have no `index`.
 """
 
 from __future__ import annotations
@@ -22,23 +22,23 @@ from proxy.stream.child_stream import (
     read_event,
 )
 
-#: What OpenAI documents for a token that is not among the likely ones; JSON has no -Infinity.
+#: What OpenAI documents for a token that is not among the most likely ones; JSON has no -Infinity.
 _LEAST_LOGPROB = -9999.0
 
+#: Fields of a delta, or of the choice of a text completion, of an event that adds nothing but text.
+_TEXT_ONLY = frozenset({"role", "content", "index", "finish_reason", "text"})
 
-#: What a delta, or a choice of a plain text, has that says no more than its text.
-_TEXT_ALONE = frozenset({"role", "content", "index", "finish_reason", "text"})
-
-#: What stands around the text where an event has nothing else to say: its name, and what closes the event.
+#: What surrounds the text in an event that adds nothing else: its name before, the closing brackets behind.
 _CHAT_TEXT, _PLAIN_TEXT = (b'"content": ', b"}}]}"), (b'"text": ', b"}]}")
 
 
 class Aggregator:
     """Collects the stream of one attempt.
 
-    Nearly all events of a run differ in their text alone. What stands before it is learned from the first
-    such event; of those that begin and end alike, only the text between is parsed, of a whole run at once. If
-    there is anything but one string between, each event of the run is read like any other.
+    Nearly all events of a stream differ in their text alone. The bytes before the text are learned from the
+    first such event. Of consecutive events with the same bytes before and behind, only the text between is
+    parsed, in one call for the whole run. If any of them has anything but one string there, each is parsed as
+    a whole.
     """
 
     __slots__ = (
@@ -70,7 +70,7 @@ class Aggregator:
         self._before: bytes | None = None
 
     def feed(self, data: bytes) -> None:
-        """Raises Malformed."""
+        """Collect whatever events `data` completes. Raises Malformed."""
         blocks = self._splitter.feed(data)
         at = 0
         while at < len(blocks) and not self.seen.done:
@@ -81,12 +81,12 @@ class Aggregator:
                     self._add_block(block)
 
     def pass_through(self, data: bytes) -> bool:
-        """`feed`, if `data` is whole events of text alone; else nothing has changed."""
+        """Do what `feed` does if `data` is whole text-only events; otherwise change nothing."""
         blocks = None if self._before is None else self._splitter.whole(data)
         return blocks is not None and len(self._run(blocks, 0)) == len(blocks) and self._add_texts(blocks)
 
     def _run(self, blocks: list[bytes], at: int) -> list[bytes]:
-        """Those from `at` on that begin and end as events of text alone do."""
+        """The blocks from `at` on that begin and end like text-only events."""
         before, behind, end = self._before, self._behind, at
         if before is not None:
             while end < len(blocks) and blocks[end].startswith(before) and blocks[end].endswith(behind):
@@ -94,10 +94,10 @@ class Aggregator:
         return blocks[at:end]
 
     def _add_texts(self, run: list[bytes]) -> bool:
-        """Whether they were events of text alone, and are now counted.
+        """Add the text of these blocks; returns False, and adds nothing, if they are not all text-only.
 
-        They are parsed as one list. What is put between them is in no event and no string of JSON, so each is
-        one string if the list has as many.
+        The texts are parsed as one list. The separator between them occurs in no event and in no JSON string,
+        so if the list has as many items as there are blocks, each block had exactly one.
         """
         assert self._before is not None
         begin, end = len(self._before), -len(self._behind)
@@ -119,18 +119,18 @@ class Aggregator:
                 self._learn(block, event)
 
     def _learn(self, block: bytes, event: dict[str, Any]) -> None:
-        """Take this event as the pattern of others, if it is one of text alone."""
+        """Take this event as the pattern of text-only events, if it is one."""
         choice, at = choice_of(event), block.find(self._name)
         if choice is None or at < 0 or choice.get("finish_reason") is not None:
             return
-        if not delta_of(choice).keys() - _TEXT_ALONE:
+        if not delta_of(choice).keys() - _TEXT_ONLY:
             self._before = block[: at + len(self._name)]
 
     def end(self) -> None:
-        """The connection ended; only [DONE] makes an answer complete, so nothing changes."""
+        """The connection ended. Only [DONE] completes an answer, so nothing changes."""
 
     def body(self) -> bytes:
-        """The answer; complete once `seen.done`."""
+        """The body; complete once `seen.done`."""
         choice = {"index": 0, "finish_reason": self._finish_reason, **self._part()}
         whole = {**self._fields, **self._answer.identity(streamed=False), "choices": [choice]}
         if self._usage is not None:
@@ -164,7 +164,7 @@ class Aggregator:
 
 
 class WholeBody:
-    """An answer asked for unstreamed: only so does the child report log probabilities."""
+    """An answer requested unstreamed, which is the only way to get log probabilities from the child."""
 
     __slots__ = ("_answer", "_pieces", "_whole", "seen")
 
@@ -175,15 +175,16 @@ class WholeBody:
         self._whole: dict[str, Any] = {}
 
     def feed(self, data: bytes) -> None:
+        """Collect the bytes."""
         self._pieces.append(data)
 
     def pass_through(self, data: bytes) -> bool:
-        """`feed`, which is done at once."""
+        """Collect the bytes; there is no slower way."""
         self._pieces.append(data)
         return True
 
     def end(self) -> None:
-        """The connection ended: the body is complete if it is one. Raises Malformed."""
+        """The connection ended, so the body must be complete. Raises Malformed."""
         whole = sse.loads(b"".join(self._pieces))
         choice = choice_of(whole)
         if choice is None:
@@ -196,6 +197,7 @@ class WholeBody:
         self._whole = _finite(whole)
 
     def body(self) -> bytes:
+        """The body; complete once `seen.done`."""
         return sse.dumps(self._whole)
 
 

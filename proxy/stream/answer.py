@@ -1,4 +1,4 @@
-"""One client's answer: an identity that never changes, and what may still happen when the child breaks it."""
+"""Pure. One client's answer: an identity that never changes, and how much of it the client has received."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from proxy.stream import sse
 
 
 class AnswerPhase(IntEnum):
-    """How far the client is into its answer; only ever forward."""
+    """How much of its answer the client has received. It only grows."""
 
     NOTHING = 0
     HEADERS = 1
@@ -19,13 +19,13 @@ class AnswerPhase(IntEnum):
 
 @dataclass(slots=True)
 class Answer:
-    """What one client gets, constant over keep-alives and replays.
+    """The answer to one client; its identity is constant over keep-alives and replays.
 
     Attributes:
-        id: `chatcmpl-...` or `cmpl-...`, as the child itself would name it.
-        created: Unix time in whole seconds.
-        model: the served name, whatever the client called it.
-        attempts: how often the child was asked so far.
+        id: `chatcmpl-...` or `cmpl-...`, in the form that the child itself uses.
+        created: Unix time in seconds.
+        model: the served name, whatever name the client used.
+        attempts: number of times the request was sent to the child so far.
     """
 
     id: str
@@ -37,12 +37,12 @@ class Answer:
 
     @classmethod
     def new(cls, *, unique: str, created: int, model: str, is_chat: bool) -> Answer:
-        """A fresh answer; `unique` is a random part for its id, as `str(uuid.uuid4())`."""
+        """A fresh answer; `unique` is the random part of its id, such as `str(uuid.uuid4())`."""
         prefix = "chatcmpl" if is_chat else "cmpl"
         return cls(id=f"{prefix}-{unique}", created=created, model=model, is_chat=is_chat)
 
     def identity(self, *, streamed: bool) -> dict[str, Any]:
-        """The fields of ours that replace the child's in every event or body."""
+        """The fields that replace the child's own in every event or body."""
         chat_object = "chat.completion.chunk" if streamed else "chat.completion"
         return {
             "id": self.id,
@@ -52,16 +52,16 @@ class Answer:
         }
 
     def empty_event(self) -> bytes:
-        """An event without content: feeds the timers of clients that count parsed chunks, not bytes."""
+        """An event without content, for clients whose timeouts count parsed chunks rather than bytes."""
         part: dict[str, Any] = {"delta": {}} if self.is_chat else {"text": ""}
         choice = {"index": 0, **part, "finish_reason": None}
         return sse.event({**self.identity(streamed=True), "choices": [choice]})
 
     def reach(self, phase: AnswerPhase) -> None:
-        """The client is now at least this far."""
+        """Record that the client has received at least this much."""
         self.phase = max(self.phase, phase)
 
     @property
     def path(self) -> str:
-        """Where the child serves it."""
+        """The child's path for this kind of answer."""
         return "/v1/chat/completions" if self.is_chat else "/v1/completions"

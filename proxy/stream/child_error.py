@@ -1,4 +1,4 @@
-"""An error reply of the child as text that a client may see."""
+"""Pure. Turns an error response of the child into text that a client may see."""
 
 from __future__ import annotations
 
@@ -6,24 +6,26 @@ import re
 
 from proxy.stream import sse
 
+#: Longest text that is passed on, in characters.
 _LONGEST = 300
-_UNNAMED = "the model server refused this request"
+#: Begins every text, and is the whole of it if the child gives no reason.
+_REFUSED = "the model server refused this request"
 
-#: Absolute paths, POSIX and home: tell a client nothing and an attacker something.
+#: Absolute and home paths are removed: they help no client, but they may help an attacker.
 _PATH = re.compile(r"(?<![\w<])~?(?:/[\w.@+-]+){2,}/?")
 
-#: OpenCode retries a 400 whose text contains a status that can be retried (facts of its retry matcher).
+#: Long numbers are removed: OpenCode retries a 400 whose text contains the digits of a retryable status.
 _NUMBER = re.compile(r"\d{3,}")
 
 
 def error_text(reply: bytes) -> str:
-    """The text of `{"error": "..."}`, without paths and long numbers, of bounded length."""
+    """The text of `{"error": "..."}` without paths and long numbers, at most 300 characters of it."""
     try:
         error = sse.loads(reply).get("error")
     except sse.Malformed:
         error = None
     if not isinstance(error, str) or not error.strip():
-        return _UNNAMED
+        return _REFUSED
     text = _NUMBER.sub("#", _PATH.sub("<path>", " ".join(error.split())))
     text = text if len(text) <= _LONGEST else text[: _LONGEST - 1] + "…"
-    return f"{_UNNAMED}: {text}"
+    return f"{_REFUSED}: {text}"

@@ -1,4 +1,4 @@
-"""What one attempt's stream from the child has shown: its events typed, its ends told apart."""
+"""Pure. Reads the child's events into typed form and sums up what one attempt's stream has shown so far."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from typing import Any
 
 from proxy.stream import sse
 
-#: The texts of a delta; each may be null or missing.
+#: Fields of a delta that contain text; each may be null or missing.
 _TEXTS = ("content", "text", "reasoning")
 
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Tokens as the child counted them; `cached_tokens` of the prompt came from its prompt cache."""
+    """Token counts of the child; `cached_tokens` of the prompt were found in its prompt cache."""
 
     prompt_tokens: int
     completion_tokens: int
@@ -21,7 +21,7 @@ class Usage:
 
     @classmethod
     def of(cls, usage: dict[str, Any]) -> Usage:
-        """Raises Malformed."""
+        """Read the `usage` object of a response. Raises Malformed."""
         try:
             details = usage.get("prompt_tokens_details") or {}
             return cls(
@@ -35,13 +35,13 @@ class Usage:
 
 @dataclass(slots=True)
 class StreamProgress:
-    """Running sum of one attempt.
+    """What one attempt has shown so far.
 
     Attributes:
-        events: events with a choice so far; about the tokens generated.
-        content: whether any of them was a text, reasoning or tool-call delta.
-        done: whether the answer is complete: the child said so, an end of the connection does not.
-        progress: (processed, total) prompt tokens, once known.
+        events: number of events with a choice; approximately the tokens generated.
+        content: whether any of them had text, reasoning or a tool call.
+        done: whether the answer is complete. Only the child's [DONE] says so; the end of the connection does
+        not. progress: (processed, total) prompt tokens, once known. usage: token counts, once known.
     """
 
     events: int = 0
@@ -52,7 +52,7 @@ class StreamProgress:
 
 
 def read_event(block: bytes, seen: StreamProgress) -> dict[str, Any] | None:
-    """The JSON of one event, noted in `seen`; None for comments and [DONE]. Raises Malformed."""
+    """Parse one event and record it in `seen`; None for comments and [DONE]. Raises Malformed."""
     if block.startswith(b":"):
         seen.progress = sse.prefill_progress(block) or seen.progress
         return None
@@ -62,12 +62,19 @@ def read_event(block: bytes, seen: StreamProgress) -> dict[str, Any] | None:
     if not block.startswith(sse.DATA):
         raise sse.Malformed("neither data nor comment")
     event = sse.loads(block[len(sse.DATA) :])
-    _note(event, seen)
+    choice = choice_of(event)
+    if choice is None:
+        seen.usage = Usage.of(event["usage"])
+        return event
+    seen.events += 1
+    if not seen.content:
+        delta = delta_of(choice)
+        seen.content = any(delta.get(key) for key in (*_TEXTS, "tool_calls"))
     return event
 
 
 def choice_of(event: dict[str, Any]) -> dict[str, Any] | None:
-    """The one choice of an event; None for the usage event. Raises Malformed."""
+    """The only choice of an event; None for the usage event. Raises Malformed."""
     match event.get("choices"):
         case [dict() as choice]:
             return choice
@@ -78,31 +85,20 @@ def choice_of(event: dict[str, Any]) -> dict[str, Any] | None:
 
 
 def delta_of(choice: dict[str, Any]) -> dict[str, Any]:
-    """The delta of a chat event, the choice itself of a text event. Raises Malformed."""
+    """The delta of a chat event, or the choice itself of a text event. Raises Malformed."""
     delta = choice.get("delta", choice)
     if not isinstance(delta, dict):
-        raise sse.Malformed("a delta that is no object")
+        raise sse.Malformed("a delta that is not an object")
     for name in _TEXTS:
         if type(delta.get(name) or "") is not str:
-            raise sse.Malformed(f"{name} that is no text")
+            raise sse.Malformed(f"{name} that is not text")
     calls = delta.get("tool_calls") or []
     if type(calls) is not list or not all(type(call) is dict for call in calls):
-        raise sse.Malformed("tool calls that are no objects")
+        raise sse.Malformed("tool calls that are not objects")
     return delta
 
 
 def add_reasoning_content(part: dict[str, Any]) -> None:
-    """Half the clients read `reasoning` (the child's name), half `reasoning_content`: give both."""
+    """Give reasoning under both names that clients read, the child's `reasoning` and `reasoning_content`."""
     if part.get("reasoning"):
         part["reasoning_content"] = part["reasoning"]
-
-
-def _note(event: dict[str, Any], seen: StreamProgress) -> None:
-    choice = choice_of(event)
-    if choice is None:
-        seen.usage = Usage.of(event["usage"])
-        return
-    seen.events += 1
-    if not seen.content:
-        delta = delta_of(choice)
-        seen.content = any(delta.get(key) for key in ("content", "text", "reasoning", "tool_calls"))

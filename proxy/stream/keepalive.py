@@ -1,26 +1,29 @@
-"""When a silent stream needs a sign of life, and which."""
+"""Pure. Decides when a silent stream needs a keep-alive, and of which kind."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum, auto
 
-#: Some agents' timers count parsed chunks only; the shortest known is 120 s. Twice as often is safe.
+#: Some agents' timeouts count parsed chunks only; the shortest known is 120 s, so half of that is safe.
 EMPTY_EVENT_EVERY_S = 60.0
 
 
 class KeepaliveSign(Enum):
+    """What to send: a comment, which parsers skip, or an event without content."""
+
     COMMENT = auto()
     EMPTY_EVENT = auto()
 
 
 @dataclass(slots=True)
 class KeepaliveClock:
-    """All times in seconds on one monotonic clock.
+    """Schedules the keep-alives of one stream. All times are in seconds on one monotonic clock.
 
     Attributes:
-        due: when the next sign is to be sent, if nothing else is.
-        last_event: when the client last got an event, not a comment.
+        keepalive_s: time between keep-alives.
+        due: when to send the next one, unless an event is sent before.
+        last_event: when the client last got an event rather than a comment.
     """
 
     keepalive_s: float
@@ -29,14 +32,16 @@ class KeepaliveClock:
 
     @classmethod
     def begin(cls, now: float, *, grace_s: float, keepalive_s: float) -> KeepaliveClock:
+        """A clock whose first keep-alive is due after `grace_s`."""
         return cls(keepalive_s=keepalive_s, due=now + grace_s, last_event=now)
 
     def event_sent(self, now: float) -> None:
+        """Postpone the next keep-alive."""
         self.last_event = now
         self.due = now + self.keepalive_s
 
     def sign(self, now: float) -> KeepaliveSign:
-        """The sign to send now; counts as sent. An empty event if the next chance would be too late."""
+        """What to send now (recorded as sent): an empty event if the next keep-alive would be too late."""
         self.due = now + self.keepalive_s
         if self.due - self.last_event <= EMPTY_EVENT_EVERY_S:
             return KeepaliveSign.COMMENT

@@ -1,4 +1,4 @@
-"""The child's stream under the answer's own identity: every event keeps its content and changes its name."""
+"""Pure. Rewrites the child's stream under the answer's identity: events keep their content, not their id."""
 
 from __future__ import annotations
 
@@ -9,17 +9,21 @@ from proxy.stream import sse
 from proxy.stream.answer import Answer
 from proxy.stream.child_stream import StreamProgress, add_reasoning_content, choice_of, delta_of, read_event
 
+#: Where the head of an event ends.
 _CHOICES = b'"choices": ['
+#: Events with reasoning are parsed, since a field is added to them.
 _REASONING = b'"reasoning": '
-_OURS = frozenset({"id", "object", "created", "model"})
+#: Fields of an event that are replaced by the answer's identity.
+_REPLACED = frozenset({"id", "object", "created", "model"})
 
 
 class Rewriter:
-    """Rewrites one attempt. A replay needs a new one, since a new run has a new head.
+    """Rewrites the stream of one attempt. A replay needs a new one, since its events have another head.
 
-    All events of a run begin with the same bytes up to `"choices": [`. These are learned from the first
-    one and swapped without parsing, which is what lets a burst pass at a microsecond per event. Within
-    JSON text a quote is always escaped, so the sought bytes cannot occur inside generated text.
+    All events of an attempt begin with the same bytes, up to `"choices": [`. This head is learned from the
+    first event and replaced in the others without parsing, which lets a burst pass at a microsecond per
+    event. Quotes in JSON text are always escaped, so the bytes that are searched for cannot occur in
+    generated text.
     """
 
     __slots__ = ("_answer", "_head", "_include_usage", "_our_head", "_splitter", "seen")
@@ -33,9 +37,9 @@ class Rewriter:
         self._our_head = b""
 
     def pass_through(self, data: bytes) -> bytes | None:
-        """What `feed` would give, if `data` is whole events that only change their head.
+        """Do what `feed` does if `data` is whole events of which only the head changes.
 
-        None if it is anything else; then nothing has changed.
+        Otherwise return None and change nothing.
         """
         if (head := self._head) is None or (blocks := self._splitter.whole(data)) is None:
             return None
@@ -46,7 +50,7 @@ class Rewriter:
         return b"".join([part for block in blocks for part in (self._our_head, block[len(head) :], sse.END)])
 
     def feed(self, data: bytes) -> bytes:
-        """What the client gets for `data`: whole events, in one piece. Raises Malformed."""
+        """The bytes for the client: whatever events `data` completes, rewritten. Raises Malformed."""
         if (passed := self.pass_through(data)) is not None:
             return passed
         out: list[bytes] = []
@@ -63,7 +67,7 @@ class Rewriter:
     def _read(self, block: bytes) -> bytes:
         event = read_event(block, self.seen)
         if self.seen.done:
-            self._head = None  # whatever follows is no part of the answer
+            self._head = None  # what follows is not part of the answer
             return sse.DONE + sse.END
         if event is None:
             return b""
@@ -81,10 +85,10 @@ class Rewriter:
         return sse.event(event)
 
     def _learn(self, block: bytes, event: dict[str, Any]) -> None:
-        """Only where all that we rename stands before the choices; else every event is parsed."""
+        """Learn the head, if all fields that we replace precede the choices; else every event is parsed."""
         before = set(takewhile(lambda key: key != "choices", event))
         at = block.find(_CHOICES)
-        if at < 0 or not before >= _OURS:
+        if at < 0 or not before >= _REPLACED:
             return
         fields = {key: event[key] for key in event if key in before}
         fields.update(self._answer.identity(streamed=True))

@@ -1,7 +1,7 @@
-"""Server-sent events as the child writes and clients read them: splitting a byte stream, serialising.
+"""Pure. Server-sent events as the child writes and clients read them: splitting a byte stream, serializing.
 
-The child ends each event with one empty line, bare LF, and its JSON holds no raw newline
-(server.py, handle_completion), so an event is what lies between two `\\n\\n`.
+The child ends each event with one empty line (bare LF), and its JSON contains no raw newline
+(mlx_lm/server.py, handle_completion), so an event is what lies between two `\\n\\n`.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ END = b"\n\n"
 DATA = b"data: "
 DONE = b"data: [DONE]"
 
-#: An event is held whole before it can be rewritten. Tool arguments of megabytes are real; a child
-#: that never ends an event must not fill the gateway's memory.
+#: Largest event, which is buffered whole before it is rewritten. Tool arguments of megabytes are real; a
+#: child that never ends an event must not fill the gateway's memory.
 MAX_EVENT_BYTES = 64 * 1024 * 1024
 
 
 class Malformed(ValueError):
-    """The child sent what is no event of its API."""
+    """The child sent something that is not an event of its API."""
 
 
 class EventSplitter:
-    """Cuts a byte stream into events, whatever pieces it arrives in; linear in its length."""
+    """Cuts a byte stream into events, whatever pieces it arrives in, in time linear in its length."""
 
     __slots__ = ("_held", "_held_bytes")
 
@@ -35,11 +35,11 @@ class EventSplitter:
         self._held_bytes = 0
 
     def whole(self, data: bytes) -> list[bytes] | None:
-        """`feed`, if `data` is whole events and none has begun before it; else None. Changes nothing."""
+        """What `feed` would return if `data` is whole events and none is buffered, else None. No effect."""
         return None if self._held or not data.endswith(END) else data.split(END)[:-1]
 
     def feed(self, data: bytes) -> list[bytes]:
-        """Events that `data` completes, without their ending. Raises Malformed for one without end."""
+        """The events that `data` completes, without their ending. Raises Malformed if one never ends."""
         if not self._held:
             events = data.split(END)
         elif END in data or (data[:1] == b"\n" and self._held[-1].endswith(b"\n")):
@@ -62,10 +62,10 @@ class EventSplitter:
 
 
 def loads(payload: bytes) -> dict[str, Any]:
-    """A JSON object from the child. Raises Malformed.
+    """Parse a JSON object from the child. Raises Malformed.
 
-    The child writes with the standard library, which lets through what strict JSON does not: a model
-    can put a lone surrogate into tool arguments, and log probabilities can be -Infinity.
+    The child writes with the standard library, which allows what strict JSON does not: a model can put a lone
+    surrogate into tool arguments, and log probabilities can be -Infinity.
     """
     try:
         value = orjson.loads(payload)
@@ -80,7 +80,7 @@ def loads(payload: bytes) -> dict[str, Any]:
 
 
 def dumps(value: Mapping[str, Any]) -> bytes:
-    """JSON as bytes; a lone surrogate stays the escape that the child wrote. Raises Malformed."""
+    """Serialize to JSON; a lone surrogate stays the escape that the child wrote. Raises Malformed."""
     try:
         return orjson.dumps(value)
     except orjson.JSONEncodeError:
@@ -91,12 +91,12 @@ def dumps(value: Mapping[str, Any]) -> bytes:
 
 
 def event(value: Mapping[str, Any]) -> bytes:
-    """A data event, ended."""
+    """A complete data event."""
     return DATA + dumps(value) + END
 
 
 def comment(text: str) -> bytes:
-    """A comment, ended: readers skip it, byte timers see it."""
+    """A complete comment: parsers skip it, and it resets timeouts that count bytes."""
     return f": {text}\n\n".encode()
 
 

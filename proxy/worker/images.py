@@ -52,7 +52,7 @@ class ServerImages:
         """The rendered prompt with each image's tokens in its place, as the processor's call makes it.
 
         Raises:
-            BadPicture: an image cannot be read, or the template has put in more or fewer.
+            BadImage: an image cannot be read, or the template has put in more or fewer.
         """
         assert self._processor is not None, "only asked where images are taken"
         token = self._processor.image_token

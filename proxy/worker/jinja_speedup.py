@@ -35,7 +35,7 @@ def _getattr(self: SandboxedEnvironment, obj: Any, attribute: str) -> Any:
 
 
 @contextlib.contextmanager
-def quick_lookups() -> Iterator[None]:
+def fast_lookups() -> Iterator[None]:
     """In the block, every sandbox of this process looks up quickly. For one thread."""
     SandboxedEnvironment.getattr = _getattr  # type: ignore[method-assign]
     try:

@@ -38,7 +38,7 @@ def _run(tokenizer: ServerTokenizer, foresight: CachePredictor, request: dict[st
     match request["op"]:
         case "count":
             return tokenizer.count(request["prompt"], request["limit"], incremental=request["incremental"])
-        case "count_and_foresee":
+        case "count_and_predict":
             prompt, limit = request["prompt"], request["limit"]
             count = tokenizer.count(prompt, limit, incremental=request["incremental"])
             exact = limit is None or count <= limit  # what is longer is not sent as it is
@@ -47,7 +47,7 @@ def _run(tokenizer: ServerTokenizer, foresight: CachePredictor, request: dict[st
             return tokenizer.shared(request["prompt"], request["other"], incremental=request["incremental"])
         case "trim":
             return tokenizer.trim(request["text"], request["head"], request["limit"])
-        case "foresight":
+        case "predictor":
             return foresight.answer(request)
     raise ValueError("unknown operation")
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from proxy.request.images import image_urls
 from proxy.worker.images import ServerImages
-from proxy.worker.jinja_speedup import quick_lookups
+from proxy.worker.jinja_speedup import fast_lookups
 from proxy.worker.render_cache import RenderCache
 from proxy.worker.segment_check import checked_segments
 from proxy.worker.segments import common
@@ -155,7 +155,7 @@ class ServerTokenizer:
         if not self.wrapper.has_chat_template:
             return self._converted(prompt)
         urls = image_urls(prompt["messages"])
-        with quick_lookups():
+        with fast_lookups():
             text = str(self._apply_template(prompt, tokenize=False, images=bool(urls)))
         return self._pictures.expand(text, urls) if urls else text
 

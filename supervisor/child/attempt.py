@@ -1,4 +1,4 @@
-"""One attempt at running the child: launched, perhaps ready, over one day. It tells; `runner.py` decides."""
+"""One run of the child process, from launch to exit. Reports events; the supervisor decides."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from supervisor.aio import Tasks
 from supervisor.child.command import command_line, environment, free_port
 from supervisor.child.generation import Death, Generation
 from supervisor.child.options import LaunchSpec, SupervisorOptions
-from supervisor.child.output import Transcript, broken_connection
+from supervisor.child.output import Transcript, dropped_connection
 from supervisor.child.process import Child, Exit
 from supervisor.child.watch import Watch
-from supervisor.lifecycle import memory_curve
+from supervisor.lifecycle import memory_history
 from supervisor.lifecycle.advice import DeathFacts
 from supervisor.lifecycle.causes import Symptom
 from supervisor.lifecycle.diagnosis import (
@@ -32,36 +32,31 @@ from supervisor.lifecycle.diagnosis import (
     suspicious,
 )
 from supervisor.lifecycle.in_flight import InFlight
-from supervisor.lifecycle.memory_curve import MemoryHistory, MemorySample
+from supervisor.lifecycle.memory_history import MemoryHistory, MemorySample
 from supervisor.lifecycle.state_machine import State
 from supervisor.machine import system
 from supervisor.machine.versions import versions
 
 log = logging.getLogger("mlxguard.supervisor")
 
-#: Advice takes what the gateway knows too (deaths.py); whoever waits for an answer needs none.
-_UNADVISED = ""
-
-#: Samples of memory between two looks at who belongs to the child's process group.
+#: The members of the child's process group are looked up once in this many memory samples.
 _MEMBERS_EVERY = 20
 
 
 class Listener(Protocol):
-    """Who is told. Each call names the attempt, since a late one may be about an attempt that is over."""
+    """Receives the events. Each names its attempt, since a late one may concern an attempt that is over."""
 
     def on_first_token(self, attempt: Attempt) -> None: ...
 
     def on_idle(self, attempt: Attempt) -> None: ...
 
-    def on_broke(
-        self, attempt: Attempt, symptom: Symptom, *, firmly: bool = False, note: str = ""
-    ) -> None: ...
+    def on_broken(self, attempt: Attempt, symptom: Symptom, note: str) -> None: ...
 
     def on_exit(self, attempt: Attempt, exit_: Exit) -> None: ...
 
 
 class Attempt:
-    """The running child and all that is known of it. `generation` exists from the first token on."""
+    """The running child and all that is known about it. `generation` exists from the first token on."""
 
     def __init__(self, number: int, options: SupervisorOptions, listener: Listener, tasks: Tasks) -> None:
         self.number = number
@@ -71,7 +66,7 @@ class Attempt:
         self.ready_since: float | None = None  # wall clock
         self.death: Death | None = None
         self.transcript = Transcript(self._on_line)
-        self.curve = MemoryHistory()
+        self.history = MemoryHistory()
         self.free_before: int | None = None  # bytes, before it was started
         self._options = options
         self._listener = listener
@@ -90,32 +85,32 @@ class Attempt:
         return self.child.pid if self.child else None
 
     async def launch(self, launch: LaunchSpec, session: aiohttp.ClientSession) -> None:
-        """Start the process. Once it is started, this does not wait again. Raises OSError."""
+        """Start the process; there is no further wait once it has started. Raises OSError."""
         port = free_port()
         self._launch, self.free_before = launch, system.free_memory()
         self._kills_before = system.system_kills()
         child = Child(self.transcript.feed)
         await child.spawn(lambda fd: command_line(launch, port, fd), environment(launch))
         self.child, self.port, self._launched_at = child, port, time.monotonic()
-        broke = functools.partial(self._listener.on_broke, self)
-        self._watch = Watch(child, session, port, self._options.canary_timeout_s, broke)
+        on_broken = functools.partial(self._listener.on_broken, self)
+        self._watch = Watch(child, session, port, self._options.canary_timeout_s, on_broken)
         child.exited.add_done_callback(self._on_exit)
         log.info("child_started", extra={"generation": self.number, "port": port})
         if launch.telemetry and launch.command:
-            log.warning("telemetry_off", extra={"reason": "[upstream] command is run as it is"})
+            log.warning("telemetry_off", extra={"reason": "[upstream] command is run unchanged"})
 
     def watch(self, on_pid: Callable[[int], None]) -> None:
-        """Look after the child from now on; `on_pid` is called in a thread."""
+        """Watch the child from now on; `on_pid` is called in a thread."""
         assert self.child is not None
         assert self._watch is not None
-        self._watching = self._tasks.start(self._look_after(self.child, self._watch, on_pid), "watch")
+        self._watching = self._tasks.start(self._watch_child(self.child, self._watch, on_pid), "watch")
         self._tasks.start(self._sample_memory(self.child), "memory")
 
     def stop_watching(self) -> None:
         if self._watching is not None:
             self._watching.cancel()
 
-    async def _look_after(self, child: Child, watch: Watch, on_pid: Callable[[int], None]) -> None:
+    async def _watch_child(self, child: Child, watch: Watch, on_pid: Callable[[int], None]) -> None:
         await child.born
         if child.pid is not None:
             await asyncio.to_thread(on_pid, child.pid)
@@ -131,62 +126,62 @@ class Attempt:
         await watch.serve(generation, self._options.stall_s)
 
     def examine(self) -> asyncio.Task[None]:
-        """Find out whether the child lives; one examination at a time, for all who ask together."""
+        """Find out whether the child lives; concurrent callers share one examination."""
         assert self._watch is not None
         if self._examining is None or self._examining.done():
             self._examining = self._tasks.start(self._watch.examine(self.generation), "examine")
         return self._examining
 
     def die(self, symptom: Symptom, state: State, exit_: Exit | None = None, note: str = "") -> Death:
-        """The end is known: find its cause and tell whoever waits for an answer."""
+        """Record the end: find its cause and tell the requests that wait for a response."""
         exit_ = exit_ or Exit(None, None)
-        if self.child is not None:  # memory rises fastest at the end, between two samples
-            self.curve.add(self._sample(self.child))
+        if self.child is not None:  # memory rises fastest right at the end, between two samples
+            self.history.add(self._sample(self.child))
         lines = (*self.transcript.lines, *((note,) if note else ()))
         stopped = symptom is Symptom.WEDGE and self.pid is not None and system.is_stopped(self.pid)
         evidence = Evidence(symptom, exit_.code, exit_.signal, lines, self._pressure(), stopped)
         return self.die_of(diagnose(evidence, loading=self.generation is None), evidence, state)
 
     def die_of(self, finding: Diagnosis, evidence: Evidence, state: State) -> Death:
-        """As `die`, with a cause that is known already."""
+        """As `die`, with a known cause."""
         self.death = Death(
             self.number,
             finding.cause,
             finding.explanation,
-            _UNADVISED,
+            "",  # advice also needs what the gateway knows: see crash_reports.py
             evidence.exit_code,
             evidence.signal,
             evidence.last_lines,
             state,
-            finding.outside,
-            self.curve.held(time.monotonic()),
+            finding.external,
+            self.history.recent_active(time.monotonic()),
         )
         if self.generation is not None and not self.generation.died.done():
             self.generation.died.set_result(self.death)
         return self.death
 
-    def facts(self, at_work: Sequence[InFlight]) -> DeathFacts:
-        """What advice can be drawn from."""
+    def facts(self, in_flight: Sequence[InFlight]) -> DeathFacts:
+        """What advice can be worked out from."""
         launch = self._launch
         return DeathFacts(
-            at_work,
-            self.curve.peak(),
+            in_flight,
+            self.history.peak(),
             self._card_total or system.total_memory(),
             launch.argv if launch else (),
             launch.command if launch else (),
             self.transcript.lines,
             self._options.start_timeout_s,
             self._options.stall_s,
-            self.curve.elsewhere(self._card_total) if self._card_total else None,
-            self.death.held if self.death else None,
-            self.curve.grown_elsewhere(self.free_before),
+            self.history.other_programs(self._card_total) if self._card_total else None,
+            self.death.active_bytes if self.death else None,
+            self.history.other_growth(self.free_before),
             launch.plan if launch else None,
             versions(),
             resource.getrlimit(resource.RLIMIT_NOFILE)[0],
         )
 
     def description(self) -> dict[str, Any]:
-        """For a crash report: how it was run, for how long, and its memory."""
+        """The child in a crash report: how it was run, for how long, and its memory."""
         now, launch = time.monotonic(), self._launch
         return {
             "flags": launch.argv if launch else (),
@@ -198,13 +193,13 @@ class Attempt:
             "free_before": self.free_before,
             "total_memory": system.total_memory(),
             "card_total": self._card_total,
-            "memory": self.curve.table(now),
+            "memory": self.history.table(now),
         }
 
     def _pressure(self) -> MachinePressure:
         before, kills = self._kills_before, system.system_kills()
         since = kills - before if kills is not None and before is not None else None
-        return self.curve.pressure(time.monotonic(), system.total_memory(), since)
+        return self.history.pressure(time.monotonic(), system.total_memory(), since)
 
     async def _sample_memory(self, child: Child) -> None:
         await child.born
@@ -212,11 +207,11 @@ class Attempt:
             if child.exited.done():
                 return
             if child.pid is not None:
-                if number % _MEMBERS_EVERY == 0:  # it walks the process table: 10 ms and more
+                if number % _MEMBERS_EVERY == 0:  # walks the process table, which takes 10 ms and more
                     child.members = await asyncio.to_thread(system.group, child.pid)
                 self._footprint = system.memory_of_members(child.pid, child.members)
-            self.curve.add(self._sample(child))
-            await asyncio.wait((child.exited,), timeout=memory_curve.INTERVAL_S)
+            self.history.add(self._sample(child))
+            await asyncio.wait((child.exited,), timeout=memory_history.INTERVAL_S)
 
     def _sample(self, child: Child) -> MemorySample:
         now, free, inside = time.monotonic(), system.free_memory(), child.telemetry
@@ -233,13 +228,13 @@ class Attempt:
             inside.card_free,
         )
 
-    def held(self) -> int:
-        """Bytes that it was last seen to hold of the machine's memory."""
-        last = self.curve.last()
+    def last_footprint(self) -> int:
+        """The child's memory in bytes as last measured from outside."""
+        last = self.history.last()
         return (last.footprint or 0) if last else 0
 
     def memory_bytes(self) -> int | None:
-        """Measured from outside, a second ago at most; None while there is no child."""
+        """The child's memory in bytes, measured from outside at most a second ago; None without a child."""
         if self._footprint is None and self.pid is not None:
             self._footprint = system.memory_of(self.pid)
         return None if self.pid is None else self._footprint
@@ -248,9 +243,9 @@ class Attempt:
         if self.death is not None or self._watch is None:
             return
         if self.generation is None and port_taken(line):
-            self._listener.on_broke(self, Symptom.PORT_TAKEN, firmly=True)
-        elif self.generation is not None and (port := broken_connection(line)) is not None:
-            self.generation.gave_up(port)
+            self._listener.on_broken(self, Symptom.PORT_TAKEN, "")
+        elif self.generation is not None and (port := dropped_connection(line)) is not None:
+            self.generation.connection_dropped(port)
         elif suspicious(line):
             self.examine()
 

@@ -1,4 +1,4 @@
-"""The command line, environment and port of a child."""
+"""The command line, environment and port of a child process."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from pathlib import Path
 
 from supervisor.child.options import LaunchSpec
 
-_CHILD = Path(__file__).with_name("server_wrapper.py")
+_WRAPPER = Path(__file__).with_name("server_wrapper.py")
 
 HOST = "127.0.0.1"
 
 
 def free_port() -> int:
-    """A loopback port that is free now. Another program may take it first; the server then says so."""
+    """Find a free loopback port. If another program takes it first, the server will report that."""
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
         probe.bind((HOST, 0))
         port: int = probe.getsockname()[1]
@@ -24,26 +24,26 @@ def free_port() -> int:
 
 
 def has_telemetry(launch: LaunchSpec) -> bool:
-    """A command of the user's own is run as it is: only `child.py` reports from inside."""
+    """Whether the child reports telemetry: only `server_wrapper.py` does, never a command of the user."""
     return launch.telemetry and not launch.command
 
 
 def command_line(launch: LaunchSpec, port: int, telemetry_fd: int) -> tuple[str, ...]:
-    """What to execute."""
+    """The command and arguments to execute."""
     flags = (*launch.argv, "--host", HOST, "--port", str(port))
     if not has_telemetry(launch):
         return (*(launch.command or server_command()), *flags)
     limit = "-" if launch.mlx_cache_limit is None else str(launch.mlx_cache_limit)
-    return (sys.executable, str(_CHILD), str(telemetry_fd), limit, *flags)
+    return (sys.executable, str(_WRAPPER), str(telemetry_fd), limit, *flags)
 
 
 def server_command() -> tuple[str, ...]:
-    """The server's own command, of this interpreter's environment."""
+    """The server's own command in this interpreter's environment."""
     script = Path(sys.executable).with_name("mlx_lm.server")
     return (str(script),) if script.exists() else (sys.executable, "-m", "mlx_lm", "server")
 
 
 def environment(launch: LaunchSpec, base: Mapping[str, str] = os.environ) -> dict[str, str]:
-    """Ours without our own settings (keys may be among them), unbuffered, plus what was configured."""
+    """This environment without MLXGUARD_ settings (among them keys), unbuffered, plus the configured one."""
     inherited = {name: value for name, value in base.items() if not name.startswith("MLXGUARD_")}
     return {**inherited, "PYTHONUNBUFFERED": "1", **launch.env}

@@ -1,4 +1,4 @@
-"""What the gateway is handed of the supervisor: one generation of the child, and pictures of its state."""
+"""What the supervisor hands to the gateway: a generation of the child, its death, snapshots and changes."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from supervisor.child.process import Telemetry
-from supervisor.lifecycle.causes import NATURES, Cause
+from supervisor.lifecycle.causes import CAUSE_INFO, Cause
 from supervisor.lifecycle.silence_limits import WorkPhase
 from supervisor.lifecycle.state_machine import State
 
 
 @dataclass(frozen=True, slots=True)
 class Death:
-    """The end of one generation. Exit fields are None while it has not exited.
+    """The end of one generation. `exit_code` and `signal` are None while the process has not exited.
 
-    `advice`: empty until it is worked out. `state`: what it was doing. `outside`: somebody did this to it,
-    whatever it was working on. `held`: the most that MLX had active in the last seconds, in bytes; None
-    without telemetry.
+    `advice`: empty until it has been worked out. `state`: the child's state at the time. `external`: a person
+    or another program caused it, so no request is to blame. `active_bytes`: the most that MLX had active in
+    the last seconds; None without telemetry.
     """
 
     generation: int
@@ -30,23 +30,23 @@ class Death:
     signal: int | None
     last_lines: tuple[str, ...]
     state: State
-    outside: bool = False
-    held: int | None = None
+    external: bool = False
+    active_bytes: int | None = None
 
     @property
     def memory(self) -> bool:
-        """Memory killed it, as far as one can tell."""
-        return NATURES[self.cause].memory and not self.outside
+        """Whether lack of memory killed it, by all that is known."""
+        return CAUSE_INFO[self.cause].memory and not self.external
 
     @property
-    def own(self) -> bool:
-        """The supervisor ended it: no crash."""
+    def planned(self) -> bool:
+        """Whether the supervisor ended it, so that it is no crash."""
         return self.cause in (Cause.OWN_STOP, Cause.RECYCLED)
 
 
 @dataclass(slots=True, eq=False)
 class ChildWork:
-    """One request at the child; whoever serves it says what the child is at."""
+    """One request in flight; the code that serves it keeps `phase` up to date."""
 
     phase: WorkPhase = WorkPhase.QUEUED
 
@@ -55,11 +55,12 @@ class Generation:
     """One life of the child that has become ready.
 
     `died` resolves with the Death the moment it is known. It is shared: wait for it with `asyncio.wait` or
-    under `shield`, since `wait_for` would cancel it for everybody. Whoever serves a request holds `busy()`
-    and calls `progress()` for every read that brought bytes; a stall is judged by both.
+    under `shield`, since `wait_for` would cancel it for all. Code that serves a request holds `busy()` and
+    calls `progress()` for every read that brought bytes; the stall watch depends on both.
 
     Args:
-        telemetry: the child's newest sample; gives None where there is none.
+        on_idle: called when the last request has ended.
+        telemetry: returns the child's newest sample, None if there is none.
     """
 
     def __init__(
@@ -67,55 +68,55 @@ class Generation:
         number: int,
         port: int,
         on_idle: Callable[[], None],
-        telemetry: Callable[[], Telemetry | None] = lambda: None,
+        telemetry: Callable[[], Telemetry | None],
     ) -> None:
         self.number = number
         self.port = port
         self.died: asyncio.Future[Death] = asyncio.get_running_loop().create_future()
-        self.works: set[ChildWork] = set()
+        self.work: set[ChildWork] = set()
         self.reads = 0
-        self.silent_until = 0.0
+        self.silence_expected_until = 0.0
         self.telemetry = telemetry
         self._on_idle = on_idle
-        self._given_up: dict[int, asyncio.Future[None]] = {}
+        self._dropped: dict[int, asyncio.Future[None]] = {}
 
     @property
     def in_flight(self) -> int:
-        """Requests that it is asked now."""
-        return len(self.works)
+        """Number of requests in flight."""
+        return len(self.work)
 
     @contextmanager
     def busy(self) -> Iterator[ChildWork]:
-        """A request is being served by this generation."""
+        """Count one request as in flight at this generation."""
         work = ChildWork()
-        self.works.add(work)
+        self.work.add(work)
         try:
             yield work
         finally:
-            self.works.remove(work)
-            if not self.works:
+            self.work.remove(work)
+            if not self.work:
                 self._on_idle()
 
     def expect_silence(self, until: float) -> None:
-        """It was foreseen that nothing will be seen of it until then, on the monotonic clock."""
-        self.silent_until = max(self.silent_until, until)
+        """Do not treat silence before this monotonic time as a stall: it was predicted."""
+        self.silence_expected_until = max(self.silence_expected_until, until)
 
     def progress(self) -> None:
-        """Bytes came from the child for some request."""
+        """Note that bytes came from the child for some request."""
         self.reads += 1
 
-    def giving_up(self, port: int) -> asyncio.Future[None]:
-        """Resolves when the child has noticed that its client on local `port` has left. Cancel it when done.
+    def drop_noticed(self, port: int) -> asyncio.Future[None]:
+        """A future that resolves when the child notices the disconnect of local `port`; cancel it after use.
 
-        Noticing is not yet the end: the generation thread looks for it after its next step.
+        The request does not end with that: the generation thread checks for it after its next step.
         """
-        noticed = self._given_up[port] = asyncio.get_running_loop().create_future()
-        noticed.add_done_callback(lambda _: self._given_up.pop(port, None))
+        noticed = self._dropped[port] = asyncio.get_running_loop().create_future()
+        noticed.add_done_callback(lambda _: self._dropped.pop(port, None))
         return noticed
 
-    def gave_up(self, port: int) -> None:
-        """The child's output says that it has given up the connection from `port`."""
-        noticed = self._given_up.get(port)
+    def connection_dropped(self, port: int) -> None:
+        """Note that the child's output says it has dropped the connection from `port`."""
+        noticed = self._dropped.get(port)
         if noticed is not None and not noticed.done():
             noticed.set_result(None)
 
@@ -124,8 +125,8 @@ class Generation:
 class ChildSnapshot:
     """The supervisor's state for status and metrics.
 
-    `since` and `ready_since` are wall-clock seconds; `cause` and its texts are those of the last death of
-    a kind that is no plan of ours; `memory_bytes` is measured from outside.
+    `since` and `ready_since` are wall-clock seconds. `cause` and its texts are those of the last unplanned
+    death. `memory_bytes` is measured from outside.
     """
 
     state: State
@@ -148,7 +149,7 @@ class ChildSnapshot:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """A change of state; `death` if a generation's end was learned with it. Each is told once."""
+    """A change of state, with the `death` that it announces if there is one; each death is announced once."""
 
     before: State
     state: State
@@ -157,7 +158,7 @@ class Change:
 
 
 class NotReady(Exception):
-    """The child will not be ready in time, or not at all; `snapshot` says why."""
+    """The child will not be ready in time or not at all; `snapshot` says why."""
 
     def __init__(self, snapshot: ChildSnapshot) -> None:
         super().__init__(snapshot.explanation or f"the model server is {snapshot.state}")

@@ -1,7 +1,6 @@
-"""Is the child alive? Questions over HTTP, and the arithmetic of silence.
+"""Asks over HTTP whether the child is alive: /health, and the canary.
 
-`Probe` asks: /health, and the canary, a completion of one token, which is the only proof that it serves.
-`StallWatch` is pure: it is told what was seen at each tick and says when silence is worth a canary.
+The canary is a liveness probe: a completion of one token, which is the only proof that the child serves.
 """
 
 from __future__ import annotations
@@ -10,16 +9,18 @@ from enum import Enum, auto
 
 import aiohttp
 
+#: Seconds between two looks at a serving child.
 TICK_S = 0.5
 
-#: A server that holds the GIL (a search stall) answers late; only many of these in a row mean anything.
+#: Seconds that /health may take. A server that holds the GIL (a search stall) answers late, so only several
+#: timeouts in a row mean anything.
 HEALTH_TIMEOUT_S = 0.5
 
 
 class Health(Enum):
     OK = auto()
     DEAD = auto()  # 503: the generation thread is dead
-    REFUSED = auto()  # nobody listens, or the connection broke
+    REFUSED = auto()  # connection refused or broken
     SILENT = auto()
 
 
@@ -31,14 +32,15 @@ class ProbeAnswer(Enum):
 
 
 class Probe:
-    """Asks one child. The server closes each connection, so every question opens its own."""
+    """Asks one child. The server closes each connection, so every question opens a new one."""
 
     def __init__(self, session: aiohttp.ClientSession, port: int) -> None:
         self._session = session
         self._url = f"http://127.0.0.1:{port}"
-        self.refusal = ""  # what the last canary was told instead of a token
+        self.refusal = ""  # the last canary's response, for an explanation
 
     async def health(self, timeout_s: float = HEALTH_TIMEOUT_S) -> Health:
+        """Ask /health."""
         try:
             async with self._session.get(f"{self._url}/health", timeout=_total(timeout_s)) as response:
                 return Health.DEAD if response.status == 503 else Health.OK
@@ -48,7 +50,7 @@ class Probe:
             return Health.REFUSED
 
     async def canary(self, timeout_s: float | None) -> ProbeAnswer:
-        """Ask for one token. The prompt is as short as can be: it enters the server's prompt cache."""
+        """Ask for one token. The prompt is minimal, because it enters the server's prompt cache."""
         body = {"model": "default_model", "prompt": "a", "max_tokens": 1, "stream": False}
         try:
             async with self._session.post(

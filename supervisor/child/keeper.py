@@ -1,12 +1,12 @@
-"""The keeper: a tiny parent between gateway and child, so that no child ever outlives its gateway.
+"""The keeper: a tiny parent process between gateway and child, so that no child ever outlives its gateway.
 
-Run as `python -I -S keeper.py LIFELINE STATUS GRACE_S FD,FD,... COMMAND...` (stdlib only, some 15 ms).
-LIFELINE is the read end of a pipe whose write end only the gateway holds. Each byte in it is a signal
-number for the child's group; its end means that the gateway is gone, however it went, and so must the
-child. This holds on every POSIX system, unlike PR_SET_PDEATHSIG. Orders go through here because only
-the parent knows that the pid it signals has not been reaped and given to a stranger.
+Run as `python -I -S keeper.py LIFELINE STATUS GRACE_S FD,FD,... COMMAND...` (stdlib only, starts in some 15
+ms). LIFELINE is the read end of a pipe whose write end only the gateway holds. Each byte in it is a signal
+number for the child's process group; its end means that the gateway has ended, for whatever reason, so that
+the child must end too. This works on every POSIX system, unlike PR_SET_PDEATHSIG. Signals go through the
+keeper because only a parent knows that the pid has not been reaped and reused by another process.
 
-STATUS is told `pid N` at once, then `exit CODE` or `signal N` the moment the child ends. The FDs
+The keeper writes `pid N` to STATUS at once, then `exit CODE` or `signal N` the moment the child ends. The FDs
 (telemetry) are for the child alone.
 """
 
@@ -18,11 +18,13 @@ import signal
 import sys
 import time
 
-#: A child must start with default dispositions: a shell that starts things in the background has SIGINT
-#: ignored, children inherit that, and the server would never see the first step of an orderly stop.
+#: Signals that are reset to their defaults for the child. A shell that starts a program in the background
+#: ignores SIGINT for it, children inherit that, and the server would never see the first step of an orderly
+#: stop.
 RESET = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGPIPE, signal.SIGQUIT, signal.SIGCHLD)
 
-#: The keeper goes last: only the lifeline ends it. (SIGPIPE: the gateway may go while it is told something.)
+#: Signals that the keeper ignores, since only the lifeline may end it. (SIGPIPE: the gateway may end during a
+#: report.)
 IGNORED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGPIPE)
 
 
@@ -33,19 +35,19 @@ def main(arguments: list[str]) -> int:
     pid = spawn(arguments[4:])
     report(status, f"pid {pid}")
     wake = wake_on_exit()
-    let_go(passed)
+    close_passed(passed)
     return watch(pid, lifeline, wake, status, grace_s)
 
 
 def take(fd: int) -> int:
-    """A private copy (the lowest free number, so that select() can take it, and closed on exec)."""
+    """Make a private copy: the lowest free number, which select() can handle, and closed on exec."""
     copy = os.dup(fd)
     os.close(fd)
     return copy
 
 
 def wake_on_exit() -> int:
-    """The read end of a pipe that becomes readable when the child ends."""
+    """Return the read end of a pipe that becomes readable when the child ends."""
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
     os.set_blocking(reader, False)
@@ -55,10 +57,10 @@ def wake_on_exit() -> int:
 
 
 def spawn(command: list[str]) -> int:
-    """Start the child in a session, and so a process group, of its own.
+    """Start the child in its own session, and so in its own process group.
 
-    Signals are held back meanwhile: an order that comes between fork and exec must not be lost to a
-    disposition that the child has not yet reset.
+    Signals are blocked in the meantime: one that arrives between fork and exec must not be lost to a
+    disposition that the child has not reset yet.
     """
     signal.pthread_sigmask(signal.SIG_BLOCK, RESET)
     for number in RESET:
@@ -79,8 +81,8 @@ def spawn(command: list[str]) -> int:
         os._exit(127)
 
 
-def let_go(passed: list[int]) -> None:
-    """Close what belongs to the child, so that its pipes end when it does."""
+def close_passed(passed: list[int]) -> None:
+    """Close the file descriptors that belong to the child, so that its pipes end when it does."""
     for fd in passed:
         os.close(fd)
     null = os.open(os.devnull, os.O_RDWR)
@@ -90,10 +92,11 @@ def let_go(passed: list[int]) -> None:
 
 
 def watch(pid: int, lifeline: int, wake: int, status: int, grace_s: float) -> int:
+    """Pass signals on until the child ends, or end it when the gateway has ended."""
     while True:
         ended = reap(pid)
         if ended is not None:
-            signal_group(pid, signal.SIGKILL)  # what the child left behind in its group
+            signal_group(pid, signal.SIGKILL)  # processes that the child left behind in its group
             report(status, ended)
             return 0
         readable, _, _ = select.select([lifeline, wake], [], [])
@@ -119,10 +122,10 @@ def reap(pid: int) -> str | None:
 
 
 def signal_group(pid: int, number: int) -> bool:
-    """Signal every process of the group; False if there is none left.
+    """Signal every process of the group; False if none is left.
 
-    Between fork and setsid there is no such group yet, only the child. macOS says EPERM of a group that
-    has only zombies left.
+    Between fork and setsid there is no such group yet, only the child. macOS reports EPERM for a group of
+    zombies only.
     """
     for send in (os.killpg, os.kill):
         try:
@@ -134,7 +137,7 @@ def signal_group(pid: int, number: int) -> bool:
 
 
 def end(pid: int, grace_s: float) -> None:
-    """The gateway is gone: end the group politely, then surely."""
+    """End the group after the gateway has ended: SIGTERM, then SIGKILL."""
     signal_group(pid, signal.SIGTERM)
     deadline = time.monotonic() + grace_s
     reaped = False
@@ -158,7 +161,7 @@ def report(status: int, line: str) -> None:
     try:
         os.write(status, f"{line}\n".encode())
     except BrokenPipeError:
-        return  # the gateway went this very moment; the lifeline says so next
+        return  # the gateway has just ended; the lifeline will report it next
 
 
 if __name__ == "__main__":

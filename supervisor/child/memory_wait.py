@@ -1,7 +1,7 @@
-"""Memory comes back before the next start: how long to wait for it, and what did not come.
+"""Waits before the next start until the memory of the last child has come back, and reports what has not.
 
-The system takes memory back some time after a process has ended, and wired memory on a Mac has been seen
-to stay. A child that is started too early loads into what its predecessor still holds.
+The system reclaims memory some time after a process has ended, and wired memory on a Mac has been seen to
+stay. A child that is started too early has to load while its predecessor's memory is still occupied.
 """
 
 from __future__ import annotations
@@ -12,60 +12,62 @@ from dataclasses import dataclass, replace
 
 from supervisor.machine import system
 
-#: Longest wait. What has not come back by then is another program's, or lost until a reboot.
+#: Longest wait in seconds. What has not come back by then is in use by another program, or lost until a
+#: reboot.
 LONGEST_S = 15.0
 
-#: Memory that has not grown for this long is not coming back.
+#: Free memory that has not grown for this many seconds will not grow any more.
 SETTLED_S = 1.5
 
-#: Other programs take and give meanwhile; what is less than this share of the machine is not missed.
+#: Other programs allocate and free in the meantime, so less than this share of all memory is not missed.
 TOLERANCE = 0.03
 
+#: Seconds between two looks at free memory.
 _LOOK_S = 0.05
 
 
 @dataclass(frozen=True, slots=True)
 class MemoryWait:
-    """One wait, as arithmetic over what is free. Bytes; monotonic seconds.
+    """One wait, as arithmetic over free memory. Sizes in bytes, times in monotonic seconds.
 
-    `before`: what was free before the dead child had started; `held`: what it held at its end.
+    `before`: free memory before the dead child was started. `used`: the memory that it used at its end.
     """
 
     before: int
-    held: int
+    used: int
     total: int
     began: float
     best: int = 0
     best_at: float = 0.0
 
     def seen(self, free: int, now: float) -> MemoryWait:
-        """The wait after one more look."""
+        """The wait after one more look at free memory."""
         grown = free > self.best + self.total // 1000
         best, best_at = (free, now) if grown else (self.best, self.best_at)
         return replace(self, best=best, best_at=best_at)
 
     def over(self, free: int, now: float) -> bool:
-        """Whether to start now."""
+        """Whether to start the next child now."""
         return not self.missing(free) or now - self.began >= LONGEST_S or now - self.best_at >= SETTLED_S
 
     def missing(self, free: int) -> int:
-        """Bytes that have not come back; 0 if that is no more than others may have taken."""
-        missing = min(self.before - free, self.held)
+        """Bytes that have not come back; 0 if other programs may have taken them."""
+        missing = min(self.before - free, self.used)
         return missing if missing > TOLERANCE * self.total else 0
 
 
 @dataclass(frozen=True, slots=True)
 class Waited:
-    """What came of it: seconds, and bytes that did not come back."""
+    """The result of a wait: seconds, and bytes that did not come back."""
 
     waited_s: float
     missing_bytes: int
 
 
-async def memory_back(before: int, held: int) -> Waited:
-    """Wait until the machine has `before` bytes free again, or nothing more of what was `held` comes."""
+async def wait_for_memory(before: int, used: int) -> Waited:
+    """Wait until `before` bytes are free again, or no more of the `used` bytes come back."""
     began, free = time.monotonic(), system.free_memory()
-    wait = MemoryWait(before, held, system.total_memory(), began, free, began)
+    wait = MemoryWait(before, used, system.total_memory(), began, free, began)
     while not wait.over(free, time.monotonic()):
         await asyncio.sleep(_LOOK_S)
         free = system.free_memory()

@@ -1,4 +1,4 @@
-"""What the supervisor is told about starting a child: program, options, and why it cannot."""
+"""What the supervisor needs to start a child: the program, its own options, and why it cannot start."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ from supervisor.memory_model.plan import Plan
 
 @dataclass(frozen=True, slots=True)
 class LaunchSpec:
-    """How to run the child. `argv` are server flags only: the supervisor adds --host and --port.
+    """How to run the child. `argv` has server flags only: the supervisor adds --host and --port.
 
-    `command`: the server's own command, run as it is and without telemetry; () runs `child.py` with this
-    interpreter, or its `mlx_lm.server` command when `telemetry` is off. `mlx_cache_limit`: bytes, needs
-    telemetry (there is no flag for it). `plan`: what flags and limits follow from, for reports and advice.
+    `command`: a server command of the user's, run unchanged and without telemetry; () runs
+    `server_wrapper.py` with this interpreter, or its `mlx_lm.server` command if `telemetry` is off.
+    `mlx_cache_limit`: bytes; needs telemetry, since there is no flag for it. `plan`: the source of flags and
+    limits, for reports and advice.
     """
 
     argv: tuple[str, ...]
@@ -31,9 +32,9 @@ class LaunchSpec:
 
 @dataclass(frozen=True, slots=True)
 class SupervisorOptions:
-    """Times in seconds, `max_age_h` in hours, see `[supervisor]` of proxy.toml.
+    """Times in seconds, `max_age_h` in hours; see `[supervisor]` in proxy.toml.
 
-    `proxy_port`: told to a second proxy that comes.
+    `proxy_port`: shown to a second proxy that wants the same state folder.
     """
 
     state_dir: Path
@@ -53,7 +54,7 @@ class SupervisorOptions:
 
     @property
     def rules(self) -> LifecycleRules:
-        """What the lifecycle needs of them."""
+        """The options that the state machine needs."""
         return LifecycleRules(
             policy=RestartPolicy(
                 self.max_restarts, self.restart_window_s, self.backoff_base_s, self.backoff_max_s
@@ -67,7 +68,7 @@ class SupervisorOptions:
 
 
 class CannotStart(Exception):
-    """The child cannot be started at all, and trying again would not help: FAILED at once."""
+    """The child cannot be started, and a retry would not help, so the state becomes FAILED at once."""
 
     def __init__(self, cause: Cause, explanation: str) -> None:
         super().__init__(explanation)

@@ -1,7 +1,7 @@
-"""What the child writes: bounded lines, no prompt text in them, the last ones kept.
+"""The child's output: split into bounded lines, prompt text masked, logged, and the last lines kept.
 
-The server logs whole request bodies when they are not JSON objects, and at DEBUG always. `PromptMask` takes
-them out before a line goes to the log, a crash report or the ring.
+The server logs whole request bodies when they are not JSON objects, and always at DEBUG. `PromptMask` removes
+them before a line goes to the log, a crash report or the ring of last lines.
 """
 
 from __future__ import annotations
@@ -14,39 +14,42 @@ from collections.abc import Callable
 
 log = logging.getLogger("mlxguard.child")
 
+#: The last lines kept for diagnosis and reports, and the bytes of a line beyond which it is cut.
 RING_LINES = 200
 LINE_BYTES = 4096
 
-#: How the server's logging starts a record; what follows without it continues the record before.
+#: How the server's logging starts a record; lines without it continue the record before.
 _RECORD = re.compile(r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} - (?P<level>[A-Z]+) - ")
 _ACCESS = re.compile(r'^[0-9a-fA-F.:]+ - - \[[^\]]*\] "(?P<what>[A-Z]+ \S*)')
 _NATIVE = re.compile(r"^(libc\+\+abi|terminating|Traceback|\[METAL\]|Fatal Python error)")
-#: What the server says at each start; that it is not for production is why there is a guard in front of it.
+#: A warning that the server prints at each start: it is not meant for production, hence this proxy.
 _ALWAYS_SAID = re.compile(r"UserWarning: mlx_lm\.server is not recommended|^ {2}warnings\.warn\($")
 _SECRET = re.compile(
     r"(Raw body: |(Invalid|Incoming) Request Body: |Outgoing Response: |Failed to parse tool call \((\w+: )?)"
 )
 
+#: The first line of socketserver.BaseServer.handle_error when a connection's thread raised, as it does when
+#: it writes to a client that has disconnected. The port identifies the gateway's connection.
+_CONNECTION_ERROR = re.compile(
+    r"Exception occurred during processing of request from \('127\.0\.0\.1', (\d+)\)"
+)
 
-#: What socketserver.BaseServer.handle_error says first when a connection's thread raised, as it does when it
-#: writes to a client that has left. Ours are told apart by their ports.
-_BROKEN = re.compile(r"Exception occurred during processing of request from \('127\.0\.0\.1', (\d+)\)")
-
-#: socketserver.BaseServer.handle_error puts a rule before and after what a connection's thread raised. A
-#: client that left is no news, and each costs thirty lines.
+#: socketserver.BaseServer.handle_error prints a rule before and after a connection's traceback. A
+#: disconnected client is not worth a warning, and each costs thirty lines.
 _RULE = "-" * 40
-_CLIENT_LEFT = re.compile(r"(ConnectionResetError|BrokenPipeError|ConnectionAbortedError)\b")
-_LONGEST_TROUBLE = 100
+_DISCONNECTED = re.compile(r"(ConnectionResetError|BrokenPipeError|ConnectionAbortedError)\b")
+#: A traceback longer than this many lines is logged in parts.
+_MAX_TRACEBACK = 100
 
 
 class PromptMask:
-    """Cuts prompt and answer text out of the server's log records, continued lines included."""
+    """Cuts the text of prompts and answers out of the server's log records, continuation lines included."""
 
     def __init__(self) -> None:
         self._inside = False
 
     def __call__(self, line: str) -> str | None:
-        """The line as it may be shown, or None if all of it belongs to a masked text."""
+        """Return the line as it may be shown, or None if all of it is masked text."""
         if self._inside and not (_RECORD.match(line) or _ACCESS.match(line) or _NATIVE.match(line)):
             return None
         secret = _SECRET.search(line)
@@ -55,13 +58,13 @@ class PromptMask:
 
 
 class Transcript:
-    """The child's output as log records of ours and a ring of the last lines."""
+    """The child's output as log records of the gateway and a ring of the last lines."""
 
     def __init__(self, on_line: Callable[[str], None]) -> None:
         self._on_line = on_line
         self._mask = PromptMask()
         self._ring: deque[str] = deque(maxlen=RING_LINES)
-        self._trouble: list[str] = []  # of one connection, as far as it has been told
+        self._traceback: list[str] = []  # of one connection, until its closing rule
 
     @property
     def lines(self) -> tuple[str, ...]:
@@ -69,50 +72,50 @@ class Transcript:
 
     def feed(self, raw: bytes) -> None:
         line = self._mask(raw.decode(errors="replace").rstrip())
-        if not line or _ours(line):
+        if not line or _is_health_check(line):
             return
         self._ring.append(line)
         self._write(line)
         self._on_line(line)
 
     def _write(self, line: str) -> None:
-        """To the log, at once or, from the trouble of a connection, when all of it has been told."""
-        if not self._trouble and line != _RULE:
+        """Log a line at once, or with the rest of a connection's traceback once that is complete."""
+        if not self._traceback and line != _RULE:
             log.log(_level(line), "child_output", extra={"line": line})
             return
-        self._trouble.append(line)
-        if len(self._trouble) == 1 or (line != _RULE and len(self._trouble) < _LONGEST_TROUBLE):
+        self._traceback.append(line)
+        if len(self._traceback) == 1 or (line != _RULE and len(self._traceback) < _MAX_TRACEBACK):
             return
-        told, self._trouble = self._trouble, []
-        most = logging.DEBUG if any(map(_CLIENT_LEFT.match, told)) else logging.WARNING
-        for each in told:
-            log.log(min(_level(each), most), "child_output", extra={"line": each})
+        lines, self._traceback = self._traceback, []
+        highest = logging.DEBUG if any(map(_DISCONNECTED.match, lines)) else logging.WARNING
+        for each in lines:
+            log.log(min(_level(each), highest), "child_output", extra={"line": each})
 
 
-def broken_connection(line: str) -> int | None:
-    """The client's port, if the line tells that the server has given up a connection from this machine."""
-    told = _BROKEN.match(line)
-    return None if told is None else int(told[1])
+def dropped_connection(line: str) -> int | None:
+    """The client's port, if the line says that the server has dropped a connection from this machine."""
+    found = _CONNECTION_ERROR.match(line)
+    return None if found is None else int(found[1])
 
 
-def _ours(line: str) -> bool:
-    """/health is asked twice a second by us; its access lines would push everything else out."""
+def _is_health_check(line: str) -> bool:
+    """Whether it is the access line of /health, asked twice a second: they would displace all other lines."""
     access = _ACCESS.match(line)
     return access is not None and access["what"] == "GET /health"
 
 
 def _level(line: str) -> int:
-    """What the server says of each request (five lines at INFO) is for debugging here."""
+    """The level of a line here: the server's five INFO lines per request are only for debugging."""
     record = _RECORD.match(line)
     if _ACCESS.match(line) or _ALWAYS_SAID.search(line):
         return logging.DEBUG
     if record is not None and record["level"] in ("DEBUG", "INFO"):
         return logging.DEBUG
-    return logging.WARNING  # tracebacks and native code have no level of their own
+    return logging.WARNING  # lines of tracebacks and native code have no level
 
 
 class Lines(asyncio.Protocol):
-    """Splits a pipe into lines of at most `LINE_BYTES`; the rest of a longer one is dropped."""
+    """Splits a pipe into lines of at most `LINE_BYTES`; the rest of a longer line is dropped."""
 
     def __init__(self, on_line: Callable[[bytes], None]) -> None:
         self._on_line = on_line

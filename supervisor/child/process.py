@@ -1,6 +1,6 @@
-"""One child process under its keeper: spawn, signal the group, learn of its end. No orphan ever.
+"""One child process under its keeper: spawns it, signals its group, and learns of its end.
 
-`keeper.py` says how an orphan is prevented. Nothing here decides anything; `runner.py` does.
+`keeper.py` explains how orphans are prevented. Nothing is decided here; the supervisor decides.
 """
 
 from __future__ import annotations
@@ -26,17 +26,18 @@ from supervisor.child.output import Lines
 
 _KEEPER = Path(__file__).with_name("keeper.py")
 
-#: After SIGTERM to an orphaned group. The promise is 5 seconds in all; the server needs none of them.
+#: Seconds between SIGTERM and SIGKILL for an orphaned group. The promise is 5 seconds in all; the server
+#: needs hardly any.
 ORPHAN_GRACE_S = 1.5
 
-#: The last words of a child may arrive just after the news of its end; a grandchild that kept the pipe
-#: open must not delay the news for longer.
-LAST_WORDS_S = 0.04
+#: The last output of a child may arrive this many seconds after the report of its end. A grandchild that
+#: keeps the pipe open must not delay that report for longer.
+LAST_OUTPUT_S = 0.04
 
 
 @dataclass(frozen=True, slots=True)
 class Exit:
-    """How the process ended; both None if even the keeper was killed and nobody knows."""
+    """How the process ended; both are None if the keeper was killed too, so that it is unknown."""
 
     code: int | None
     signal: int | None
@@ -44,22 +45,22 @@ class Exit:
 
 @dataclass(frozen=True, slots=True)
 class Telemetry:
-    """One sample from inside the child, in bytes. `at` is the gateway's monotonic clock on arrival."""
+    """One sample from inside the child, in bytes. `at`: monotonic time of its arrival at the gateway."""
 
     active_bytes: int
     peak_bytes: int
     cache_bytes: int
     beat: int
     at: float
-    idle: bool = False  # no request is at work, and none waits
-    card_free: int | None = None  # of the GPU's own memory, where it has its own (CUDA)
+    idle: bool = False  # no request is running or waiting
+    card_free: int | None = None  # of the GPU's own memory, if it has any (CUDA)
     card_total: int | None = None
 
 
 class Child:
-    """A running child. `pid` is known some 15 ms after the spawn; `exited` resolves when its end is.
+    """A running child. `pid` is known some 15 ms after the spawn; `exited` resolves when its end is known.
 
-    `members`: of its process group, as they were last looked up, which takes long (attempt.py does it).
+    `members`: pids of its process group as of the last look-up, which is slow and done by `attempt.py`.
     """
 
     def __init__(self, on_output: Callable[[bytes], None]) -> None:
@@ -82,7 +83,7 @@ class Child:
         """Start the keeper, which starts the child. `command` gets the number of the telemetry pipe.
 
         Raises:
-            OSError: the system has no process, file or memory left for us.
+            OSError: the system has no process, file or memory left.
         """
         with contextlib.ExitStack() as theirs, contextlib.ExitStack() as failed:
             failed.callback(self.abandon)
@@ -93,13 +94,12 @@ class Child:
             theirs.callback(os.close, lifeline)
             os.set_blocking(self._lifeline, False)
             # No await from here on: a spawn cannot be cancelled half-way.
-            fds = _Ends(lifeline, status, samples, output)
-            self._keeper = _start_keeper(command(samples), env, fds)
+            self._keeper = _start_keeper((lifeline, status, samples), output, command(samples), env)
             failed.pop_all()
         self._ending = asyncio.create_task(self._end())
 
     async def _pipe(self, protocol: Lines, theirs: contextlib.ExitStack) -> int:
-        """Read a new pipe by `protocol`; returns its write end, which `theirs` closes here."""
+        """Read a new pipe with `protocol`; return its write end, which `theirs` closes in this process."""
         reader, writer = os.pipe()
         theirs.callback(os.close, writer)
         source: IO[bytes] = os.fdopen(reader, "rb", 0)
@@ -110,17 +110,17 @@ class Child:
     def signal(self, number: int) -> None:
         """Signal the child's whole group, through the keeper."""
         if not self._ended.done() and self._lifeline >= 0:
-            # A keeper that is gone (EPIPE) is noticed by its status pipe; a full pipe holds 64 K orders.
+            # The end of a keeper (EPIPE) is noticed at its status pipe; a full pipe holds 64 K signals.
             with contextlib.suppress(BrokenPipeError, BlockingIOError):
                 os.write(self._lifeline, bytes([number]))
 
     def kill(self) -> None:
-        """SIGKILL the group without the keeper's help, which may itself be stopped or gone."""
+        """SIGKILL the group without the keeper, which may itself be stopped or gone."""
         if self.pid is not None and not self._ended.done():
             kill_group(self.pid)
 
     def abandon(self) -> None:
-        """Let the keeper end the child as if the gateway had gone."""
+        """Make the keeper end the child as if the gateway had ended."""
         if self._lifeline >= 0:
             os.close(self._lifeline)
             self._lifeline = -1
@@ -157,10 +157,10 @@ class Child:
         )
 
     async def _end(self) -> None:
-        """Pass the end on, once the keeper has reported it or was itself killed."""
+        """Publish the child's end once the keeper has reported it or was itself killed."""
         await asyncio.wait((self._ended, self._status.ended), return_when=asyncio.FIRST_COMPLETED)
-        exit_ = self._ended.result() if self._ended.done() else await self._finish_alone()
-        await asyncio.wait((self._output.ended,), timeout=LAST_WORDS_S)
+        exit_ = self._ended.result() if self._ended.done() else await self._end_without_keeper()
+        await asyncio.wait((self._output.ended,), timeout=LAST_OUTPUT_S)
         self.exited.set_result(exit_)
         self.abandon()
         if not self.born.done():
@@ -168,46 +168,39 @@ class Child:
         if self._keeper is not None:
             await asyncio.to_thread(self._keeper.wait)
 
-    async def _finish_alone(self) -> Exit:
-        """The keeper was killed: do its work. The child is init's now, which tells us nothing."""
-        while self.pid is not None and runs(self.pid):
+    async def _end_without_keeper(self) -> Exit:
+        """Do the work of a killed keeper. The child belongs to init now, so its exit status is lost."""
+        while self.pid is not None and is_running(self.pid):
             self.kill()
             await asyncio.sleep(0.02)
         return Exit(None, None)
 
 
-@dataclass(frozen=True, slots=True)
-class _Ends:
-    """The keeper's ends of the four pipes; `samples` and `output` are for the child."""
-
-    lifeline: int
-    status: int
-    samples: int
-    output: int
-
-
-def _start_keeper(command: Sequence[str], env: Mapping[str, str], ends: _Ends) -> subprocess.Popen[bytes]:
-    options = (ends.lifeline, ends.status, ORPHAN_GRACE_S, ends.samples)
+def _start_keeper(
+    fds: tuple[int, int, int], output: int, command: Sequence[str], env: Mapping[str, str]
+) -> subprocess.Popen[bytes]:
+    lifeline, status, samples = fds
+    options = (lifeline, status, ORPHAN_GRACE_S, samples)
     return subprocess.Popen(
         [sys.executable, "-I", "-S", str(_KEEPER), *map(str, options), *command],
         stdin=subprocess.DEVNULL,
-        stdout=ends.output,
-        stderr=ends.output,
+        stdout=output,
+        stderr=output,
         env=dict(env),
-        pass_fds=(ends.lifeline, ends.status, ends.samples),
+        pass_fds=fds,
         start_new_session=True,  # a Ctrl-C at the terminal is for the gateway alone
     )
 
 
-def widen(pipe: int, size: int) -> None:
-    """Let a pipe hold `size` bytes, where the system can (Linux); a Mac's grow by themselves, to 64 KiB."""
+def widen_pipe(pipe: int, size: int) -> None:
+    """Let a pipe hold `size` bytes on Linux; on a Mac pipes grow by themselves, to 64 KiB."""
     if sys.platform == "linux":
-        with contextlib.suppress(PermissionError):  # the user's pipes hold too much together already
+        with contextlib.suppress(PermissionError):  # beyond the limit on the user's pipes together
             fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, size)
 
 
-def runs(pid: int) -> bool:
-    """True unless the process has ended; a zombie that its parent has not yet reaped has."""
+def is_running(pid: int) -> bool:
+    """Whether the process runs; a zombie that has not been reaped yet does not."""
     try:
         return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
@@ -215,5 +208,5 @@ def runs(pid: int) -> bool:
 
 
 def kill_group(pid: int) -> None:
-    """SIGKILL the process group that `pid` leads, or will lead in a moment (see `keeper.signal_group`)."""
+    """SIGKILL the process group that `pid` leads or is about to lead (see `keeper.signal_group`)."""
     signal_group(pid, signal.SIGKILL)

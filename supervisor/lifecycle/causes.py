@@ -1,6 +1,6 @@
-"""The causes that a death of the child can have, and what holds for each whatever the case at hand (pure).
+"""Pure. The causes that a death of the child can have, and what holds for each of them in every case.
 
-What to do about a death depends on the case: `advice.py`.
+What to do about a particular death depends on its circumstances: see `advice.py`.
 """
 
 from __future__ import annotations
@@ -39,49 +39,53 @@ class Symptom(StrEnum):
 
     EXIT = "exit"  # the process is gone
     THREAD_DEAD = "thread_dead"  # /health says so, or no request is answered; the process lives
-    WEDGE = "wedge"  # no sign of life for the stall time, and the canary unanswered
+    WEDGE = "wedge"  # no activity for the stall time, and the canary went unanswered
     START_TIMEOUT = "start_timeout"
     LOAD_FAILED = "load_failed"  # THREAD_DEAD before the first token
     PORT_TAKEN = "port_taken"
-    STOPPED = "stopped"  # by us, for good
-    RECYCLED = "recycled"  # by us, to start again
+    STOPPED = "stopped"  # by the supervisor, for good
+    RECYCLED = "recycled"  # by the supervisor, to start again
+
+
+#: A child with one of these symptoms will not react to SIGINT, so its stop begins with SIGTERM.
+IGNORES_SIGINT = frozenset({Symptom.WEDGE, Symptom.START_TIMEOUT, Symptom.PORT_TAKEN})
 
 
 @dataclass(frozen=True, slots=True)
-class Nature:
-    """What follows from a cause. `explanation`: one line for the user."""
+class CauseInfo:
+    """What follows from a cause: one line for the user, whether memory is to blame, whether to restart."""
 
     explanation: str
     memory: bool = False
     retry: Retry = Retry.COUNTED
 
 
-NATURES: dict[Cause, Nature] = {
-    Cause.METAL_OOM: Nature("The GPU ran out of memory (Metal).", memory=True),
-    Cause.METAL_ERROR: Nature("Metal gave up a command buffer for another reason than memory."),
-    Cause.CUDA_OOM: Nature("The GPU ran out of memory (CUDA).", memory=True),
-    Cause.ALLOCATION_REFUSED: Nature("MLX was refused one allocation.", memory=True),
-    Cause.RESOURCE_LIMIT: Nature("MLX reached Metal's limit on the number of buffers.", memory=True),
-    Cause.KILLED_BY_SYSTEM: Nature(
-        "The server was killed from outside with SIGKILL, most often by the system to get memory back.",
+CAUSE_INFO: dict[Cause, CauseInfo] = {
+    Cause.METAL_OOM: CauseInfo("The GPU ran out of memory (Metal).", memory=True),
+    Cause.METAL_ERROR: CauseInfo("Metal aborted a command buffer for a reason other than memory."),
+    Cause.CUDA_OOM: CauseInfo("The GPU ran out of memory (CUDA).", memory=True),
+    Cause.ALLOCATION_REFUSED: CauseInfo("MLX was refused one allocation.", memory=True),
+    Cause.RESOURCE_LIMIT: CauseInfo("MLX reached Metal's limit on the number of buffers.", memory=True),
+    Cause.KILLED_BY_SYSTEM: CauseInfo(
+        "The server was killed from outside with SIGKILL, most often by the system to reclaim memory.",
         memory=True,
     ),
-    Cause.SEGFAULT: Nature("The server crashed in native code (a bad memory access)."),
-    Cause.ABORTED: Nature("Native code in the server aborted."),
-    Cause.GENERATION_THREAD_DIED: Nature(
+    Cause.SEGFAULT: CauseInfo("The server crashed in native code (a bad memory access)."),
+    Cause.ABORTED: CauseInfo("Native code in the server aborted."),
+    Cause.GENERATION_THREAD_DIED: CauseInfo(
         "The server's generation thread died; its process lived on without serving."
     ),
-    Cause.WEDGE: Nature("The server stopped making progress and did not answer a test request."),
-    Cause.START_TIMEOUT: Nature("The server did not produce a token in time after its start."),
-    Cause.LOAD_FAILED: Nature("The server could not load the model."),
-    Cause.BAD_MODEL: Nature("The model cannot be loaded by the installed mlx-lm.", retry=Retry.NEVER),
-    Cause.PORT_TAKEN: Nature("Another program took the server's port.", retry=Retry.FREE),
-    Cause.UNSUPPORTED_FLAG: Nature(
+    Cause.WEDGE: CauseInfo("The server stopped making progress and did not answer a test request."),
+    Cause.START_TIMEOUT: CauseInfo("The server did not produce a token in time after its start."),
+    Cause.LOAD_FAILED: CauseInfo("The server could not load the model."),
+    Cause.BAD_MODEL: CauseInfo("The model cannot be loaded by the installed mlx-lm.", retry=Retry.NEVER),
+    Cause.PORT_TAKEN: CauseInfo("Another program took the server's port.", retry=Retry.FREE),
+    Cause.UNSUPPORTED_FLAG: CauseInfo(
         "The installed mlx_lm.server refused a command-line flag.", retry=Retry.NEVER
     ),
-    Cause.SERVER_MISSING: Nature("mlx_lm.server could not be run.", retry=Retry.NEVER),
-    Cause.SPAWN_FAILED: Nature("The system refused to start a process."),
-    Cause.OWN_STOP: Nature("The server was stopped by the proxy.", retry=Retry.FREE),
-    Cause.RECYCLED: Nature("The server was restarted as planned.", retry=Retry.FREE),
-    Cause.UNKNOWN: Nature("The server ended for a reason that is not known."),
+    Cause.SERVER_MISSING: CauseInfo("mlx_lm.server could not be run.", retry=Retry.NEVER),
+    Cause.SPAWN_FAILED: CauseInfo("The system refused to start a process."),
+    Cause.OWN_STOP: CauseInfo("The server was stopped by the proxy.", retry=Retry.FREE),
+    Cause.RECYCLED: CauseInfo("The server was restarted as planned.", retry=Retry.FREE),
+    Cause.UNKNOWN: CauseInfo("The server ended for an unknown reason."),
 }

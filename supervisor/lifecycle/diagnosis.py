@@ -1,9 +1,9 @@
-"""What killed the child: a table from exit, last lines and liveness to a cause in plain words (pure).
+"""Pure. What killed the child: a table from exit, last lines and liveness to a cause in plain words.
 
 The signatures are texts and exits recorded from the real server on Linux (CPU and CUDA); those of Metal
-come from public issue threads of mlx and mlx-lm. Text decides before exit status, because an abort, a
-dead thread and a refused request can all carry the same "Insufficient Memory". What no row matches stays
-UNKNOWN and keeps its last lines.
+come from public issue threads of mlx and mlx-lm. Text outranks exit status, because an abort, a dead thread
+and a refused request can all carry the same "Insufficient Memory". A death that no row matches stays UNKNOWN,
+and its last lines are kept.
 """
 
 from __future__ import annotations
@@ -12,12 +12,13 @@ import re
 import signal as signals
 from dataclasses import dataclass
 
-from supervisor.lifecycle.causes import NATURES, Cause, Symptom
+from supervisor.lifecycle.causes import CAUSE_INFO, Cause, Symptom
 
-#: Lines at the end of the output in which a cause is looked for: a traceback and the warnings around it.
+#: A cause is searched for in this many last lines of the output: a traceback and the warnings around it.
 EVIDENCE_LINES = 60
 
-#: macOS does not say whom it killed for memory (jetsam); it does so when less than about this is free.
+#: macOS does not report its kills for lack of memory (jetsam); it kills below about this share of free
+#: memory.
 SHORT_SHARE = 0.15
 
 
@@ -25,8 +26,8 @@ SHORT_SHARE = 0.15
 class MachinePressure:
     """How short of memory the machine was.
 
-    `system_kills`: processes that the system has killed for memory in the child's life, None where it does
-    not say (macOS). `free_share`: least free memory of the last seconds, as a share of all.
+    `system_kills`: processes that the system has killed for lack of memory during the child's life; None
+    where it does not report them (macOS). `free_share`: lowest share of free memory in the last seconds.
     """
 
     system_kills: int | None = None
@@ -34,7 +35,7 @@ class MachinePressure:
 
     @property
     def kills(self) -> bool:
-        """Whether the system may well have killed for memory."""
+        """Whether the system is likely to have killed for lack of memory."""
         if self.system_kills is not None:
             return self.system_kills > 0
         return self.free_share is None or self.free_share < SHORT_SHARE
@@ -42,9 +43,9 @@ class MachinePressure:
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """All that is known about one death. Exactly one of `exit_code` and `signal` is set once it exited.
+    """All that is known about one death. After an exit, exactly one of `exit_code` and `signal` is set.
 
-    `stopped`: the process had been stopped (SIGSTOP, a debugger, job control) rather than stuck.
+    `stopped`: the process had been stopped (SIGSTOP, a debugger, job control) rather than got stuck.
     """
 
     symptom: Symptom
@@ -59,17 +60,17 @@ class Evidence:
 class Diagnosis:
     """A cause, and one line that explains it to the user.
 
-    `outside`: somebody did this to the server, whatever it was working on; no request is to blame.
+    `external`: a person or another program did this to the server, so no request is to blame.
     """
 
     cause: Cause
     explanation: str
-    outside: bool = False
+    external: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Signature:
-    """A text in the last lines that proves a cause. `loading`: only before the first token."""
+    """A text in the last lines that proves a cause. `loading`: it counts only before the first token."""
 
     cause: Cause
     text: re.Pattern[str]
@@ -80,12 +81,12 @@ def _row(cause: Cause, pattern: str, *, loading: bool = False) -> Signature:
     return Signature(cause, re.compile(pattern), loading)
 
 
-#: First match wins. Metal's numeric code changed its width between versions: only the name is matched.
+#: The first match wins. Metal's numeric code changed its width between versions, so only the name is matched.
 SIGNATURES: tuple[Signature, ...] = (
     _row(Cause.METAL_OOM, r"\[METAL\].*(kIOGPUCommandBufferCallbackErrorOutOfMemory|Insufficient Memory)"),
     _row(Cause.METAL_ERROR, r"\[METAL\].*kIOGPUCommandBufferCallbackError\w+"),
     _row(Cause.CUDA_OOM, r"(?i)cuda.*out of memory|cudaErrorMemoryAllocation"),
-    # MLX names the call and CUDA's text for it (backend/cuda/utils.cpp); of cuBLAS 3, which is ALLOC_FAILED.
+    # MLX prints the call and CUDA's text (backend/cuda/utils.cpp), for cuBLAS a number: 3 is ALLOC_FAILED.
     _row(Cause.CUDA_OOM, r"\bcu[A-Z]\w*.* failed: out of memory|\bcublas\w*.* failed with code: 3\."),
     _row(Cause.RESOURCE_LIMIT, r"Resource limit \(\d+\) exceeded"),
     _row(Cause.ALLOCATION_REFUSED, r"\[(metal::)?malloc\w*\] (Attempting to allocate|Unable to allocate)"),
@@ -109,10 +110,10 @@ _BY_SIGNAL: dict[int, Cause] = {
     signals.SIGABRT: Cause.ABORTED,
 }
 
-#: Signals by which people and process managers ask a process to end; no fault of its own sends them.
-_POLITE = (signals.SIGTERM, signals.SIGINT, signals.SIGHUP, signals.SIGQUIT)
+#: Signals by which people and process managers end a process; a fault of the process never sends them.
+_TERMINATION = (signals.SIGTERM, signals.SIGINT, signals.SIGHUP, signals.SIGQUIT)
 
-#: Symptoms that name the cause by themselves, before any text is looked at.
+#: Symptoms that determine the cause whatever the text says.
 _CERTAIN = {
     Symptom.STOPPED: Cause.OWN_STOP,
     Symptom.RECYCLED: Cause.RECYCLED,
@@ -120,7 +121,7 @@ _CERTAIN = {
     Symptom.WEDGE: Cause.WEDGE,
 }
 
-#: Symptoms that name the cause when no text does.
+#: Symptoms that determine the cause if no text does.
 _OTHERWISE = {
     Symptom.THREAD_DEAD: Cause.GENERATION_THREAD_DIED,
     Symptom.LOAD_FAILED: Cause.LOAD_FAILED,
@@ -131,18 +132,18 @@ _OTHERWISE = {
 def diagnose(evidence: Evidence, *, loading: bool) -> Diagnosis:
     """Find the cause of one death. `loading`: the generation had not yet produced its first token."""
     cause = _CERTAIN.get(evidence.symptom) or _by_text(evidence.last_lines, loading) or _by_status(evidence)
-    if (deed := _deed(cause, evidence)) is not None:
-        return Diagnosis(cause, deed, outside=True)
-    return Diagnosis(cause, _with_status(NATURES[cause].explanation, cause, evidence))
+    if (act := _external_act(cause, evidence)) is not None:
+        return Diagnosis(cause, act, external=True)
+    return Diagnosis(cause, _with_status(CAUSE_INFO[cause].explanation, cause, evidence))
 
 
-def _deed(cause: Cause, evidence: Evidence) -> str | None:
-    """What somebody has done to the server from outside, if that is what the evidence says."""
+def _external_act(cause: Cause, evidence: Evidence) -> str | None:
+    """What a person or another program did to the server, if the evidence says so."""
     number = _signal_of(evidence)
     if cause is Cause.KILLED_BY_SYSTEM and not evidence.pressure.kills:
-        return "The server was killed with SIGKILL, and not by the system for want of memory."
-    if cause is Cause.UNKNOWN and number in _POLITE:
-        return f"The server was told to end by {signals.Signals(number).name}, and not by the proxy."
+        return "The server was killed with SIGKILL, and not by the system for lack of memory."
+    if cause is Cause.UNKNOWN and number in _TERMINATION:
+        return f"Something other than the proxy ended the server with {signals.Signals(number).name}."
     if cause is Cause.WEDGE and evidence.stopped:
         return "The server's process was stopped, by SIGSTOP or a debugger, until it was restarted."
     return None
@@ -165,7 +166,7 @@ def _by_status(evidence: Evidence) -> Cause:
 
 def _signal_of(evidence: Evidence) -> int | None:
     if evidence.signal is None and evidence.exit_code is not None and evidence.exit_code > 128:
-        return evidence.exit_code - 128  # a shell or launcher between us and the server
+        return evidence.exit_code - 128  # a shell or launcher runs between the proxy and the server
     return evidence.signal
 
 
@@ -179,28 +180,28 @@ def _with_status(explanation: str, cause: Cause, evidence: Evidence) -> str:
     return explanation
 
 
-#: The server writes this when its generation thread ends by an exception. Text of a client could look the
-#: same, so it is a reason to ask /health at once and no proof.
+#: The server writes this when its generation thread ends with an exception. A client's text could look the
+#: same, so it is a reason to ask /health at once, but no proof.
 _THREAD_DIED = re.compile(r"generation thread died")
 
 
 def suspicious(line: str) -> bool:
-    """True if a line of the child's output is a reason to check on it at once."""
+    """Whether a line of the child's output is a reason to examine it at once."""
     return _THREAD_DIED.search(line) is not None
 
 
 def lacks_memory(lines: tuple[str, ...]) -> bool:
-    """True if the last lines of a child that lives say that it was short of memory.
+    """Whether the last lines of a living child say that it was short of memory.
 
-    A server that can start no thread any more closes connections unanswered and goes on with what it has.
+    A server that can start no more threads closes new connections unanswered and continues with the others.
     """
     tail = lines[-EVIDENCE_LINES:]
     if any("can't start new thread" in line or "MemoryError" in line for line in tail):
         return True
     cause = _by_text(tail, loading=False)
-    return cause is not None and NATURES[cause].memory
+    return cause is not None and CAUSE_INFO[cause].memory
 
 
 def port_taken(line: str) -> bool:
-    """True if the server says that it could not bind its port; its process may live on without serving."""
+    """Whether the server says that it could not bind its port; its process may live on without serving."""
     return "Address already in use" in line

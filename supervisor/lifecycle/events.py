@@ -1,6 +1,6 @@
-"""What happens to the child (events) and what is to be done about it (effects), for `lifecycle.py` (pure).
+"""Pure. What happens to the child (events) and what must be done about it (effects), for `state_machine.py`.
 
-Both are plain values, so that a life can be written down, compared and tested without a process.
+Both are plain values, so that a life can be recorded, compared and tested without a process.
 """
 
 from __future__ import annotations
@@ -19,26 +19,26 @@ class Start:
 
 @dataclass(frozen=True, slots=True)
 class Launched:
-    """The process was started; the time allowed for loading runs from here, not from a model download."""
+    """The process was started. The time allowed for loading runs from here, after any model download."""
 
 
 @dataclass(frozen=True, slots=True)
 class FirstToken:
-    """The child answered with one real token."""
+    """The child has produced one real token."""
 
 
 @dataclass(frozen=True, slots=True)
-class Broke:
+class Broken:
     """The child will never serve again, but its process lives: dead thread, wedge, failed load."""
 
     retry: Retry
     jitter: float
-    firmly: bool = False  # it will not react to SIGINT
+    ignores_sigint: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Exited:
-    """The process is gone. `retry` and `jitter` count only if nobody had told it to go."""
+    """The process is gone. `retry` and `jitter` count only if it had not been told to end."""
 
     retry: Retry = Retry.COUNTED
     jitter: float = 0.0
@@ -46,7 +46,7 @@ class Exited:
 
 @dataclass(frozen=True, slots=True)
 class Stop:
-    """The proxy stops, its requests are drained."""
+    """The proxy stops, and its requests have been drained."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,12 +56,12 @@ class Kill:
 
 @dataclass(frozen=True, slots=True)
 class Recycle:
-    """A planned restart, or a try out of FAILED or BACKOFF."""
+    """A planned restart, or an immediate start out of FAILED or BACKOFF."""
 
 
 @dataclass(frozen=True, slots=True)
 class Drained:
-    """No request is being served any more."""
+    """No request is in flight any more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +69,7 @@ class Deadline:
     """`Life.deadline` has passed."""
 
 
-Event = Start | Launched | FirstToken | Broke | Exited | Stop | Kill | Recycle | Drained | Deadline
+Event = Start | Launched | FirstToken | Broken | Exited | Stop | Kill | Recycle | Drained | Deadline
 
 
 # Effects
@@ -77,33 +77,33 @@ Event = Start | Launched | FirstToken | Broke | Exited | Stop | Kill | Recycle |
 
 @dataclass(frozen=True, slots=True)
 class Launch:
-    """Prepare and start this generation; answer with Launched, then Exited some day."""
+    """Prepare and start this generation; Launched follows, and finally Exited."""
 
     generation: int
 
 
 @dataclass(frozen=True, slots=True)
 class Signal:
-    """Send to the child's process group. Without a process: give up starting one, and say Exited."""
+    """Signal the child's process group. Without a process: give up starting one, and report Exited."""
 
     number: int
 
 
 @dataclass(frozen=True, slots=True)
 class EndGeneration:
-    """The generation ends by our will: tell whoever still waits for its answers."""
+    """The supervisor ends the generation: tell the requests that still wait for responses."""
 
     recycled: bool
 
 
 @dataclass(frozen=True, slots=True)
 class Overdue:
-    """The child did not become ready in time: find out why, then say Broke."""
+    """The child did not become ready in time: find out why, then report Broken."""
 
 
 @dataclass(frozen=True, slots=True)
 class Force:
-    """The keeper has not managed to kill the child: do it without the keeper."""
+    """The keeper did not manage to kill the child: do it without the keeper."""
 
 
 Effect = Launch | Signal | EndGeneration | Overdue | Force

@@ -7,12 +7,13 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class InFlight:
-    """One request in flight at a death. Numbers and names only, no text of it.
+    """One request in flight at a death: numbers and names only, none of its text.
 
-    `phase`: prefill or decode. `progress`: prompt tokens (processed, total), once the child had told.
-    `running_s`: since it was given to the child. `suspect`: the death is blamed on it, with others perhaps.
-    `refused_s`: how long it will be refused from now on, if it was sentenced. `predicted_bytes` were
-    reserved for it, and by `seen_bytes` the child's memory rose while it ran; None is not known.
+    `phase`: prefill or decode. `progress`: prompt tokens (processed, total), once the child has reported
+    any. `running_s`: seconds since it was sent to the child. `suspect`: the death is blamed on it, perhaps
+    together with others. `refused_s`: seconds for which it will be refused from now on, if it was
+    quarantined. `predicted_bytes`: its memory reservation. `seen_bytes`: rise of the child's memory while it
+    ran. Each is None where it is not known.
     """
 
     answer_id: str

@@ -1,8 +1,8 @@
-"""When to restart: OTP's restart intensity, with exponential back-off and full jitter (pure).
+"""Pure. When to restart: OTP's restart intensity, with exponential back-off and full jitter.
 
-The shape is `add_restart` of Erlang/OTP's supervisor: remember the restarts of the window, and give up
-when there are more than `max_restarts`. OTP restarts at once each time; a model server costs seconds of
-loading and gigabytes, so only the first restart of a window does.
+Modelled on `add_restart` of Erlang/OTP's supervisor: remember the restarts within the window, and give up
+when there are more than `max_restarts`. OTP restarts at once every time; loading a model costs seconds and
+gigabytes, so here only the first restart of a window is immediate.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from enum import StrEnum
 
 
 class Retry(StrEnum):
-    """What a death says about trying again."""
+    """Whether to start again after a death."""
 
-    COUNTED = "counted"  # a crash: it counts against the intensity
-    FREE = "free"  # nobody's fault and cured by trying again, as a port that was taken meanwhile
+    COUNTED = "counted"  # a crash, which counts against the restart intensity
+    FREE = "free"  # no fault of the child, and a retry helps: a port that was taken in the meantime
     NEVER = "never"  # the same would happen again: a bad model, an unsupported flag
 
 
@@ -31,7 +31,7 @@ class RestartPolicy:
 
 @dataclass(frozen=True, slots=True)
 class History:
-    """Times (monotonic, seconds) of the restarts in the window, and how many followed each other closely."""
+    """Monotonic times of the restarts in the window, and how many followed in close succession."""
 
     restarts: tuple[float, ...] = ()
     streak: int = 0
@@ -39,7 +39,7 @@ class History:
 
 @dataclass(frozen=True, slots=True)
 class RestartDecision:
-    """`delay_s` until the restart; None when the intensity is exceeded."""
+    """The new history, and the delay until the restart; None when the intensity is exceeded."""
 
     history: History
     delay_s: float | None
@@ -48,11 +48,13 @@ class RestartDecision:
 def add_restart(
     policy: RestartPolicy, history: History, *, now: float, served_s: float, jitter: float
 ) -> RestartDecision:
-    """Decide about one crash.
+    """Decide when to restart after one crash.
 
-    `served_s` is how long the generation served before it died. One that served for longer than the
-    longest back-off was stable, and its crash starts a new streak. `jitter` in [0, 1) scales the whole
-    wait ("full jitter"), so that many supervisors on one machine do not load their models together.
+    Args:
+        served_s: how long the generation served before it died. One that served for longer than the longest
+            back-off was stable, so its crash starts a new streak.
+        jitter: in [0, 1), scales the whole delay ("full jitter"), so that several supervisors on one machine
+            do not load their models at the same time.
     """
     recent = (*(at for at in history.restarts if now - at < policy.window_s), now)
     if len(recent) > policy.max_restarts:
@@ -62,8 +64,8 @@ def add_restart(
 
 
 def backoff(policy: RestartPolicy, streak: int, jitter: float) -> float:
-    """Seconds to wait after `streak` earlier restarts in a row: none at first, then up to base * 2^n."""
+    """Seconds to wait after `streak` restarts in a row: 0 for the first, then up to base * 2^n."""
     if streak == 0:
         return 0.0
-    doublings = min(streak - 1, 32)  # enough for any limit, and no overflow
+    doublings = min(streak - 1, 32)  # enough for any limit, without overflow
     return min(policy.max_s, policy.base_s * 2.0**doublings) * jitter

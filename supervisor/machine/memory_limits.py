@@ -1,7 +1,6 @@
-"""What limits memory on this machine beside RAM: control groups, Metal's wired limit, an NVIDIA card.
+"""What limits memory on this machine besides RAM: control groups, Metal's wired limit, an NVIDIA card.
 
-The macOS half follows `man sysctl` and recorded outputs; it has been written on Linux and has not been run
-on a Mac.
+The macOS half follows `man sysctl` and recorded outputs.
 """
 
 from __future__ import annotations
@@ -17,12 +16,12 @@ from supervisor.machine.system import free_memory, sysctl, total_memory
 from supervisor.memory_model.ceiling import Readings
 
 _MIB = 2**20
-#: cgroup v1 writes the largest multiple of a page where there is no limit.
+#: Without a limit, cgroup v1 reports the largest multiple of a page, which is above this.
 _NO_LIMIT = 2**62
 
 
 def read(backend: str, working_set: int | None) -> Readings:
-    """Everything now. `backend` and `working_set` come from the probe: only MLX knows them."""
+    """Read all limits now. `backend` and `working_set` come from the tracing process: only MLX knows them."""
     limit, used = cgroup_memory() or (None, 0)
     gpu_total, gpu_free = (nvidia_memory() if backend == "cuda" else None) or (None, None)
     return Readings(
@@ -41,10 +40,10 @@ def read(backend: str, working_set: int | None) -> Readings:
 def cgroup_memory(
     root: Path = Path("/sys/fs/cgroup"), membership: Path = Path("/proc/self/cgroup")
 ) -> tuple[int, int] | None:
-    """(limit, used) of the group around this process that has least left; None without a limit.
+    """(limit, used) bytes of the enclosing control group that has least left; None without a limit.
 
     Linux kernel documentation, admin-guide/cgroup-v2.rst (memory.max, memory.current) and
-    cgroup-v1/memory.rst. Inactive file pages are given up under pressure, so they are not counted as used.
+    cgroup-v1/memory.rst. Inactive file pages are reclaimed under pressure, so they do not count as used.
     """
     try:
         lines = membership.read_text(encoding="ascii").splitlines()
@@ -55,7 +54,7 @@ def cgroup_memory(
 
 
 def _groups(root: Path, line: str) -> Iterator[tuple[int, int]]:
-    """Limits of one line of /proc/self/cgroup: of its group and of all groups above."""
+    """Limits for one line of /proc/self/cgroup: those of its group and of all groups above."""
     _, controllers, path = line.split(":", 2)
     if not controllers:
         base, limit, used, inactive = root, "memory.max", "memory.current", "inactive_file"
@@ -64,7 +63,7 @@ def _groups(root: Path, line: str) -> Iterator[tuple[int, int]]:
         inactive = "total_inactive_file"
     else:
         return
-    # In a container the path may be the host's, which is not there: its root is then the container's group.
+    # In a container the path may be the host's, which does not exist: the root is then the container's group.
     inside = PurePosixPath(path.lstrip("/"))
     for group in (base / inside, *(base / above for above in inside.parents), base):
         reading = _group(group, limit, used, inactive)
@@ -86,7 +85,7 @@ def _group(folder: Path, limit: str, used: str, inactive: str) -> tuple[int, int
 
 
 def wired_limit(platform: str = sys.platform) -> int | None:
-    """`sysctl iogpu.wired_limit_mb` in bytes: 0 means Metal's own; None where the system has none."""
+    """`sysctl iogpu.wired_limit_mb` in bytes: 0 means Metal's default; None where the system has none."""
     if platform != "darwin":
         return None
     answer = sysctl("iogpu.wired_limit_mb")
@@ -100,7 +99,7 @@ class _NvmlMemory(ctypes.Structure):
 
 
 def nvidia_memory(environ: Mapping[str, str] = os.environ) -> tuple[int, int] | None:
-    """(total, free) bytes of the card that the child will use, from NVML; None if it does not tell."""
+    """(total, free) bytes of the card that the child will use, from NVML; None if it does not report."""
     try:
         nvml: Any = ctypes.CDLL("libnvidia-ml.so.1")
     except OSError:
@@ -117,7 +116,7 @@ def nvidia_memory(environ: Mapping[str, str] = os.environ) -> tuple[int, int] | 
 
 
 def _handle(nvml: Any, environ: Mapping[str, str], handle: ctypes.c_void_p) -> int:
-    """The first card that CUDA_VISIBLE_DEVICES shows, by number or UUID; returns NVML's status."""
+    """Get the first card of CUDA_VISIBLE_DEVICES, by number or UUID; return NVML's status."""
     first = environ.get("CUDA_VISIBLE_DEVICES", "").split(",")[0].strip() or "0"
     if first.isdigit():
         return int(nvml.nvmlDeviceGetHandleByIndex_v2(int(first), ctypes.byref(handle)))

@@ -1,7 +1,6 @@
-"""What the operating system knows: memory of the child and of the machine, and who holds a port.
+"""Memory of the child and of the machine, states of processes, and listeners on ports.
 
-The macOS half follows Apple's public headers (`libproc.h`, `sys/resource.h`). It has been written on
-Linux and has not been run on a Mac.
+The macOS half follows Apple's public headers (`libproc.h`, `sys/resource.h`).
 """
 
 from __future__ import annotations
@@ -17,13 +16,14 @@ from pathlib import Path
 
 import psutil
 
-#: `struct rusage_info_v0`: a 16-byte uuid, then 64-bit words. Its layout is a prefix of every later one.
+#: `struct rusage_info_v0`: a 16-byte uuid, then 64-bit words; its layout is a prefix of every later one:
 #: user_time, system_time, pkg_idle_wkups, interrupt_wkups, pageins, wired_size, resident_size,
 #: phys_footprint, proc_start_abstime, proc_exit_abstime.
 _RUSAGE_INFO_V0 = 0
 _WORDS = 10
 _PHYS_FOOTPRINT = 7
 
+#: Seconds that the command `sysctl` may take.
 _SYSCTL_S = 5.0
 
 
@@ -32,17 +32,18 @@ class _RusageInfoV0(ctypes.Structure):
 
 
 def memory_of(pid: int) -> int | None:
-    """Bytes that the child's whole process group holds, seen from outside; None if it is gone.
+    """Memory in bytes of a whole process group, measured from outside; None if it is gone.
 
-    On macOS this is phys_footprint, what `footprint -p` prints, since RSS misses GPU memory there. On
-    Linux it is RSS, without the memory of an NVIDIA card (seen: 1.9 GB while MLX held 37 GB there).
+    On macOS this is phys_footprint, which `footprint -p` prints, since RSS misses GPU memory there. On Linux
+    it is RSS, without the memory of an NVIDIA card (measured: 1.9 GB while MLX used 37 GB there).
     """
     return memory_of_members(pid, group(pid))
 
 
 def memory_of_members(pid: int, members: Sequence[int]) -> int | None:
-    """The same of those who were members when `group` was asked, and still are: it need not walk the table of
-    all processes, which takes a hundred times as long.
+    """The same for known members that are still in the group.
+
+    It does not walk the process table, which takes a hundred times as long.
     """
     measure = _footprint if sys.platform == "darwin" else _rss
     there = [member for member in members if _in_group(member, pid)]
@@ -51,7 +52,7 @@ def memory_of_members(pid: int, members: Sequence[int]) -> int | None:
 
 
 def group(pid: int) -> list[int]:
-    """The process and those of its descendants that are in its process group."""
+    """Pids of the process and of its descendants in its process group; walks the process table."""
     members = []
     with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied):
         leader = psutil.Process(pid)
@@ -87,7 +88,7 @@ def _footprint(pid: int) -> int | None:
 
 
 def cpu_seconds(pid: int) -> float | None:
-    """CPU time that the process has used; None if it is gone."""
+    """Seconds of CPU time that the process has used; None if it is gone."""
     try:
         times = psutil.Process(pid).cpu_times()
     except (psutil.NoSuchProcess, psutil.AccessDenied):
@@ -101,12 +102,12 @@ def total_memory() -> int:
 
 
 def free_memory() -> int:
-    """Bytes that could be had without swapping."""
+    """Bytes of RAM available without swapping."""
     return int(psutil.virtual_memory().available)
 
 
 def sysctl(name: str) -> str | None:
-    """What macOS says of it; None where there is no such name, or no such command."""
+    """The value of a macOS sysctl; None where there is no such name or no such command."""
     command = ("/usr/sbin/sysctl", "-n", name)
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=_SYSCTL_S, check=False)
@@ -116,7 +117,7 @@ def sysctl(name: str) -> str | None:
 
 
 def chip(platform: str = sys.platform) -> str | None:
-    """The processor's name, as "Apple M3 Max"; None if the system does not say."""
+    """The processor's name, such as "Apple M3 Max"; None if the system does not report it."""
     if platform == "darwin":
         return sysctl("machdep.cpu.brand_string")
     with contextlib.suppress(OSError):
@@ -127,10 +128,10 @@ def chip(platform: str = sys.platform) -> str | None:
 
 
 def system_kills() -> int | None:
-    """Processes that the system has killed for want of memory since it started; None if it does not say.
+    """Number of processes killed by the system for lack of memory since boot; None if it does not report it.
 
-    Linux counts them in /proc/vmstat (Documentation/filesystems/proc.rst), those of containers included.
-    macOS (jetsam) tells nobody but its log.
+    Linux counts them in /proc/vmstat (Documentation/filesystems/proc.rst), including those of containers.
+    macOS (jetsam) reports them only in its log.
     """
     try:
         lines = Path("/proc/vmstat").read_text().splitlines()
@@ -141,7 +142,7 @@ def system_kills() -> int | None:
 
 
 def is_stopped(pid: int) -> bool:
-    """True if the process was stopped by a signal or a debugger, and so cannot be expected to answer."""
+    """Whether the process was stopped by a signal or a debugger, so that it cannot answer."""
     try:
         return psutil.Process(pid).status() in (psutil.STATUS_STOPPED, psutil.STATUS_TRACING_STOP)
     except (psutil.NoSuchProcess, psutil.AccessDenied):
@@ -149,7 +150,7 @@ def is_stopped(pid: int) -> bool:
 
 
 def listens(pid: int, port: int) -> bool | None:
-    """True if the process or one of its group listens on `port`; None if the system does not tell."""
+    """Whether the process or one of its group listens on `port`; None if the system does not tell."""
     for member in group(pid):
         try:
             connections = psutil.Process(member).net_connections(kind="tcp")
@@ -163,9 +164,9 @@ def listens(pid: int, port: int) -> bool | None:
 
 
 def holder_of_port(port: int) -> str | None:
-    """Who listens on a TCP port, as `name (pid 123)`; None if nobody, or not ours to know.
+    """The process that listens on a TCP port, as `name (pid 123)`; None if none does or it is not visible.
 
-    macOS lets an ordinary user see only their own processes, so each process is asked by itself.
+    macOS shows ordinary users only their own processes, so each process is asked separately.
     """
     for process in psutil.process_iter(["name"]):
         try:
@@ -178,7 +179,7 @@ def holder_of_port(port: int) -> str | None:
 
 
 def created(pid: int) -> float | None:
-    """When the process was created (seconds since the epoch), which tells it from a later one of its pid."""
+    """When the process was created, in epoch seconds; distinguishes it from a later process with its pid."""
     try:
         return float(psutil.Process(pid).create_time())
     except (psutil.NoSuchProcess, psutil.AccessDenied):

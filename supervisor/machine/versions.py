@@ -1,4 +1,4 @@
-"""Versions of the libraries that decide what a child does."""
+"""Versions of the libraries that determine how a child behaves."""
 
 from __future__ import annotations
 
@@ -6,5 +6,5 @@ import importlib.metadata
 
 
 def versions() -> tuple[str, ...]:
-    """The libraries that the server runs on, as `name version`."""
+    """The versions of mlx and mlx-lm, as `name version`."""
     return tuple(f"{name} {importlib.metadata.version(name)}" for name in ("mlx", "mlx-lm"))

@@ -28,19 +28,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from supervisor.memory_model.activations import PeakMemory, logits, working
-from supervisor.memory_model.sequence import Buffers, Member, Serving, buffers_of
+from supervisor.memory_model.sequence import Buffers, SequenceDemand, Serving, buffers_of
 from supervisor.memory_model.snapshots import Snapshots, snapshots
 
 #: One alone is there twice: in its snapshot's buffer, and in the one it writes to.
 COPIES_ALONE = 2
 
 
-def kv(serving: Serving, members: Sequence[Member]) -> int:
+def kv(serving: Serving, members: Sequence[SequenceDemand]) -> int:
     """Bytes of KV when all have grown: a batch is padded, so each costs as much as the longest."""
     return len(members) * max((each.end for each in map(buffers_of(serving), members)), default=0)
 
 
-def peak(serving: Serving, members: Sequence[Member], retained: int = 0) -> PeakMemory:
+def peak(serving: Serving, members: Sequence[SequenceDemand], retained: int = 0) -> PeakMemory:
     """The fullest moment until all have ended, if nobody joins.
 
     Args:
@@ -51,7 +51,7 @@ def peak(serving: Serving, members: Sequence[Member], retained: int = 0) -> Peak
         return PeakMemory(serving.model.weights, retained, 0)
     buffers = [*map(buffers_of(serving), members)]
     padded = _padded(buffers)
-    unread = [index for index, member in enumerate(members) if not member.among]
+    unread = [index for index, member in enumerate(members) if not member.read_together]
     pinned = snapshots(serving, members, buffers, [members[index] for index in unread])
     number = len(members)
     stages = _writing(serving, padded, number, pinned)
@@ -64,12 +64,12 @@ def peak(serving: Serving, members: Sequence[Member], retained: int = 0) -> Peak
     return PeakMemory(serving.model.weights, retained + caches, works_in)
 
 
-def left(serving: Serving, members: Sequence[Member]) -> int:
+def left(serving: Serving, members: Sequence[SequenceDemand]) -> int:
     """Bytes that whoever ends first of these leaves behind, until it is displaced: the buffer of all."""
     return kv(serving, members)
 
 
-def stale(serving: Serving, last: Member) -> int:
+def stale(serving: Serving, last: SequenceDemand) -> int:
     """Bytes that go as soon as the next request joins, when `last` was the last that was served.
 
     The snapshot of its prompt, which by then only a local variable of the server holds.
@@ -88,7 +88,7 @@ def largest(serving: Serving, ceiling: int, number: int, completion: int, most: 
     low, high = 0, most
     while low < high:
         middle = (low + high + 1) // 2
-        if peak(serving, [Member(middle, completion)] * number).total <= ceiling:
+        if peak(serving, [SequenceDemand(middle, completion)] * number).total <= ceiling:
             low = middle
         else:
             high = middle - 1

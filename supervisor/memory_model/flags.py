@@ -8,7 +8,7 @@ from supervisor.memory_model.activations import Model, working
 from supervisor.memory_model.batch import COPIES_ALONE, peak
 from supervisor.memory_model.batch_speedup import gain
 from supervisor.memory_model.ceiling import Ceiling, gb
-from supervisor.memory_model.sequence import Member, Serving
+from supervisor.memory_model.sequence import SequenceDemand, Serving
 
 STEPS = (2048, 1024, 512, 256)
 _CONCURRENCIES = (8, 4, 2)
@@ -115,7 +115,7 @@ def running(room: FlagBudget, wishes: FlagOverrides, step: int) -> Choice:
     rows = min(room.typical, _MIDDLING)
     for members in _CONCURRENCIES:
         serving = Serving(room.model, step, members, _together(members), SEQUENCES)
-        if peak(serving, [Member(rows, 0)] * members).total > room.available:
+        if peak(serving, [SequenceDemand(rows, 0)] * members).total > room.available:
             continue
         speed = gain(room.model, rows, members)
         if speed < _LEAST_GAIN:

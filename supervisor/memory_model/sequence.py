@@ -14,24 +14,37 @@ from supervisor.memory_model.kv_cache import CostModel, GrowthKind, HeldRows, pr
 MOST_SEGMENTS = 3
 
 
-class Member(NamedTuple):
-    """One running request, in tokens. A tuple, since it is looked up several times in each question.
+class SequenceDemand(NamedTuple):
+    """What one request demands of the KV cache, in tokens.
+
+    The gate and the memory model share this type. It is a tuple because every decision of the gate looks up
+    sets of demands in caches several times.
 
     Attributes:
-        prompt: all of it.
-        completion: still expected to be generated, at most.
-        cached: of the prompt, given back by the server's prompt cache.
-        among: once it generates: prompts that were read together at most, its own included. 0: it is unread.
-        longest: the longest of these.
-        segments: in which its prompt is read, at most: a step ends where a segment does.
+        prompt: length of the whole prompt.
+        completion: upper bound on what is still expected to be generated.
+        cached: prompt tokens that the server's prompt cache supplies.
+        read_together: once it generates, an upper bound on the prompts that were read together with its own,
+            which counts too; 0 while the prompt is unread.
+        longest_prompt: length of the longest of those prompts.
+        segments: upper bound on the segments that the prompt is read in; a prefill step ends where one does.
     """
 
-    prompt: int
-    completion: int
+    prompt: int = 0
+    completion: int = 0
     cached: int = 0
-    among: int = 0
-    longest: int = 0
+    read_together: int = 0
+    longest_prompt: int = 0
     segments: int = MOST_SEGMENTS
+
+    def no_less_than(self, other: SequenceDemand) -> bool:
+        """Whether it never needs less memory than `other`, as long as both prompts are unread."""
+        return (
+            self.prompt >= other.prompt
+            and self.completion >= other.completion
+            and self.prompt - self.cached >= other.prompt - other.cached
+            and self.segments == other.segments
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,14 +98,14 @@ class Buffers(NamedTuple):
 
 
 @lru_cache(maxsize=8)
-def buffers_of(serving: Serving) -> Callable[[Member], Buffers]:
+def buffers_of(serving: Serving) -> Callable[[SequenceDemand], Buffers]:
     """The buffers of any member. What serves is hashed once a question and not once a member."""
     model = serving.model
     return lru_cache(maxsize=8192)(partial(_buffers, model.traced, model.law, serving.step))
 
 
 @lru_cache(maxsize=8)
-def leading(serving: Serving) -> Callable[[Member, int], tuple[int, ...]]:
+def leading(serving: Serving) -> Callable[[SequenceDemand, int], tuple[int, ...]]:
     """Bytes per sequence of a buffer in which a member is the longest, after each step that it is read in,
     the largest first. Others are fed so many tokens in a step at most, which are appended to all; at its
     start they would be the longest.
@@ -100,7 +113,7 @@ def leading(serving: Serving) -> Callable[[Member, int], tuple[int, ...]]:
     return lru_cache(maxsize=8192)(partial(_led, serving.model.law, serving.step))
 
 
-def _led(law: CostModel, step: int, member: Member, beside: int) -> tuple[int, ...]:
+def _led(law: CostModel, step: int, member: SequenceDemand, beside: int) -> tuple[int, ...]:
     given, chunks = _chunks(member, step)
     held = law.restored(given)
     sizes: list[int] = []
@@ -111,13 +124,13 @@ def _led(law: CostModel, step: int, member: Member, beside: int) -> tuple[int, .
     return tuple(sorted([*sizes, *sizes[-1:] * (member.segments - 1)], reverse=True))
 
 
-def _chunks(member: Member, step: int) -> tuple[int, list[int]]:
+def _chunks(member: SequenceDemand, step: int) -> tuple[int, list[int]]:
     """What the prompt cache gave back, and the chunks of the rest; the last token begins the answer."""
     given = min(member.cached, max(0, member.prompt - 1))
     return given, list(prefill(member.prompt - given, step))[:-1]
 
 
-def _buffers(traced: Traced, law: CostModel, step: int, member: Member) -> Buffers:
+def _buffers(traced: Traced, law: CostModel, step: int, member: SequenceDemand) -> Buffers:
     given, chunks = _chunks(member, step)
     held, rows = law.restored(given), given
     stages = [(law.bytes_of(held), 0)]

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from itertools import accumulate, chain
 
-from supervisor.memory_model.sequence import Buffers, Member, Serving, buffers_of, leading
+from supervisor.memory_model.sequence import Buffers, SequenceDemand, Serving, buffers_of, leading
 
 
 class Snapshots:
@@ -30,22 +30,25 @@ class Snapshots:
 
 
 def snapshots(
-    serving: Serving, members: Sequence[Member], buffers: Sequence[Buffers], unread: Sequence[Member]
+    serving: Serving,
+    members: Sequence[SequenceDemand],
+    buffers: Sequence[Buffers],
+    unread: Sequence[SequenceDemand],
 ) -> Snapshots:
     """Of those who generate (`among` is known), and of those that are still to be read."""
-    sizes = [_known(serving, m, b) for m, b in zip(members, buffers, strict=True) if m.among]
+    sizes = [_known(serving, m, b) for m, b in zip(members, buffers, strict=True) if m.read_together]
     sizes += _unread(serving, unread)
     return Snapshots(sizes)
 
 
-def _known(serving: Serving, member: Member, buffer: Buffers) -> int:
-    if member.among == 1:
+def _known(serving: Serving, member: SequenceDemand, buffer: Buffers) -> int:
+    if member.read_together == 1:
         return buffer.prompt
-    longest = max(buffer.prompt, buffers_of(serving)(Member(member.longest, 0)).prompt)
-    return min(member.among, serving.prompts) * longest
+    longest = max(buffer.prompt, buffers_of(serving)(SequenceDemand(member.longest_prompt, 0)).prompt)
+    return min(member.read_together, serving.prompts) * longest
 
 
-def _unread(serving: Serving, members: Sequence[Member]) -> list[int]:
+def _unread(serving: Serving, members: Sequence[SequenceDemand]) -> list[int]:
     """The buffers in which they end, each in a step of its own: of the longest steps there are the widest."""
     if len(members) < 2:
         return [buffers_of(serving)(each).prompt for each in members]

@@ -1,8 +1,7 @@
-"""The state folder: its lock, the record of the running child, crash reports. Small, atomic, versioned.
+"""The state folder: its lock, the record of the running child, and crash reports.
 
-A reader never sees half a file: each is written beside its place, flushed to disk, then renamed. A disk
-that is full or a folder that went away must not keep the child down, so what is merely useful (crash
-reports) is written as well as it goes, and logged where it does not.
+A full disk or a deleted folder must not keep the child down, so a record or report that cannot be written is
+logged and otherwise ignored.
 """
 
 from __future__ import annotations
@@ -20,12 +19,14 @@ from supervisor.child.process import kill_group
 from supervisor.machine.system import created
 from supervisor.state.json_file import read_json, write_json
 
-log = logging.getLogger("mlxguard.records")
+log = logging.getLogger("mlxguard.state")
 
+#: The newest crash reports are kept, up to this number, in this folder.
 CRASH_REPORTS = 50
 CRASHES = "crashes"
 
-#: Linux derives the time of creation from the boot time, which the clock's corrections move a little.
+#: Creation times of one process may differ by this many seconds: Linux derives them from the boot time, which
+#: moves a little with corrections of the clock.
 _SAME_PROCESS_S = 2.0
 
 
@@ -41,10 +42,10 @@ class StateFolder:
         self._lock = filelock.FileLock(folder / "lock", timeout=0)
 
     def open(self, port: int | None = None) -> None:
-        """Take the folder for this process; `port` is what a second proxy is told.
+        """Take the folder for this process; `port` is shown to a second proxy.
 
         Raises:
-            AlreadyRunning: another process has it.
+            AlreadyRunning: another process uses it.
             OSError: the folder cannot be made or written.
         """
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -64,26 +65,26 @@ class StateFolder:
 
     # The child
 
-    def note_child(self, pid: int) -> None:
-        """Remember the running child, in case this process and the keeper are both killed."""
+    def record_child(self, pid: int) -> None:
+        """Record the running child, in case this process and the keeper are both killed."""
         try:
             write_json(self.folder / "child.json", {"pid": pid, "created": created(pid)})
         except OSError as error:
-            log.warning("child_not_recorded", extra={"error": str(error)})
+            log.warning("child_record_not_written", extra={"error": str(error)})
 
-    def forget_child(self) -> None:
+    def remove_child_record(self) -> None:
         try:
             (self.folder / "child.json").unlink(missing_ok=True)
         except OSError as error:
-            log.warning("child_not_forgotten", extra={"error": str(error)})
+            log.warning("child_record_not_removed", extra={"error": str(error)})
 
-    def end_left_over(self) -> int | None:
-        """Kill a child that outlived its gateway and its keeper; returns its pid if there was one."""
-        left = read_json(self.folder / "child.json")
-        if left is None:
+    def kill_orphan(self) -> int | None:
+        """Kill a child that outlived its gateway and its keeper; return its pid if there was one."""
+        record = read_json(self.folder / "child.json")
+        if record is None:
             return None
-        self.forget_child()
-        pid, since = left.get("pid"), left.get("created")
+        self.remove_child_record()
+        pid, since = record.get("pid"), record.get("created")
         if not isinstance(pid, int) or not isinstance(since, float):
             return None
         now = created(pid)
@@ -95,11 +96,11 @@ class StateFolder:
     # Crash reports
 
     def crash_id(self, generation: int, at: float) -> str:
-        """The name of a report; in order of time. `at`: wall-clock seconds."""
+        """The id of a report; ids sort by time. `at`: wall-clock seconds."""
         return f"{time.strftime('%Y%m%dT%H%M%S', time.gmtime(at))}-{os.getpid()}-{generation:04d}"
 
     def write_crash(self, report: Mapping[str, Any]) -> None:
-        """Keep the report under its `id`, or replace it, and keep the newest ones only. Raises OSError."""
+        """Write or replace the report with this `id`, and delete the oldest ones. Raises OSError."""
         folder = self.folder / CRASHES
         folder.mkdir(mode=0o700, exist_ok=True)
         write_json(folder / f"{report['id']}.json", report)
@@ -108,11 +109,11 @@ class StateFolder:
 
 
 def holder(state_dir: Path) -> dict[str, Any]:
-    """`pid` and `port` of the proxy that took the folder last; empty if none is known."""
+    """`pid` and `port` of the last proxy that took the folder; empty if unknown."""
     return read_json(state_dir / "proxy.json") or {}
 
 
 def crash_reports(state_dir: Path) -> list[dict[str, Any]]:
-    """All reports that can be read, oldest first; for people, so without the lock."""
+    """All readable reports, oldest first; needs no lock."""
     reports = (read_json(path) for path in sorted((state_dir / CRASHES).glob("*.json")))
     return [report for report in reports if report is not None]

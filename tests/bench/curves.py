@@ -22,12 +22,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from proxy.gate.admission import Admission
-from proxy.gate.budget import Budget, Need
-from proxy.gate.events import Arrive, Leave
+from proxy.gate.budget import Budget
 from proxy.gate.queue import Ticket
 from proxy.prompt.counter import TokenCounter
 from proxy.request.completion import ChatPrompt
 from proxy.request.messages import Message
+from supervisor.memory_model.sequence import SequenceDemand
 from tests.bench import sides
 from tests.bench.document import Table, publish
 from tests.bench.fitting import code
@@ -124,19 +124,19 @@ def waiting_us(number: int, rounds: int) -> float:
     gate = Admission(Budget(max_running=8), max_waiting=number + 8)
     now = 0.0
     for place in range(number + 8):
-        gate.handle(Arrive(_ticket(place)), now)
+        gate.arrive(_ticket(place), now)
     taken = []
     for place in range(number + 8, number + 8 + rounds):
         began = time.perf_counter()
-        gate.handle(Leave(str(place - 8 - number)), now)  # one that runs: the first of the queue follows
-        gate.handle(Arrive(_ticket(place)), now)
+        gate.leave(str(place - 8 - number), now)  # one that runs: the first of the queue follows
+        gate.arrive(_ticket(place), now)
         taken.append(time.perf_counter() - began)
     return statistics.median(taken) * 1e6
 
 
 def _ticket(place: int) -> Ticket:
-    need = Need(1_000, 500)
-    return Ticket(str(place), str(place % 7), float(place), 1e9, need, need, max_tokens=500)
+    demand = SequenceDemand(1_000, 500)
+    return Ticket(str(place), str(place % 7), float(place), 1e9, demand, demand, max_tokens=500)
 
 
 def exponent(sizes: Sequence[float], costs: Sequence[float]) -> float:

@@ -16,16 +16,18 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from typing import TypeVar
 
 from proxy.gate.admission import Admission
-from proxy.gate.budget import Budget, Need
+from proxy.gate.budget import Budget
 from proxy.gate.costs import PlannedCosts
-from proxy.gate.events import Arrive, Event, Grew, Leave, SetBudget, SetRetained, Wake
 from proxy.gate.queue import Ticket
 from supervisor.memory_model.activations import Model, Traced
 from supervisor.memory_model.kv_cache import CachePart, CostModel, GrowthKind
-from supervisor.memory_model.sequence import Serving
+from supervisor.memory_model.sequence import SequenceDemand, Serving
 from tests.figures import bar
+
+T = TypeVar("T")
 
 WAITING = 1000
 LIMIT_MS = 1.0
@@ -37,19 +39,21 @@ LAW = CostModel(
 )
 MODEL = Model(
     weights=40 * 10**9,
-    law=LAW,
+    cost_model=LAW,
     traced=Traced(LAW, attention=((64, 128, 128),), layer_width=60_000, vocabulary=128_000, backend="metal"),
     batched=True,
 )
-COSTS = PlannedCosts(Serving(MODEL, step=2048, decodes=8, prompts=2, kept_sequences=10, kept_bytes=8 * 10**9))
+COSTS = PlannedCosts(
+    Serving(MODEL, step=2048, decodes=8, prompts=2, prompt_cache_size=10, prompt_cache_bytes=8 * 10**9)
+)
 
 
 def a_ticket(random_: random.Random, number: int, clients: int, now: float) -> Ticket:
     """Most are sessions of an agent, some are its side requests."""
     prompt = random_.choice((300, 3_000, 20_000, 60_000, 120_000))
-    need, least = Need(prompt, random_.choice((100, 1_000, 4_000))), Need(prompt, 100)
+    demand, least = SequenceDemand(prompt, random_.choice((100, 1_000, 4_000))), SequenceDemand(prompt, 100)
     client = str(random_.randrange(clients))
-    return Ticket(str(number), client, now, now + 3_600, need, least, max_tokens=65_536)
+    return Ticket(str(number), client, now, now + 3_600, demand, least, max_tokens=65_536)
 
 
 class Crowd:
@@ -63,54 +67,66 @@ class Crowd:
         self.now = 0.0
         self.number = 0
         self.waiting: list[str] = []
-        while self.gate.waiting < WAITING:
-            self.decide(self.arrival())
+        while len(self.gate.queue) < WAITING:
+            self.arrive()
 
-    def arrival(self) -> Arrive:
+    def arrive(self) -> float:
         self.number += 1
-        return Arrive(a_ticket(self.random, self.number, self.clients, self.now))
+        ticket = a_ticket(self.random, self.number, self.clients, self.now)
+        return self.decide(lambda now: self.gate.arrive(ticket, now))
 
-    def decide(self, event: Event) -> float:
+    def leave(self, id: str) -> float:
+        return self.decide(lambda now: self.gate.leave(id, now))
+
+    def decide(self, step: Callable[[float], object]) -> float:
         """The seconds that it took."""
         self.now += 0.001
         began = time.thread_time()
-        self.gate.handle(event, self.now)
+        step(self.now)
         return time.thread_time() - began
 
     def running(self) -> str:
-        return self.random.choice(self.gate.running).ticket.id
+        return self.random.choice(self.gate.capacity.running).ticket.id
 
     def place(self) -> float:
         """The seconds until somebody's place in the queue is told, after a change."""
         self.fill()
-        self.decide(self.arrival())
+        self.arrive()
         began = time.thread_time()
-        self.gate.position(str(self.number))
+        self.gate.queue.position(str(self.number))
         return time.thread_time() - began
 
     def kinds(self) -> Iterator[tuple[str, Callable[[], float]]]:
         """Each leaves as many waiting as there were."""
-        yield "arrival", lambda: self.decide(self.arrival())
-        yield "end of one that ran", lambda: self.decide(Leave(self.running()))
-        yield "growth", lambda: self.decide(Grew(self.running(), self.random.randrange(8_000)))
-        yield "memory given back", lambda: self.decide(SetRetained(self.random.randrange(10**9)))
-        yield "another ceiling", lambda: self.decide(SetBudget(self.another_ceiling()))
-        yield "time", lambda: self.decide(Wake())
+        gate, random_ = self.gate, self.random
+        yield "arrival", self.arrive
+        yield "end of one that ran", lambda: self.leave(self.running())
+        yield "growth", lambda: self.grow(self.running(), random_.randrange(8_000))
+        retained, ceiling = (lambda: random_.randrange(10**9)), self.another_ceiling
+        yield "memory given back", lambda: self.told(gate.set_retained, retained())
+        yield "another ceiling", lambda: self.told(gate.set_budget, ceiling())
+        yield "time", lambda: self.decide(gate.wake)
+
+    def grow(self, id: str, tokens: int) -> float:
+        return self.decide(lambda now: self.gate.grew(id, tokens, now))
+
+    def told(self, fact: Callable[[T, float], object], value: T) -> float:
+        return self.decide(lambda now: fact(value, now))
 
     def another_ceiling(self) -> Budget:
         return replace(self.budget, ceiling=self.random.randrange(98 * 10**9, 100 * 10**9))
 
     def fill(self) -> None:
-        while self.gate.waiting < WAITING:
-            self.decide(self.arrival())
-        for id in [each.id for each in self.gate._queue.first(self.gate.waiting - WAITING)]:
-            self.decide(Leave(id))
+        while len(self.gate.queue) < WAITING:
+            self.arrive()
+        for id in [each.id for each in self.gate.queue.first(len(self.gate.queue) - WAITING)]:
+            self.leave(id)
 
 
 def measure(seed: int, clients: int, number: int) -> float:
     """Prints a line per kind of event; the slowest one in a hundred of the slowest kind, in milliseconds."""
     crowd, worst = Crowd(seed, clients), 0.0
-    print(f"{clients} clients, {len(crowd.gate.running)} running, {crowd.gate.waiting} waiting")
+    print(f"{clients} clients, {len(crowd.gate.capacity.running)} running, {len(crowd.gate.queue)} waiting")
     for name, decide in crowd.kinds():
         took = []
         for _ in range(number):

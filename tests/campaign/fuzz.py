@@ -36,14 +36,14 @@ _PLACE = "http://pics.invalid/a"
 #: With everything allowed that can be.
 BOUNDS = Bounds(
     vocab_size=100,
-    allowance=Allowlist(
+    allowlist=Allowlist(
         adapters=frozenset({"a"}),
         draft_models=frozenset({"a"}),
         role_mapping=True,
         arguments=template_arguments(("name", "index=0|5|true")),
         model="/m",
     ),
-    pictures=ImagePolicy(most=3, most_bytes=50, hosts=frozenset({"pics.invalid"}), obstacle=None),
+    images=ImagePolicy(most=3, most_bytes=50, hosts=frozenset({"pics.invalid"}), obstacle=None),
 )
 
 _ATOMS: tuple[Any, ...] = (
@@ -169,7 +169,7 @@ def try_parser(data: bytes, chance: random.Random) -> None:
     except InvalidRequest:
         return
     if understood.remote:
-        understood = understood.with_pictures([_PICTURE] * len(understood.remote))
+        understood = understood.with_images([_PICTURE] * len(understood.remote))
     sent = understood.upstream_body(prompt=understood.prompt, max_tokens=1, stream=understood.stream)
     body = orjson.loads(sent)
     assert body["model"] == ("/m" if "adapters" in body else "default_model")

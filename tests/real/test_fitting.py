@@ -96,7 +96,7 @@ async def test_what_is_explained_is_what_is_served(shared_guard: Gateway) -> Non
     assert explained["prompt_tokens"] == served["usage"]["prompt_tokens"]
     assert sum(entry["tokens"] for entry in explained["messages"]) == explained["prompt_tokens"]
     assert [entry["roles"] for entry in explained["messages"]] == [[m["role"]] for m in body["messages"]]  # type: ignore[attr-defined]
-    assert explained["cost"]["would_run"] == "now"
+    assert explained["cost"]["admission"] == "now"
     assert explained["cost"]["alone"]["kv_bytes"] > 0
     assert {"ceiling", "max_prompt_tokens", "fits_alone"} <= {each["name"] for each in explained["limits"]}
     code, metrics = shared_guard.get("/metrics")

@@ -37,9 +37,9 @@ def complete(server: Running, path: str, body: bytes) -> dict[str, Any]:
 
 
 async def follow(tokens: TokenCounter, id: str, prompt: Prompt, *, generated: int) -> None:
-    await tokens.foresight("foresee", prompt, of=id, batched=True)
-    await tokens.foresight("asked", of=id)
-    await tokens.foresight("ended", of=id, generated=generated, cached=None, complete=True)
+    await tokens.ask_predictor("foresee", prompt, of=id, batched=True)
+    await tokens.ask_predictor("asked", of=id)
+    await tokens.ask_predictor("ended", of=id, generated=generated, cached=None, complete=True)
 
 
 async def evade(tokens: TokenCounter, server: Running) -> int:
@@ -52,19 +52,19 @@ async def evade(tokens: TokenCounter, server: Running) -> int:
     await follow(
         tokens, "without", without.prompt, generated=served(server, without)["usage"]["completion_tokens"]
     )
-    await tokens.foresight("foresee", wanted.prompt, of="with", batched=True)
+    await tokens.ask_predictor("foresee", wanted.prompt, of="with", batched=True)
     sent = 0
-    while (way := await tokens.foresight("evade", of="with")) is not None:
+    while (way := await tokens.ask_predictor("evade", of="with")) is not None:
         parsed = (
             parse_chat(json.dumps(way["body"]).encode(), Bounds(vocab_size=1024)) if way["abandon"] else None
         )
         prompt = parsed.prompt if parsed else TextPrompt(way["body"]["prompt"])
-        await tokens.foresight("foresee", prompt, of=f"own {sent}", batched=True)
-        await tokens.foresight("asked", of=f"own {sent}")
+        await tokens.ask_predictor("foresee", prompt, of=f"own {sent}", batched=True)
+        await tokens.ask_predictor("asked", of=f"own {sent}")
         push(server, "chat/completions" if parsed else "completions", way)
-        await tokens.foresight("read", of=f"own {sent}", cached=None)
+        await tokens.ask_predictor("read", of=f"own {sent}", cached=None)
         complete = not way["abandon"]
-        await tokens.foresight("ended", of=f"own {sent}", generated=1, cached=None, complete=complete)
+        await tokens.ask_predictor("ended", of=f"own {sent}", generated=1, cached=None, complete=complete)
         sent += 1
     served(server, wanted)
     return sent
@@ -106,7 +106,7 @@ async def test_the_cached_tokens_of_every_request_are_foreseen(
     await tokens.start(model, [])
     foreseen, seen = [], []
     with bare_server(model, tmp_path, "--prompt-cache-size", "6") as server:
-        await tokens.foresight("reset", rules=rules, most_copied=10**8)
+        await tokens.ask_predictor("reset", rules=rules, most_copied=10**8)
         # The mirror has the supervisor's canary, the server the first words of bare_server: both need both.
         await follow(tokens, "first words", TextPrompt("hello"), generated=1)
         complete(server, "completions", b'{"prompt": "a", "max_tokens": 1}')
@@ -118,15 +118,15 @@ async def test_the_cached_tokens_of_every_request_are_foreseen(
             body = {"messages": asked, **({} if side else {"tools": [TOOL]}), "temperature": 0}
             request = parse_chat(json.dumps(body).encode(), Bounds(vocab_size=1024))
             id = str(number)
-            await tokens.foresight("foresee", request.prompt, of=id, batched=True)
-            told = await tokens.foresight("asked", of=id)
+            await tokens.ask_predictor("foresee", request.prompt, of=id, batched=True)
+            told = await tokens.ask_predictor("asked", of=id)
             answer = served(server, request)
             usage = answer["usage"]
             cached = usage["prompt_tokens_details"]["cached_tokens"]
             foreseen.append(told["cached"] if told else None)
             seen.append(cached)
             fields = {"generated": usage["completion_tokens"], "cached": cached}
-            await tokens.foresight("ended", of=id, complete=True, **fields)
+            await tokens.ask_predictor("ended", of=id, complete=True, **fields)
             if not side:
                 messages += turn(draw, answer["choices"][0]["message"].get("content") or "")
         assert (await evade(tokens, server) > 0) == (architecture == "qwen3_next")

@@ -13,8 +13,10 @@ import aiohttp
 import psutil
 import pytest
 
-from supervisor.crash_reports import Quarantine, nobody
-from supervisor.supervisor import Generation, LaunchSpec, Supervisor, SupervisorOptions
+from supervisor.child.generation import Generation
+from supervisor.child.options import LaunchSpec, SupervisorOptions
+from supervisor.crash_reports import CrashAttribution
+from supervisor.supervisor import Supervisor
 
 FAKE = (sys.executable, "-S", str(Path(__file__).parents[1] / "support" / "fake_server.py"))
 
@@ -35,7 +37,7 @@ async def supervise(tmp_path: Path) -> AsyncIterator[Supervise]:
     def make(
         *told: str,
         prepare: Callable[[], Awaitable[LaunchSpec]] | None = None,
-        inquest: Quarantine = nobody,
+        attribute_crash: CrashAttribution = lambda _: (),
         **options: Any,
     ) -> Supervisor:
         async def launch() -> LaunchSpec:
@@ -43,7 +45,9 @@ async def supervise(tmp_path: Path) -> AsyncIterator[Supervise]:
 
         defaults: dict[str, Any] = {"backoff_base_s": 0.01, "canary_timeout_s": 0.3}
         chosen = SupervisorOptions(**{"state_dir": tmp_path / "state", **defaults, **options})
-        made.append(Supervisor(prepare or launch, chosen, random=lambda: 0.5, inquest=inquest))
+        made.append(
+            Supervisor(prepare or launch, chosen, random=lambda: 0.5, attribute_crash=attribute_crash)
+        )
         return made[-1]
 
     yield make
@@ -53,7 +57,7 @@ async def supervise(tmp_path: Path) -> AsyncIterator[Supervise]:
 
 
 async def tell(generation: Generation, **what: object) -> None:
-    """Tell the running fake server something; it may die of it."""
+    """Tell the running fake server to do something, which may end it."""
     query = {key: str(value) for key, value in what.items()}
     async with aiohttp.ClientSession() as session:
         with suppress(aiohttp.ClientError):
@@ -62,7 +66,7 @@ async def tell(generation: Generation, **what: object) -> None:
 
 
 def alive(pid: int) -> bool:
-    """True if the process exists and is more than a zombie that nobody has reaped."""
+    """Whether the process exists and is not a zombie."""
     try:
         return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
@@ -70,7 +74,7 @@ def alive(pid: int) -> bool:
 
 
 async def until(true: Callable[[], bool], within_s: float = 10.0) -> bool:
-    """Wait for what nobody tells us of; False if it did not come."""
+    """Poll until `true()` holds; False if it does not hold in time."""
     with suppress(TimeoutError):
         async with asyncio.timeout(within_s):
             while not true():
@@ -79,5 +83,5 @@ async def until(true: Callable[[], bool], within_s: float = 10.0) -> bool:
 
 
 async def gone(pid: int, within_s: float = 5.0) -> bool:
-    """Wait for the end of a process that is not our child."""
+    """Wait for the end of a process that is no child of this one."""
     return await until(lambda: not alive(pid), within_s)

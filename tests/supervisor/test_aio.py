@@ -1,4 +1,4 @@
-"""Background tasks: waited for, and not silent when they fail."""
+"""Background tasks are waited for and their failures logged; a timer calls once."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from supervisor.aio import Tasks
+from supervisor.aio import Tasks, Timer
 
 
 async def test_finish_waits_for_tasks_and_for_those_that_they_start() -> None:
@@ -52,3 +52,16 @@ async def test_a_failure_is_logged_and_a_cancellation_is_not(caplog: pytest.LogC
     assert record.__dict__["task"] == "failing"
     assert record.exc_info is not None
     assert isinstance(record.exc_info[1], ValueError)
+
+
+async def test_a_timer_calls_what_was_set_last_and_nothing_once_cleared() -> None:
+    timer, other, called = Timer(), Timer(), list[str]()
+    done = asyncio.Event()
+    timer.set(0, lambda: called.append("first"))
+    timer.set(-5, lambda: called.append("second"))
+    other.set(0, lambda: called.append("cleared"))
+    other.clear()
+    other.clear()
+    asyncio.get_running_loop().call_later(0.001, done.set)
+    await done.wait()
+    assert called == ["second"]

@@ -1,4 +1,4 @@
-"""What is counted, what is reported, and what subscribers are told."""
+"""Deaths are counted, crashes reported, and each death announced once."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from supervisor.aio import Tasks
 from supervisor.child.attempt import Attempt
 from supervisor.child.generation import Death
 from supervisor.child.options import SupervisorOptions
-from supervisor.crash_reports import CrashReports, nobody
+from supervisor.crash_reports import CrashReports
 from supervisor.lifecycle.causes import Cause, Symptom
 from supervisor.lifecycle.in_flight import InFlight
 from supervisor.lifecycle.state_machine import State
@@ -22,22 +22,22 @@ from supervisor.state.saver import Saver
 WORK = InFlight("chatcmpl-1", "abc", 1000, 10, 0, "prefill", (64, 1000), 1, 2.5, suspect=True)
 
 
-def death(cause: Cause, generation: int = 1, *, outside: bool = False) -> Death:
-    return Death(generation, cause, "why", "what to do", None, 6, ("last", "words"), State.READY, outside)
+def death(cause: Cause, generation: int = 1, *, external: bool = False) -> Death:
+    return Death(generation, cause, "why", "what to do", None, 6, ("last", "words"), State.READY, external)
 
 
 class Stand:
-    """Deaths over a real folder, of an attempt that was never launched."""
+    """Crash reports in a real folder, about an attempt that was never launched."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.tasks = Tasks()
-        self.at_work: list[InFlight] = []
-        self.deaths = CrashReports(StateFolder(folder), Saver(self.tasks), lambda _: self.at_work)
+        self.in_flight: list[InFlight] = []
+        self.reports = CrashReports(StateFolder(folder), Saver(self.tasks), lambda _: self.in_flight)
         self.attempt = Attempt(1, SupervisorOptions(folder), None, self.tasks)  # type: ignore[arg-type]
 
     def add(self, death: Death, symptom: Symptom = Symptom.EXIT) -> None:
-        self.deaths.add(death, symptom, self.attempt)
+        self.reports.add(death, symptom, self.attempt)
 
     async def report(self) -> dict[str, Any]:
         await self.tasks.finish()
@@ -51,15 +51,15 @@ async def stand(tmp_path: Path) -> Stand:
     return Stand(tmp_path)
 
 
-async def test_crashes_are_counted_reported_and_told_once(
+async def test_crashes_are_counted_reported_and_announced_once(
     stand: Stand, caplog: pytest.LogCaptureFixture
 ) -> None:
     crash = death(Cause.METAL_OOM)
     stand.add(crash)
-    assert dict(stand.deaths.by_cause) == {Cause.METAL_OOM: 1}
-    assert stand.deaths.last is not None
-    assert stand.deaths.last.cause is Cause.METAL_OOM
-    assert (stand.deaths.take_untold(), stand.deaths.take_untold()) == (crash, None)
+    assert dict(stand.reports.by_cause) == {Cause.METAL_OOM: 1}
+    assert stand.reports.last is not None
+    assert stand.reports.last.cause is Cause.METAL_OOM
+    assert (stand.reports.take_unannounced(), stand.reports.take_unannounced()) == (crash, None)
     report = await stand.report()
     assert (report["cause"], report["symptom"]) == ("metal_oom", "exit")
     assert (report["last_lines"], report["in_flight"], report["done"]) == (["last", "words"], [], [])
@@ -67,8 +67,8 @@ async def test_crashes_are_counted_reported_and_told_once(
     assert (record.getMessage(), record.__dict__["cause"]) == ("child_died", Cause.METAL_OOM)
 
 
-async def test_the_report_has_what_was_running_and_the_advice_that_follows_from_it(stand: Stand) -> None:
-    stand.at_work = [WORK]
+async def test_the_report_has_the_requests_in_flight_and_the_advice_that_follows(stand: Stand) -> None:
+    stand.in_flight = [WORK]
     stand.add(death(Cause.METAL_OOM))
     report = await stand.report()
     (work,) = report["in_flight"]
@@ -76,37 +76,33 @@ async def test_the_report_has_what_was_running_and_the_advice_that_follows_from_
     assert "max_prompt_tokens = 512" in report["advice"]
 
 
-async def test_nothing_is_advised_against_what_somebody_did(stand: Stand) -> None:
-    stand.at_work = [WORK]
-    stand.add(death(Cause.KILLED_BY_SYSTEM, outside=True))
+async def test_nothing_is_advised_against_an_external_cause(stand: Stand) -> None:
+    stand.in_flight = [WORK]
+    stand.add(death(Cause.KILLED_BY_SYSTEM, external=True))
     report = await stand.report()
-    assert (report["advice"], report["outside"]) == (
+    assert (report["advice"], report["external"]) == (
         "Nothing, if you know who did it.",
         True,
     )
 
 
 async def test_what_was_done_is_added_until_the_crash_is_over(stand: Stand) -> None:
-    stand.deaths.done("starting")
+    stand.reports.note("starting")
     stand.add(death(Cause.WEDGE))
-    stand.deaths.done("stopping", generation=1)
-    stand.deaths.done("ready", generation=2)
-    stand.deaths.close()
-    stand.deaths.done("draining")
+    stand.reports.note("stopping", generation=1)
+    stand.reports.note("ready", generation=2)
+    stand.reports.close()
+    stand.reports.note("draining")
     report = await stand.report()
     assert [step["what"] for step in report["done"]] == ["stopping", "ready"]
     assert report["done"][1]["generation"] == 2
     assert report["done"][1]["after_s"] >= 0
 
 
-async def test_our_own_doing_is_no_crash(stand: Stand) -> None:
+async def test_a_planned_end_is_no_crash(stand: Stand) -> None:
     stand.add(death(Cause.RECYCLED), Symptom.RECYCLED)
     stand.add(death(Cause.OWN_STOP, 2), Symptom.STOPPED)
     await stand.tasks.finish()
-    assert dict(stand.deaths.by_cause) == {Cause.RECYCLED: 1}
-    assert stand.deaths.last is None
+    assert dict(stand.reports.by_cause) == {Cause.RECYCLED: 1}
+    assert stand.reports.last is None
     assert not (stand.folder / "crashes").exists()
-
-
-def test_without_a_gateway_nobody_is_at_work() -> None:
-    assert nobody(death(Cause.WEDGE)) == ()

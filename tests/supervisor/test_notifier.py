@@ -1,4 +1,4 @@
-"""News: everybody who waits or asked hears of each change once."""
+"""Every waiter and every subscriber is told of each change once."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from supervisor.notifier import Notifier
 CHANGE = Change(State.STARTING, State.READY, 1)
 
 
-async def test_who_waits_is_woken_and_who_asked_is_called_in_order() -> None:
-    news, heard = Notifier(), list[tuple[str, Change]]()
-    news.subscribe(lambda change: heard.append(("first", change)))
-    news.subscribe(lambda change: heard.append(("second", change)))
-    waiting = asyncio.create_task(news.wait())
+async def test_waiters_are_woken_and_subscribers_called_in_order() -> None:
+    notifier, heard = Notifier(), list[tuple[str, Change]]()
+    notifier.subscribe(lambda change: heard.append(("first", change)))
+    notifier.subscribe(lambda change: heard.append(("second", change)))
+    waiting = asyncio.create_task(notifier.wait())
     await asyncio.sleep(0)
-    news.tell(CHANGE)
+    notifier.announce(CHANGE)
     assert heard == [], "soon, not at once"
     await waiting
     assert heard == [("first", CHANGE), ("second", CHANGE)]
 
 
-async def test_who_waits_again_waits_for_the_next_one() -> None:
-    news = Notifier()
-    news.tell(CHANGE)
-    waiting = asyncio.create_task(news.wait())
+async def test_a_new_wait_is_for_the_next_change() -> None:
+    notifier = Notifier()
+    notifier.announce(CHANGE)
+    waiting = asyncio.create_task(notifier.wait())
     await asyncio.sleep(0)
     assert not waiting.done()
-    news.tell(CHANGE)
+    notifier.announce(CHANGE)
     await waiting

@@ -114,7 +114,7 @@ async def test_a_double_kill_is_cleaned_up_by_the_next_start(tmp_path: Path) -> 
     assert alive(record["pid"])
     state = StateFolder(tmp_path)
     state.open()
-    assert state.end_left_over() == record["pid"]
+    assert state.kill_orphan() == record["pid"]
     assert await gone(record["pid"])
     state.close()
 

@@ -13,12 +13,13 @@ import psutil
 import pytest
 
 from supervisor.child import attempt, watch
+from supervisor.child.generation import Change, Death, NotReady
+from supervisor.child.options import CannotStart, LaunchSpec
 from supervisor.child.process import Exit
 from supervisor.lifecycle.causes import Cause
 from supervisor.lifecycle.in_flight import InFlight
 from supervisor.lifecycle.state_machine import IllegalEvent, State
 from supervisor.state.folder import AlreadyRunning, crash_reports
-from supervisor.supervisor import CannotStart, Change, Death, LaunchSpec, NotReady
 from tests.supervisor.conftest import Supervise, fake_launch, gone, tell, until
 
 
@@ -46,10 +47,10 @@ async def test_ready_means_a_token_and_the_snapshot_says_all(supervise: Supervis
     assert await gone(seen.pid, within_s=0.1)
 
 
-async def test_an_exit_is_told_by_the_keeper_and_the_first_restart_is_immediate(
+async def test_an_exit_is_reported_by_the_keeper_and_the_first_restart_is_immediate(
     supervise: Supervise, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(watch, "TICK_S", 1000.0)  # no look at the child would find out
+    monkeypatch.setattr(watch, "TICK_S", 1000.0)  # no periodic look at the child finds out
     supervisor = supervise(backoff_base_s=1000.0)
     changes: list[Change] = []
     supervisor.subscribe(changes.append)
@@ -58,7 +59,7 @@ async def test_an_exit_is_told_by_the_keeper_and_the_first_restart_is_immediate(
     os.kill(supervisor.snapshot().pid or 0, signal.SIGKILL)
     death = await generation.died
     assert (death.generation, death.cause, death.signal) == (1, Cause.KILLED_BY_SYSTEM, 9)
-    assert (death.state, death.memory) == (State.READY, not death.outside)
+    assert (death.state, death.memory) == (State.READY, not death.external)
     assert await supervisor.judge(generation) is death
     assert (await supervisor.ready(10)).number == 2
     assert await until(lambda: len(changes) == 4)
@@ -95,15 +96,15 @@ async def test_an_abort_with_metals_text_is_diagnosed_and_reported(supervise: Su
     assert content["child"]["command"] == list(fake_launch().command)
 
 
-async def test_the_gateway_is_asked_before_anybody_hears_of_a_crash(supervise: Supervise) -> None:
+async def test_the_gateway_attributes_a_crash_before_any_request_resumes(supervise: Supervise) -> None:
     heard: list[tuple[Cause, bool]] = []
     work = InFlight("chatcmpl-1", "abc", 700, 10, 0, "prefill", (64, 700), 1, 2.5, suspect=True)
 
-    def inquest(death: Death) -> list[InFlight]:
+    def attribute(death: Death) -> list[InFlight]:
         heard.append((death.cause, told.done()))
         return [work]
 
-    supervisor = supervise(inquest=inquest)
+    supervisor = supervise(attribute_crash=attribute)
     await supervisor.start()
     generation = await supervisor.ready(10)
     told = asyncio.ensure_future(asyncio.shield(generation.died))
@@ -119,22 +120,22 @@ async def test_the_gateway_is_asked_before_anybody_hears_of_a_crash(supervise: S
     assert len(heard) == 1, "a planned end is no crash"
     (report,) = crash_reports(supervisor._options.state_dir)
     assert report["in_flight"] == [json.loads(json.dumps(dataclasses.asdict(work)))]
-    assert report["done"][-1]["what"] == "ready", "what is done later is no part of it"
+    assert report["done"][-1]["what"] == "ready", "later steps do not belong to it"
 
 
-async def test_an_inquest_that_fails_does_not_keep_the_child_down(
+async def test_a_failed_attribution_does_not_keep_the_child_down(
     supervise: Supervise, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def inquest(death: Death) -> list[InFlight]:
-        raise RuntimeError("a fault of the gateway")
+    def attribute(death: Death) -> list[InFlight]:
+        raise RuntimeError("an error in the gateway")
 
-    supervisor = supervise(inquest=inquest)
+    supervisor = supervise(attribute_crash=attribute)
     await supervisor.start()
     generation = await supervisor.ready(10)
     await tell(generation, exit=3)
     await generation.died
     assert (await supervisor.ready(10)).number == 2
-    assert "inquest_failed" in [record.getMessage() for record in caplog.records]
+    assert "crash_attribution_failed" in [record.getMessage() for record in caplog.records]
 
 
 async def test_a_child_that_is_old_enough_is_replaced_in_order(supervise: Supervise) -> None:
@@ -169,7 +170,7 @@ async def test_failed_is_left_after_the_cool_down(supervise: Supervise) -> None:
     assert await until(lambda: supervisor.snapshot().generation == 3)
 
 
-async def test_what_cannot_heal_fails_at_once_with_its_explanation(supervise: Supervise) -> None:
+async def test_a_hopeless_cause_fails_at_once_with_its_explanation(supervise: Supervise) -> None:
     supervisor = supervise("say=mlx_lm.server: error: unrecognized arguments: --x", "exit=2")
     await supervisor.start()
     with pytest.raises(NotReady, match="refused a command-line flag"):
@@ -220,7 +221,7 @@ async def test_a_child_that_does_not_get_ready_in_time_is_replaced(supervise: Su
     assert (seen.cause, seen.state) == (Cause.START_TIMEOUT, State.STARTING)
 
 
-async def test_ready_waits_no_longer_than_told(supervise: Supervise) -> None:
+async def test_ready_waits_no_longer_than_its_timeout(supervise: Supervise) -> None:
     supervisor = supervise("start=60")
     await supervisor.start()
     with pytest.raises(NotReady) as caught:
@@ -245,10 +246,10 @@ async def test_a_taken_port_is_changed_without_counting_a_crash(
     assert dict(supervisor.snapshot().restarts_by_cause) == {Cause.PORT_TAKEN: 2}
 
 
-async def test_a_zombie_is_noticed_by_its_log_line_confirmed_by_health(
+async def test_a_dead_thread_is_noticed_by_its_log_line_and_confirmed_by_health(
     supervise: Supervise, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(watch, "TICK_S", 1000.0)  # no look at the child would find out
+    monkeypatch.setattr(watch, "TICK_S", 1000.0)  # no periodic look at the child finds out
     supervisor = supervise()
     await supervisor.start()
     generation = await supervisor.ready(10)
@@ -262,7 +263,7 @@ async def test_a_zombie_is_noticed_by_its_log_line_confirmed_by_health(
     assert (await supervisor.ready(10)).number == 2
 
 
-async def test_a_zombie_is_noticed_without_a_log_line_within_a_second(supervise: Supervise) -> None:
+async def test_a_dead_thread_is_noticed_without_a_log_line_within_a_second(supervise: Supervise) -> None:
     supervisor = supervise()
     await supervisor.start()
     generation = await supervisor.ready(10)
@@ -282,12 +283,12 @@ async def test_a_log_line_alone_kills_nothing(supervise: Supervise) -> None:
     assert supervisor.snapshot().state is State.READY
 
 
-async def test_a_broken_answer_of_a_living_child_is_no_death(supervise: Supervise) -> None:
+async def test_a_broken_response_of_a_living_child_is_no_death(supervise: Supervise) -> None:
     supervisor = supervise()
     await supervisor.start()
     generation = await supervisor.ready(10)
-    verdicts = await asyncio.gather(*(supervisor.judge(generation) for _ in range(8)))
-    assert verdicts == [None] * 8
+    deaths = await asyncio.gather(*(supervisor.judge(generation) for _ in range(8)))
+    assert deaths == [None] * 8
     assert supervisor.snapshot().generation == 1
 
 
@@ -314,9 +315,9 @@ async def test_a_stopped_process_is_a_wedge(supervise: Supervise) -> None:
     assert (await supervisor.ready(10)).number == 2
 
 
-async def test_a_silence_that_was_foreseen_is_no_wedge_until_it_should_be_over(supervise: Supervise) -> None:
+async def test_a_predicted_silence_is_no_wedge_until_its_predicted_end(supervise: Supervise) -> None:
     supervisor = supervise(stall_s=0.4)
-    supervisor.expect_silence(time.monotonic() + 99.0)  # nobody serves: it is about nobody
+    supervisor.expect_silence(time.monotonic() + 99.0)  # without effect: no generation serves yet
     await supervisor.start()
     generation = await supervisor.ready(10)
     supervisor.expect_silence(time.monotonic() + 2.0)
@@ -328,7 +329,7 @@ async def test_a_silence_that_was_foreseen_is_no_wedge_until_it_should_be_over(s
     assert death.cause is Cause.WEDGE
 
 
-async def test_a_busy_child_whose_canary_is_answered_is_let_be(supervise: Supervise) -> None:
+async def test_a_busy_child_that_answers_its_canary_is_left_alone(supervise: Supervise) -> None:
     supervisor = supervise(stall_s=0.1)
     await supervisor.start()
     generation = await supervisor.ready(10)
@@ -346,7 +347,7 @@ async def test_a_recycle_drains_then_restarts_and_is_no_crash(supervise: Supervi
         assert supervisor.snapshot().state is State.DRAINING
         assert not generation.died.done()
     assert generation.died.result().cause is Cause.RECYCLED
-    assert generation.died.result().own
+    assert generation.died.result().planned
     assert (await supervisor.ready(10)).number == 2
     seen = supervisor.snapshot()
     assert (seen.cause, dict(seen.restarts_by_cause)) == (None, {Cause.RECYCLED: 1})
@@ -362,7 +363,7 @@ async def test_a_recycle_cuts_what_does_not_end_in_time(supervise: Supervise) ->
         assert (await asyncio.wait_for(asyncio.shield(generation.died), 1)).cause is Cause.RECYCLED
 
 
-async def test_a_stop_tells_whoever_still_waits(supervise: Supervise) -> None:
+async def test_a_stop_tells_the_requests_that_still_wait(supervise: Supervise) -> None:
     supervisor = supervise()
     await supervisor.start()
     generation = await supervisor.ready(10)
@@ -424,7 +425,7 @@ async def test_a_stopped_supervisor_starts_again(supervise: Supervise) -> None:
         await supervisor.stop()
 
 
-async def test_a_subscriber_that_fails_harms_nobody(supervise: Supervise) -> None:
+async def test_a_failing_subscriber_does_no_harm(supervise: Supervise) -> None:
     def fail(change: Change) -> None:
         raise RuntimeError(change.state)
 
@@ -462,7 +463,7 @@ async def test_a_state_folder_belongs_to_one(supervise: Supervise) -> None:
         await second.start()
 
 
-async def test_a_disk_that_is_full_does_not_hinder_the_restart(
+async def test_a_full_disk_does_not_prevent_the_restart(
     supervise: Supervise, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     supervisor = supervise()
@@ -478,8 +479,8 @@ async def test_a_disk_that_is_full_does_not_hinder_the_restart(
     assert (await supervisor.ready(10)).number == 2
 
 
-async def test_a_stopped_child_is_woken_to_hear_that_it_must_go(supervise: Supervise) -> None:
-    """Else SIGKILL would end it, a second later."""
+async def test_a_stopped_child_is_continued_so_that_it_can_react_to_its_stop(supervise: Supervise) -> None:
+    """Otherwise SIGKILL would end it, a second later."""
     supervisor = supervise(stall_s=0.6, canary_timeout_s=0.1)
     await supervisor.start()
     generation = await supervisor.ready(10)
@@ -488,7 +489,7 @@ async def test_a_stopped_child_is_woken_to_hear_that_it_must_go(supervise: Super
     with generation.busy():
         os.kill(supervisor.snapshot().pid or 0, signal.SIGSTOP)
         death = await asyncio.shield(generation.died)
-    assert (death.cause, death.outside) == (Cause.WEDGE, True)
+    assert (death.cause, death.external) == (Cause.WEDGE, True)
     assert (await supervisor.ready(10)).number == 2
     assert child is not None
     assert child.exited.result() == Exit(None, signal.SIGTERM)

@@ -10,7 +10,8 @@ import asyncio
 import sys
 from pathlib import Path
 
-from supervisor.supervisor import LaunchSpec, Supervisor, SupervisorOptions
+from supervisor.child.options import LaunchSpec, SupervisorOptions
+from supervisor.supervisor import Supervisor
 from tests.supervisor.conftest import fake_launch, until
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from proxy.gate.budget import Need
+from supervisor.memory_model.sequence import SequenceDemand
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,17 +24,17 @@ class Padded:
     def weights(self) -> int:
         return 10
 
-    def kv(self, needs: Sequence[Need], /) -> int:
-        return len(needs) * max((need.prompt + need.completion for need in needs), default=0)
+    def kv(self, demands: Sequence[SequenceDemand], /) -> int:
+        return len(demands) * max((demand.prompt + demand.completion for demand in demands), default=0)
 
-    def peak(self, needs: Sequence[Need], retained: int, /) -> int:
-        factor = self.factor if len(needs) == 1 else self.together
-        return self.weights + round(factor * self.kv(needs)) + retained
+    def peak(self, demands: Sequence[SequenceDemand], retained: int, /) -> int:
+        factor = self.factor if len(demands) == 1 else self.together
+        return self.weights + round(factor * self.kv(demands)) + retained
 
-    def left(self, needs: Sequence[Need], /) -> int:
-        return self.kv(needs)
+    def left(self, demands: Sequence[SequenceDemand], /) -> int:
+        return self.kv(demands)
 
-    def stale(self, last: Need, /) -> int:
+    def stale(self, last: SequenceDemand, /) -> int:
         return last.prompt if self.snapshots else 0
 
     def largest_prompt(self, ceiling: int, completion: int, /) -> int:

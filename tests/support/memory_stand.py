@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -16,9 +16,9 @@ from proxy.gate.slot import Slot
 from proxy.job import Job, Stage
 from proxy.memory.guard import MemoryGuard
 from proxy.stream.answer import AnswerPhase
+from supervisor.child.generation import ChildSnapshot
 from supervisor.child.process import Telemetry
 from supervisor.lifecycle.state_machine import State
-from supervisor.supervisor import ChildSnapshot
 from tests.proxy.api.test_metrics import ended
 from tests.proxy.api.test_status import CRASHED
 from tests.support.law import Padded
@@ -30,25 +30,33 @@ CEILING = WEIGHTS + 1000
 class Stand:
     """Everything moves by `look()`: time goes on by a tenth of a second, and a telemetry sample comes."""
 
-    def __init__(self, *, displaceable: bool = True) -> None:
+    def __init__(self, *, evictable: bool = True) -> None:
         self.now = 100.0
         self.active = WEIGHTS
         self.state = State.READY
         self.generation = 1
         self.silent = False
-        self.displaceable = displaceable
+        self.evictable = evictable
         self.sent: list[Mapping[str, Any]] = []
         self.recycled: list[str] = []
         self.jobs: list[Job] = []
         self.given_up: list[str] = []
         self.heard_at = 0.0
         self.gate = Gate(
-            Budget(max_running=8, ceiling=CEILING, costs=Padded()), max_waiting=8, clock=lambda: self.now
+            Budget(max_running=8, ceiling=CEILING, costs=Padded()),
+            max_waiting=8,
+            on_sample=lambda _: None,
+            clock=lambda: self.now,
         )
         self.guard = MemoryGuard(
-            self, self.gate, lambda: self.jobs, self.send, entries=lambda: 4, clock=lambda: self.now
+            cast("Any", self),
+            self.gate,
+            lambda: self.jobs,
+            self.send,
+            entries=lambda: 4,
+            clock=lambda: self.now,
         )
-        self.places = ExitStack()
+        self.slots = ExitStack()
         self.look(3)
 
     def snapshot(self) -> ChildSnapshot:
@@ -62,9 +70,9 @@ class Stand:
         self.generation, self.active = self.generation + 1, WEIGHTS
 
     async def send(self, kind: Any, body: Mapping[str, Any], *, abandon: bool = False) -> bool:
-        assert kind == "displace"
+        assert kind == "eviction"
         self.sent.append({**body, "abandon": abandon})
-        if self.displaceable:
+        if self.evictable:
             self.active = max(WEIGHTS, self.active - 100)
         return True
 
@@ -82,15 +90,15 @@ class Stand:
                 await asyncio.sleep(0)
         pytest.fail("never happened")
 
-    def wait_for_place(self, id: str, tokens: int) -> Slot:
+    def wait_for_slot(self, id: str, tokens: int) -> Slot:
         ticket = self.gate.ticket(
             id, "c", arrived=self.now, deadline=self.now + 1000, prompt=tokens, max_tokens=1
         )
-        return self.places.enter_context(self.gate.enter(ticket))
+        return self.slots.enter_context(self.gate.enter(ticket))
 
     def run(self, id: str, tokens: int, *, sent: bool = False) -> Job:
         """A request that was granted and that the child works on."""
-        assert self.wait_for_place(id, tokens).position is None
+        assert self.wait_for_slot(id, tokens).position is None
         job = ended(counted=7)
         job.answer.id, job.stage = id, Stage.DECODE
         job.answer.phase = AnswerPhase.CONTENT if sent else AnswerPhase.NOTHING

@@ -18,17 +18,18 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from proxy.gate import events
-from proxy.gate.admission import Admission
-from proxy.gate.budget import Budget, Need
+from proxy.gate.admission import Admission, Effect, Grant
+from proxy.gate.budget import Budget
 from proxy.gate.costs import PlannedCosts
 from proxy.gate.queue import Ticket
+from proxy.gate.residents import CacheContent
 from proxy.gate.session_rule import SessionRule
 from supervisor.memory_model.activations import Model, Traced
 from supervisor.memory_model.ceiling import Ceiling
 from supervisor.memory_model.flags import FlagOverrides
 from supervisor.memory_model.kv_cache import CachePart, CostModel, GrowthKind
 from supervisor.memory_model.plan import Plan, plan
+from supervisor.memory_model.sequence import SequenceDemand
 from tests.support.recorded_sessions import Session
 
 GB = 10**9
@@ -87,9 +88,9 @@ def planned(machine: Machine, **overrides: Any) -> Plan:
         "prompt-cache-bytes",
     )
     model = Model(int(machine.weights), law, traced, True)
-    wishes = FlagOverrides(mlx_cache_limit=0, **overrides)
+    chosen = FlagOverrides(mlx_cache_limit=0, **overrides)
     ceiling = Ceiling(int(machine.ceiling), "simulated")
-    return plan(model, ceiling, wishes, frozenset(f"--{name}" for name in names), 262_144)
+    return plan(model, ceiling, chosen, frozenset(f"--{name}" for name in names), 262_144)
 
 
 @dataclass(eq=False)
@@ -211,7 +212,7 @@ class Simulation:
             max_running=made.running,
             max_active_kv_bytes=made.max_active_kv,
             ceiling=made.ceiling.bytes,
-            most=made.ceiling.bytes,
+            recent_ceiling=made.ceiling.bytes,
             costs=PlannedCosts(made.serving),
         )
         self.gate = Admission(self.budget, max_waiting=10_000, sessions=self.rule)
@@ -259,22 +260,18 @@ class Simulation:
         cached, _ = self.cache.find(ask)
         self.asks[ask.id] = ask
         self.waiting.append(ask)
-        need = Need(ask.prompt, EXPECTED, cached, segments=2)
-        key = f"s{slot}.{run}"
-        self.feed(
-            events.Arrive(
-                Ticket(
-                    ask.id,
-                    f"s{slot}",
-                    self.now,
-                    math.inf,
-                    need,
-                    need._replace(completion=256),
-                    4096,
-                    session=key,
-                )
-            )
+        demand = SequenceDemand(ask.prompt, EXPECTED, cached, segments=2)
+        ticket = Ticket(
+            ask.id,
+            f"s{slot}",
+            self.now,
+            math.inf,
+            demand,
+            demand._replace(completion=256),
+            4096,
+            session=f"s{slot}.{run}" if self.rule else "",
         )
+        self.apply(self.gate.arrive(ticket, self.now))
 
     def onward(self, ask: Ask) -> None:
         run, index = self.at[ask.slot]
@@ -322,7 +319,7 @@ class Simulation:
                 if ask.reads <= 1e-9:
                     ask.reads = 0.0
                     self.learn(ask)
-                    self.feed(events.Grew(ask.id, 1))
+                    self.apply(self.gate.grew(ask.id, 1, self.now))
             else:
                 ask.writes -= work
                 if ask.writes <= 1e-9:
@@ -343,8 +340,8 @@ class Simulation:
         buffer = Buffer(number * longest if number > 1 else ask.prompt + ask.out)
         self.cache.insert(Entry(ask.owner, ask.session, ask.index, ask.prompt + ask.out, buffer))
         self.done.append(ask)
-        self.feed(events.Grew(ask.id, ask.out))
-        self.feed(events.Leave(ask.id, True))
+        self.apply(self.gate.grew(ask.id, ask.out, self.now))
+        self.apply(self.gate.leave(ask.id, self.now, measured=True))
         del self.asks[ask.id]
         self.tell((ask.id,))
         self.onward(ask)
@@ -352,28 +349,31 @@ class Simulation:
     def tell(self, confirmed: tuple[str, ...] = ()) -> None:
         """The gate hears what the cache has."""
         if self.rule is not None:
-            kept = tuple(
-                (f"s{e.owner[0]}.{e.owner[1]}" if e.owner else "", e.length, e.kind)
-                for e in self.cache.entries
-            )
-            self.feed(events.SetKept(kept, confirmed))
+            contents = [
+                CacheContent(f"s{each.owner[0]}.{each.owner[1]}" if each.owner else "", each.length, each.kind)
+                for each in self.cache.entries
+            ]
+            self.apply(self.gate.set_cache(contents, confirmed, self.now))
 
     # The gate
 
-    def feed(self, event: events.Event) -> None:
-        for effect in self.gate.handle(event, self.now):
-            assert isinstance(effect, events.Grant), effect
+    def apply(self, effects: Iterable[Effect]) -> None:
+        for effect in effects:
+            assert isinstance(effect, Grant), effect
             self.start(self.asks[effect.id])
         for ask in self.waiting:
             ask.ahead = max(ask.ahead, len(self.waiting) - 1)
 
     def decide(self) -> None:
         retained = (self.cache.pinned() + self.stale) * self.m.kv
-        changed = not self.running and retained != self.gate.retained
-        self.feed(events.SetRetained(retained) if changed else events.Wake())
-        if not self.pushing and not self.running and (lacking := self.gate.lacking()) > 0:
+        if not self.running and retained != self.gate.capacity.retained:
+            self.apply(self.gate.set_retained(int(retained), self.now))
+        else:
+            self.apply(self.gate.wake(self.now))
+        needed = self.gate.snapshot(disconnected=0, corrections=(1.0, 1.0)).eviction_needed
+        if not self.pushing and not self.running and needed > 0:
             if self.sent < 2 * self.cache.number + 2:
-                kinds = ("assistant", "user") if self.pairs else self.fillers(lacking)
+                kinds = ("assistant", "user") if self.pairs else self.fillers(needed)
                 self.sent += len(kinds)
                 self.pushing = True
                 self.later(len(kinds) * self.m.filler_s, "pushed", kinds)
@@ -384,13 +384,13 @@ class Simulation:
             self.woken = at
             self.later(max(0.0, at - self.now) + 1e-6, "wake")
 
-    def fillers(self, lacking: float) -> tuple[str, ...]:
+    def fillers(self, needed: float) -> tuple[str, ...]:
         """As many answers as it takes."""
         number = 0
         for entry in [each for each in self.cache.entries if each.kind == "assistant"]:
-            if lacking <= 0:
+            if needed <= 0:
                 break
-            lacking, number = lacking - entry.buffer.rows * self.m.kv, number + 1
+            needed, number = needed - entry.buffer.rows * self.m.kv, number + 1
         return ("assistant",) * max(1, self.cache.number - len(self.cache.entries) + number)
 
     def pushed(self, kinds: Iterable[str]) -> None:

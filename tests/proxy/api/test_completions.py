@@ -35,7 +35,7 @@ from proxy.prompt.fit import Limits
 from proxy.relay.registry import Registry
 from proxy.relay.relay import Relay
 from proxy.request.completion import Bounds, Prompt
-from proxy.request.images import ImagePolicy, Remote
+from proxy.request.images import ImagePolicy, RemoteImage
 from proxy.request.model_names import ModelNames
 from proxy.stream.child_stream import StreamProgress, Usage
 from supervisor.lifecycle.state_machine import State
@@ -77,7 +77,7 @@ class Stage:
     async def count(self, prompt: Prompt, limit: int | None = None) -> int:
         return self.tokens
 
-    async def count_and_foresee(
+    async def count_and_predict(
         self, prompt: Prompt, limit: int | None, *, of: str, batched: bool
     ) -> tuple[int, None]:
         return self.tokens, None
@@ -88,7 +88,7 @@ class Stage:
         self.checked.append((ours, served))
 
     # PictureFetch
-    async def fetch(self, remotes: tuple[Remote, ...], account: BodyAccount) -> list[str]:
+    async def fetch(self, remotes: tuple[RemoteImage, ...], account: BodyAccount) -> list[str]:
         return [f"data:image/png;base64,{index}" for index, _ in enumerate(remotes)]
 
     # Relay
@@ -225,7 +225,7 @@ async def test_remote_images_are_fetched_before_the_request_goes_on(
     client: TestClient[web.Request, web.Application], stage: Stage
 ) -> None:
     policy = ImagePolicy(most=2, hosts=frozenset({"pics.example"}), obstacle=None)
-    stage.prepared = Prepared(Path("/m"), INFO, LIMITS, Bounds(vocab_size=100, pictures=policy))
+    stage.prepared = Prepared(Path("/m"), INFO, LIMITS, Bounds(vocab_size=100, images=policy))
     part = {"type": "image_url", "image_url": {"url": "http://pics.example/a"}}
     content = [{"type": "text", "text": "what is this?"}, part, part]
     body = {"messages": [{"role": "user", "content": content}]}

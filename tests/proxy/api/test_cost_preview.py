@@ -13,7 +13,7 @@ from tests.proxy.gate.test_costs import a_plan
 
 
 def gate(shared: Budget) -> Gate:
-    return Gate(shared, max_waiting=9, clock=lambda: 1.0)
+    return Gate(shared, max_waiting=9, on_sample=lambda _: None, clock=lambda: 1.0)
 
 
 def arithmetic(document: dict[str, Any]) -> str:
@@ -23,7 +23,7 @@ def arithmetic(document: dict[str, Any]) -> str:
 async def test_without_a_plan_only_places_count() -> None:
     document = prospect(gate(Budget(max_running=3)), "a", 100, 20)
     assert document == {
-        "would_run": "now",
+        "admission": "now",
         "expected_completion_tokens": 20,
         "alone": {"kv_bytes": 0, "memory_bytes": 0},
         "together": {
@@ -43,7 +43,7 @@ async def test_the_cost_is_the_plans_law_and_the_verdict_the_gates() -> None:
     guarded = gate(replace(budget(planned), max_running=2))
     alone = prospect(guarded, "a", 5000, 20)
     law = PlannedCosts(planned.serving)
-    assert alone["would_run"] == "now"
+    assert alone["admission"] == "now"
     assert alone["together"]["memory_bytes"] == alone["alone"]["memory_bytes"] + law.weights
     assert alone["alone"]["kv_bytes"] > 5000 * 1000
     guarded.set_retained(3_000_000)
@@ -53,13 +53,13 @@ async def test_the_cost_is_the_plans_law_and_the_verdict_the_gates() -> None:
     ]
     with guarded.enter(tickets[0]):
         beside = prospect(guarded, "a", 5000, 20)
-        assert (beside["would_run"], beside["together"]["running"]) == ("now", 1)
+        assert (beside["admission"], beside["together"]["running"]) == ("now", 1)
         assert beside["together"]["memory_bytes"] > alone["together"]["memory_bytes"] + 3_000_000
         assert "1 of 2 places are taken. KV of all that would run: 10 MB" in arithmetic(beside)
         assert "5 MB of weights + 3 MB of finished sequences + " in arithmetic(beside)
         with guarded.enter(tickets[1]), guarded.enter(tickets[2]):
             late = prospect(guarded, "a", 5000, 20)
-            assert (late["would_run"], late["together"]["waiting"]) == ("waits", 1)
+            assert (late["admission"], late["together"]["waiting"]) == ("queued", 1)
             assert "2 of 2 places are taken. 1 wait before it." in arithmetic(late)
     guarded.hold(on=True)
     assert "Nobody is let in" in arithmetic(prospect(guarded, "a", 5000, 20))
@@ -67,7 +67,7 @@ async def test_the_cost_is_the_plans_law_and_the_verdict_the_gates() -> None:
 
 async def test_a_prompt_that_never_fits() -> None:
     document = prospect(gate(budget(a_plan(room=20_000_000))), "a", 30_000, 20)
-    assert document["would_run"] == "never"
+    assert document["admission"] == "never_fits"
     assert document["together"]["memory_bytes"] > 25_000_000
     assert arithmetic(document).endswith("of 25 MB.")
 

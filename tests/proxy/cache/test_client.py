@@ -42,31 +42,31 @@ class Worker:
         self.asked: list[str] = []
         self.fields: list[dict[str, Any]] = []
 
-    def tell(self, do: str, **fields: Any) -> None:
+    def tell_predictor(self, do: str, **fields: Any) -> None:
         self.asked.append(do)
         self.fields.append(fields)
 
-    async def foresight(self, do: str, prompt: Prompt | None = None, **fields: Any) -> Any | None:
+    async def ask_predictor(self, do: str, prompt: Prompt | None = None, **fields: Any) -> Any | None:
         del prompt
-        self.tell(do, **fields)
+        self.tell_predictor(do, **fields)
         answer = self.answers.get(do)
         return answer.pop(0) if isinstance(answer, list) else answer
 
-    async def count_and_foresee(
+    async def count_and_predict(
         self, prompt: Prompt, limit: int | None, *, of: str, batched: bool
     ) -> tuple[int, dict[str, Any] | None]:
-        return 9, await self.foresight("count_and_foresee", prompt, limit=limit, of=of, batched=batched)
+        return 9, await self.ask_predictor("count_and_predict", prompt, limit=limit, of=of, batched=batched)
 
     async def count(self, prompt: Prompt, limit: int | None = None) -> int:
-        await self.foresight("count", prompt, limit=limit)
+        await self.ask_predictor("count", prompt, limit=limit)
         return 9
 
     async def shared(self, prompt: Prompt, other: Prompt) -> int:
-        await self.foresight("shared", prompt, other=other)
+        await self.ask_predictor("shared", prompt, other=other)
         return 5
 
     async def trim(self, prompt: TextPrompt, head: int, limit: int) -> tuple[TextPrompt, int]:
-        await self.foresight("trim", prompt, head=head, limit=limit)
+        await self.ask_predictor("trim", prompt, head=head, limit=limit)
         return prompt, limit
 
 
@@ -91,12 +91,12 @@ async def counted(mirroring: CacheClient, id: str, request: CompletionRequest = 
 
 
 async def test_a_request_is_counted_and_foreseen_in_one_trip(mirroring: CacheClient, worker: Worker) -> None:
-    worker.answers["count_and_foresee"] = told(cached=3)
+    worker.answers["count_and_predict"] = told(cached=3)
     await counted(mirroring, "a")
     found = await mirroring.foresee("a", REQUEST.prompt, REQUEST)
     assert found is not None and found.cached == 3
     assert await mirroring.asked("a") == found
-    assert worker.asked == ["reset", "count_and_foresee", "asked"]
+    assert worker.asked == ["reset", "count_and_predict", "asked"]
     assert worker.fields[1:] == [{"limit": 100, "of": "a", "batched": True}, {"of": "a"}]
 
 
@@ -110,7 +110,7 @@ async def test_what_is_cut_is_foreseen_as_it_is_sent(mirroring: CacheClient, wor
     worker.answers["foresee"] = told(cached=4)
     found = await mirroring.foresee("a", shorter, REQUEST)
     assert found is not None and found.cached == 4
-    assert worker.asked == ["reset", "count_and_foresee", "count", "shared", "trim", "foresee"]
+    assert worker.asked == ["reset", "count_and_predict", "count", "shared", "trim", "foresee"]
 
 
 async def test_what_is_refused_is_followed_no_more(mirroring: CacheClient, worker: Worker) -> None:
@@ -136,13 +136,13 @@ async def test_what_runs_outside_of_the_batch(mirroring: CacheClient, worker: Wo
 
 
 async def test_each_child_is_followed_from_its_start(mirroring: CacheClient, worker: Worker) -> None:
-    worker.answers["count_and_foresee"] = told()
+    worker.answers["count_and_predict"] = told()
     await counted(mirroring, "a")
     await mirroring.asked("a")
     mirroring.changed(Change(State.READY, State.BACKOFF, 1))
     mirroring.changed(Change(State.STARTING, State.READY, 2))
     assert await mirroring.asked("a") is None, "asked again, since the cache is another"
-    assert worker.asked == ["reset", "count_and_foresee", "asked", "reset", "asked"]
+    assert worker.asked == ["reset", "count_and_predict", "asked", "reset", "asked"]
 
 
 @pytest.mark.parametrize(
@@ -159,7 +159,7 @@ async def test_each_child_is_followed_from_its_start(mirroring: CacheClient, wor
 async def test_what_came_in_between_may_matter(
     mirroring: CacheClient, worker: Worker, mine: dict[str, Any], other: dict[str, Any] | None, again: bool
 ) -> None:
-    worker.answers = {"count_and_foresee": [mine, other], "asked": told(cached=1)}
+    worker.answers = {"count_and_predict": [mine, other], "asked": told(cached=1)}
     await counted(mirroring, "mine")
     await counted(mirroring, "other")
     mirroring.read("other", None)
@@ -170,7 +170,7 @@ async def test_what_came_in_between_may_matter(
 
 
 async def test_what_leaves_nothing_does_not_matter(mirroring: CacheClient, worker: Worker) -> None:
-    worker.answers = {"count_and_foresee": [told(), told(leaves=[9])], "asked": told(cached=1)}
+    worker.answers = {"count_and_predict": [told(), told(leaves=[9])], "asked": told(cached=1)}
     await counted(mirroring, "a")
     await counted(mirroring, "b")
     mirroring.ended("b", 0, None, complete=False)
@@ -180,7 +180,7 @@ async def test_what_leaves_nothing_does_not_matter(mirroring: CacheClient, worke
 
 async def test_a_cure_may_leave_anything(mirroring: CacheClient, worker: Worker) -> None:
     cure = {"id": "cure-1"}
-    worker.answers = {"count_and_foresee": told(), "cure": cure, "asked": told(cached=1)}
+    worker.answers = {"count_and_predict": told(), "cure": cure, "asked": told(cached=1)}
     await counted(mirroring, "a")
     assert await mirroring.cure() == cure
     mirroring.ended("cure-1", 1, None, complete=True)

@@ -11,26 +11,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule
 
-from proxy.gate.admission import PASSED_S, PASSES, RECLAIM_S, Admission, AdmissionPreview
-from proxy.gate.budget import Budget, Need
-from proxy.gate.events import (
-    Arrive,
+from proxy.gate.admission import (
+    MAX_OVERTAKES,
+    OVERTAKE_AGE_S,
+    RECLAIM_WAIT_S,
+    Admission,
+    AdmissionPreview,
     Effect,
-    EndIsolation,
-    FreeSlot,
     Grant,
-    Grew,
-    Hold,
-    InternalRequest,
-    Leave,
     Reason,
     Refuse,
-    Requeue,
-    SetBudget,
-    SetRetained,
-    Wake,
 )
+from proxy.gate.budget import Budget
 from proxy.gate.queue import Ticket
+from supervisor.memory_model.sequence import SequenceDemand
 from tests.support.law import Padded
 
 
@@ -59,14 +53,18 @@ def ticket(
         client,
         arrived=at,
         deadline=until,
-        need=Need(prompt, completion),
-        least=Need(prompt, least),
+        demand=SequenceDemand(prompt, completion),
+        least_demand=SequenceDemand(prompt, least),
         max_tokens=65_536,
     )
 
 
 def arrive(gate: Admission, *tickets: Ticket) -> list[Effect]:
-    return [effect for each in tickets for effect in gate.handle(Arrive(each), each.arrived)]
+    return [effect for each in tickets for effect in gate.arrive(each, each.arrived)]
+
+
+def needed(gate: Admission) -> int:
+    return gate.snapshot(disconnected=0, corrections=(1.0, 1.0)).eviction_needed
 
 
 def drained(gate: Admission, first: str) -> list[str]:
@@ -74,15 +72,15 @@ def drained(gate: Admission, first: str) -> list[str]:
     order, running = [], [first]
     while running:
         order.append(running.pop())
-        running += [effect.id for effect in gate.handle(Leave(order[-1]), 0) if isinstance(effect, Grant)]
+        running += [effect.id for effect in gate.leave(order[-1], 0) if isinstance(effect, Grant)]
     return order
 
 
 def test_a_free_place_is_granted_at_once_and_reserved() -> None:
     gate = a_gate(running=2)
     assert arrive(gate, ticket("a"), ticket("b"), ticket("c")) == [Grant("a"), Grant("b")]
-    assert (len(gate.running), gate.waiting) == (2, 1)
-    assert gate.handle(Leave("a"), 1) == [Grant("c")]
+    assert (len(gate.capacity.running), len(gate.queue)) == (2, 1)
+    assert gate.leave("a", 1) == [Grant("c")]
 
 
 def test_order_is_arrival() -> None:
@@ -101,75 +99,76 @@ def test_clients_take_turns() -> None:
 def test_a_replay_goes_before_all_who_came_later() -> None:
     gate = a_gate(running=2)
     arrive(gate, ticket("a", at=1), ticket("b", at=2), ticket("c", client="new", at=3))
-    assert gate.handle(Requeue("b"), 4) == [Grant("b")], "nobody slips in between"
+    assert gate.requeue("b", 4) == [Grant("b")], "nobody slips in between"
 
-    gate.handle(SetBudget(Budget(max_running=0)), 5)
-    gate.handle(Requeue("b"), 6)
-    gate.handle(Requeue("a"), 6)
+    gate.set_budget(Budget(max_running=0), 5)
+    gate.requeue("b", 6)
+    gate.requeue("a", 6)
 
-    assert gate.handle(SetBudget(Budget(max_running=3)), 7) == [Grant("a"), Grant("b"), Grant("c")]
+    assert gate.set_budget(Budget(max_running=3), 7) == [Grant("a"), Grant("b"), Grant("c")]
 
 
 def test_a_suspect_waits_for_the_innocents_and_then_runs_alone() -> None:
     gate = a_gate(running=8)
     arrive(gate, *(ticket(id, at=at) for at, id in enumerate(("a", "suspect", "b"))))
-    assert gate.handle(Requeue("suspect", alone=True), 4) == [], "others run"
-    assert gate.handle(Requeue("a"), 4) == [Grant("a")]
+    assert gate.requeue("suspect", 4, alone=True) == [], "others run"
+    assert gate.requeue("a", 4) == [Grant("a")]
     assert arrive(gate, ticket("new", at=5)) == [], "who comes later does not keep a suspect waiting"
-    assert [gate.position(id) for id in ("suspect", "new")] == [1, 2]
-    assert gate.handle(Leave("a"), 6) == []
-    assert gate.handle(Leave("b"), 7) == [Grant("suspect")], "and nobody beside it"
-    assert gate.handle(Leave("suspect"), 8) == [Grant("new")]
+    assert [gate.queue.position(id) for id in ("suspect", "new")] == [1, 2]
+    assert gate.leave("a", 6) == []
+    assert gate.leave("b", 7) == [Grant("suspect")], "and nobody beside it"
+    assert gate.leave("suspect", 8) == [Grant("new")]
 
 
 def test_suspects_run_one_by_one_in_order_of_arrival() -> None:
     gate = a_gate(running=8)
     arrive(gate, *(ticket(id, at=at) for at, id in enumerate("abc")))
-    assert gate.handle(Requeue("c", alone=True), 4) == []
-    assert gate.handle(Requeue("a", alone=True), 4) == []
-    assert gate.handle(Requeue("b", alone=True), 4) == [Grant("a")]
-    assert gate.handle(Leave("a"), 5) == [Grant("b")]
-    assert gate.handle(Leave("b"), 6) == [Grant("c")]
+    assert gate.requeue("c", 4, alone=True) == []
+    assert gate.requeue("a", 4, alone=True) == []
+    assert gate.requeue("b", 4, alone=True) == [Grant("a")]
+    assert gate.leave("a", 5) == [Grant("b")]
+    assert gate.leave("b", 6) == [Grant("c")]
 
 
 def test_who_waited_before_a_suspect_came_goes_before_it() -> None:
     gate = a_gate()
     arrive(gate, ticket("run", at=1), ticket("old", at=2))
     suspect = Ticket("suspect", "c", arrived=3, deadline=1000, alone=True)
-    assert gate.handle(Arrive(suspect), 3) == []
+    assert gate.arrive(suspect, 3) == []
     arrive(gate, ticket("new", at=4))
     assert drained(gate, "run") == ["run", "old", "suspect", "new"]
 
 
 def test_a_suspect_that_is_cleared_lets_others_in() -> None:
     gate = a_gate(running=2)
-    assert gate.handle(Arrive(Ticket("suspect", "c", arrived=0, deadline=9, alone=True)), 0) != []
+    assert gate.arrive(Ticket("suspect", "c", arrived=0, deadline=9, alone=True), 0) != []
     assert arrive(gate, ticket("a", at=1)) == []
-    assert gate.handle(EndIsolation("suspect"), 2) == [Grant("a")]
-    assert gate.handle(EndIsolation("nobody"), 2) == []
+    assert gate.end_isolation("suspect", 2) == [Grant("a")]
+    assert gate.end_isolation("nobody", 2) == []
 
 
 def test_a_suspect_is_not_let_in_beside_a_request_of_ours() -> None:
     gate = a_gate(running=9)
-    gate.handle(InternalRequest(begun=True), 0)
+    gate.begin_internal_request()
     assert arrive(gate, replace(ticket("suspect"), alone=True)) == []
-    assert gate.handle(InternalRequest(begun=False), 0) == [Grant("suspect")]
+    assert gate.end_internal_request(0) == [Grant("suspect")]
 
 
 def test_a_request_of_ours_is_not_let_in_beside_a_suspect() -> None:
     gate = a_gate(running=9)
     arrive(gate, replace(ticket("suspect"), alone=True))
-    assert gate.solitary
-    with pytest.raises(ValueError, match="alone"):
-        gate.handle(InternalRequest(begun=True), 0)
-    gate.handle(EndIsolation("suspect"), 0)
-    assert gate.handle(InternalRequest(begun=True), 0) == []
+    assert gate.capacity.isolated
+    assert not gate.begin_internal_request()
+    assert gate.capacity.internal_requests == 0
+    gate.end_isolation("suspect", 0)
+    assert gate.begin_internal_request()
+    assert gate.capacity.internal_requests == 1
 
 
 def test_a_full_queue_refuses_the_one_who_came_last() -> None:
     gate = a_gate(waiting=1)
     assert arrive(gate, ticket("a"), ticket("b"), ticket("c")) == [Grant("a"), Refuse("c", Reason.QUEUE_FULL)]
-    assert gate.handle(Leave("a"), 0) == [Grant("b")]
+    assert gate.leave("a", 0) == [Grant("b")]
 
 
 def test_no_queue_still_lets_run() -> None:
@@ -179,50 +178,53 @@ def test_no_queue_still_lets_run() -> None:
 def test_a_replay_has_a_place_also_in_a_full_queue() -> None:
     gate = a_gate(waiting=1)
     arrive(gate, ticket("a"), ticket("b"))
-    gate.handle(SetBudget(Budget(max_running=0)), 0)
-    assert gate.handle(Requeue("a"), 0) == []
-    assert gate.waiting == 2
+    gate.set_budget(Budget(max_running=0), 0)
+    assert gate.requeue("a", 0) == []
+    assert len(gate.queue) == 2
 
 
 def test_the_deadline_ends_waiting_not_running() -> None:
     gate = a_gate()
     arrive(gate, ticket("a", until=5), ticket("b", until=20), ticket("c", until=10))
     assert gate.next_deadline() == 10
-    assert gate.handle(Wake(), 9.9) == []
-    assert gate.handle(Wake(), 10) == [Refuse("c", Reason.DEADLINE)]
+    assert gate.wake(9.9) == []
+    assert gate.wake(10) == [Refuse("c", Reason.DEADLINE)]
     assert gate.next_deadline() == 20
-    assert len(gate.running) == 1
+    assert len(gate.capacity.running) == 1
 
 
 def test_who_is_too_late_is_not_granted() -> None:
     gate = a_gate()
     arrive(gate, ticket("a"), ticket("b", until=5), ticket("c"))
-    assert gate.handle(Leave("a"), 6) == [Refuse("b", Reason.DEADLINE), Grant("c")]
+    assert gate.leave("a", 6) == [Refuse("b", Reason.DEADLINE), Grant("c")]
 
 
 def test_who_has_no_patience_runs_at_once_or_not_at_all() -> None:
     gate = a_gate()
     assert arrive(gate, ticket("a", until=0)) == [Grant("a")]
     assert arrive(gate, ticket("b", until=0)) == [Refuse("b", Reason.DEADLINE)]
-    assert gate.handle(Requeue("a"), 1) == [Refuse("a", Reason.DEADLINE)], "nor is it run again"
+    assert gate.requeue("a", 1) == [Refuse("a", Reason.DEADLINE)], "nor is it run again"
 
 
 def test_leaving_is_one_event_wherever_one_is() -> None:
     gate = a_gate()
     arrive(gate, ticket("a"), ticket("b"), ticket("c"))
-    assert gate.handle(Leave("b"), 1) == []
-    assert gate.handle(Leave("a"), 1) == [Grant("c")]
-    assert gate.handle(Leave("a"), 1) == []
-    assert gate.handle(Leave("nobody"), 1) == []
+    assert gate.leave("b", 1) == []
+    assert gate.leave("a", 1) == [Grant("c")]
+    assert gate.leave("a", 1) == []
+    assert gate.leave("nobody", 1) == []
 
 
 def test_an_impossible_event_changes_nothing() -> None:
     gate = a_gate()
     arrive(gate, ticket("a"), ticket("b"))
-    for event in (Arrive(ticket("a")), Arrive(ticket("b")), Requeue("b"), Requeue("nobody")):
-        with pytest.raises(ValueError, match="is"):
-            gate.handle(event, 1)
-    assert (len(gate.running), gate.waiting) == (1, 1)
+    for id in ("a", "b"):
+        with pytest.raises(ValueError, match="is here already"):
+            gate.arrive(ticket(id), 1)
+    for id in ("b", "unknown"):
+        with pytest.raises(ValueError, match="is not running"):
+            gate.requeue(id, 1)
+    assert (len(gate.capacity.running), len(gate.queue)) == (1, 1)
 
 
 def test_positions_are_the_order_of_grants() -> None:
@@ -231,9 +233,9 @@ def test_positions_are_the_order_of_grants() -> None:
     arrive(gate, *(ticket(f"a{number}", client="a", at=number) for number in range(3)))
     arrive(gate, *(ticket(f"b{number}", client="b", at=number) for number in range(2)))
 
-    places = {id: gate.position(id) for id in ("b0", "a0", "b1", "a1", "a2")}
+    places = {id: gate.queue.position(id) for id in ("b0", "a0", "b1", "a1", "a2")}
 
-    assert gate.position("run") is None
+    assert gate.queue.position("run") is None
     assert sorted(places, key=lambda id: places[id] or 0) == drained(gate, "run")[1:]
 
 
@@ -242,7 +244,7 @@ def test_a_batch_costs_members_times_the_longest() -> None:
     gate = Admission(budget, max_waiting=100)
     assert len(arrive(gate, ticket("long", prompt=500), ticket("b", prompt=256))) == 2
     assert arrive(gate, ticket("c", prompt=256)) == [], "three times 500 tokens are too many"
-    assert gate.handle(Leave("long"), 0) == [Grant("c", 256)]
+    assert gate.leave("long", 0) == [Grant("c", 256)]
 
 
 def test_one_alone_is_not_held_to_the_limit_on_kv() -> None:
@@ -254,107 +256,107 @@ def test_the_fullest_moment_stays_under_the_ceiling() -> None:
     gate = a_tight_gate(ceiling=1010)
     assert arrive(gate, ticket("a", prompt=300, completion=100)) == [Grant("a", 400)]
     assert arrive(gate, ticket("b", prompt=100, completion=500)) == [], "together they come to 1,200"
-    assert gate.reserved == 410
+    assert gate.capacity.reserved == 410
     assert arrive(gate, ticket("c", prompt=500)) == [Grant("c", 600)], "a small one passes"
-    assert gate.reserved == 1010
-    assert gate.handle(Leave("a"), 1) == []
-    assert gate.handle(Leave("c"), 1) == [Grant("b", 600)]
+    assert gate.capacity.reserved == 1010
+    assert gate.leave("a", 1) == []
+    assert gate.leave("c", 1) == [Grant("b", 600)]
 
 
 def test_what_finished_sequences_hold_counts() -> None:
     gate = a_tight_gate(ceiling=1010)
-    gate.handle(SetRetained(500), 0)
+    gate.set_retained(500, 0)
     arrive(gate, ticket("a", prompt=200))
     assert arrive(gate, ticket("b", prompt=300)) == []
-    assert gate.lacking() == 100
-    assert gate.handle(SetRetained(400), 1) == [Grant("b", 400)]
-    assert gate.lacking() == 0
+    assert needed(gate) == 100
+    assert gate.set_retained(400, 1) == [Grant("b", 400)]
+    assert needed(gate) == 0
 
 
 def test_what_one_leaves_behind_counts_until_it_is_measured() -> None:
     gate = a_tight_gate(ceiling=1010)
     arrive(gate, ticket("a", prompt=100, completion=100), ticket("b", prompt=100, completion=100))
-    gate.handle(Grew("a", 100), 1)
-    assert gate.handle(Leave("a", measured=True), 2) == []
-    assert (gate.retained, gate.reserved) == (400, 10 + 200 + 400)
+    gate.grew("a", 100, 1)
+    assert gate.leave("a", 2, measured=True) == []
+    assert (gate.capacity.retained, gate.capacity.reserved) == (400, 10 + 200 + 400)
     assert arrive(gate, ticket("c", prompt=300, completion=50)) == [], "700 beside 400 are too many"
-    assert gate.handle(SetRetained(200), 3) == [Grant("c", 500)]
+    assert gate.set_retained(200, 3) == [Grant("c", 500)]
 
 
 def test_one_alone_waits_for_what_is_retained_to_be_given_back_but_not_for_long() -> None:
     gate = a_tight_gate(ceiling=1010)
-    gate.handle(SetRetained(500), 0)
+    gate.set_retained(500, 0)
     assert arrive(gate, ticket("a", prompt=700)) == []
-    assert (gate.lacking(), gate.next_deadline()) == (200, RECLAIM_S)
-    assert gate.handle(Wake(), RECLAIM_S) == [Grant("a", 700)]
+    assert (needed(gate), gate.next_deadline()) == (200, RECLAIM_WAIT_S)
+    assert gate.wake(RECLAIM_WAIT_S) == [Grant("a", 700)]
 
 
 def test_who_could_not_run_even_alone_goes_at_once_with_what_could() -> None:
     gate = a_tight_gate(ceiling=1010)
-    assert arrive(gate, ticket("a", prompt=950, completion=100, least=100)) == [
+    assert arrive(gate, ticket("a", prompt=950, completion=100, least_demand=100)) == [
         Refuse("a", Reason.NEVER_FITS, 900)
     ]
-    assert arrive(gate, ticket("b", prompt=900, completion=100, least=100)) == [Grant("b", 1000)]
+    assert arrive(gate, ticket("b", prompt=900, completion=100, least_demand=100)) == [Grant("b", 1000)]
 
 
 def test_many_tokens_allowed_refuse_nobody() -> None:
     """Alone, it is let in by the least; what it will generate is only reserved where there is room."""
     gate = a_tight_gate(ceiling=1010)
-    assert arrive(gate, ticket("a", prompt=500, completion=5000, least=100)) == [Grant("a", 600)]
+    assert arrive(gate, ticket("a", prompt=500, completion=5000, least_demand=100)) == [Grant("a", 600)]
 
 
 def test_a_ceiling_that_fell_may_rise_again() -> None:
     gate = a_tight_gate(ceiling=1010)
-    budget = Budget(8, ceiling=510, most=1010, costs=Padded())
-    gate.handle(SetBudget(budget), 0)
+    budget = Budget(8, ceiling=510, recent_ceiling=1010, costs=Padded())
+    gate.set_budget(budget, 0)
     assert arrive(gate, ticket("a", prompt=900)) == [], "it waits"
     assert arrive(gate, ticket("b", prompt=1100)) == [Refuse("b", Reason.NEVER_FITS, 1000)]
-    assert gate.handle(SetBudget(replace(budget, ceiling=1010)), 1) == [Grant("a", 900)]
+    assert gate.set_budget(replace(budget, ceiling=1010), 1) == [Grant("a", 900)]
 
 
 def test_a_ceiling_that_stays_low_ends_the_waiting() -> None:
     gate = a_tight_gate(ceiling=1010)
-    budget = Budget(8, ceiling=510, most=1010, costs=Padded())
-    gate.handle(SetBudget(budget), 0)
+    budget = Budget(8, ceiling=510, recent_ceiling=1010, costs=Padded())
+    gate.set_budget(budget, 0)
     arrive(gate, ticket("a", prompt=900))
-    assert gate.handle(SetBudget(replace(budget, most=510)), 1) == [Refuse("a", Reason.NEVER_FITS, 500)]
+    assert gate.set_budget(replace(budget, recent_ceiling=510), 1) == [Refuse("a", Reason.NEVER_FITS, 500)]
 
 
 def test_a_reservation_follows_what_is_generated() -> None:
     gate = a_tight_gate(ceiling=1010)
     arrive(gate, ticket("a", prompt=100, completion=100))
-    gate.handle(Grew("a", 100), 1)
-    assert gate.reserved == 210, "as was foretold"
-    gate.handle(Grew("a", 101), 2)
-    assert gate.reserved == 10 + 100 + 101 + 256 + 25
+    gate.grew("a", 100, 1)
+    assert gate.capacity.reserved == 210, "as was foretold"
+    gate.grew("a", 101, 2)
+    assert gate.capacity.reserved == 10 + 100 + 101 + 256 + 25
     assert arrive(gate, ticket("b", prompt=50, completion=500)) == [], "no room beside it now"
-    assert gate.handle(Grew("nobody", 7), 3) == []
+    assert gate.grew("nobody", 7, 3) == []
 
 
 def test_nobody_is_let_in_while_memory_is_short() -> None:
     gate = a_tight_gate()
-    gate.handle(Hold(on=True), 0)
+    gate.hold(True, 0)
     assert arrive(gate, ticket("a", prompt=1)) == []
-    assert gate.held
-    assert gate.handle(Hold(on=False), 1) == [Grant("a", 1)]
+    assert gate.capacity.held
+    assert gate.hold(False, 1) == [Grant("a", 1)]
 
 
 def test_a_large_one_is_passed_only_so_often() -> None:
     gate = a_tight_gate(ceiling=1010)
     arrive(gate, ticket("run", prompt=100), ticket("large", prompt=600))
-    for number in range(PASSES):
+    for number in range(MAX_OVERTAKES):
         assert arrive(gate, ticket(str(number), prompt=10)) == [Grant(str(number), 100)]
-        gate.handle(Leave(str(number)), 0)
+        gate.leave(str(number), 0)
     assert arrive(gate, ticket("one more", prompt=10)) == []
-    assert gate.handle(Leave("run"), 1) == [Grant("large", 600)]
+    assert gate.leave("run", 1) == [Grant("large", 600)]
 
 
 def test_a_large_one_is_passed_only_for_so_long() -> None:
     gate = a_tight_gate(ceiling=1010)
     arrive(gate, ticket("run", prompt=100), ticket("large", prompt=600))
     assert arrive(gate, ticket("small", prompt=10)) == [Grant("small", 100)]
-    assert arrive(gate, ticket("soon", prompt=10, at=PASSED_S - 1)) == [Grant("soon", 100)]
-    assert arrive(gate, ticket("late", prompt=10, at=PASSED_S)) == []
+    assert arrive(gate, ticket("soon", prompt=10, at=OVERTAKE_AGE_S - 1)) == [Grant("soon", 100)]
+    assert arrive(gate, ticket("late", prompt=10, at=OVERTAKE_AGE_S)) == []
 
 
 @given(
@@ -369,22 +371,22 @@ def test_nobody_starves(others: list[tuple[int, int, str]], large: int) -> None:
     arrive(gate, ticket("run", prompt=100, client="a"), ticket("large", prompt=large, client="a"))
     ends = {"run": 3}
     passed = 0
-    for second in range(1, len(others) + 8 * PASSES):
+    for second in range(1, len(others) + 8 * MAX_OVERTAKES):
         effects: list[Effect] = []
         for id in [id for id, end in ends.items() if end <= second]:
             del ends[id]
-            effects += gate.handle(Leave(id), second)
+            effects += gate.leave(id, second)
         if second <= len(others):
             prompt, _, client = others[second - 1]
             newcomer = ticket(str(second), prompt=prompt, client=client, at=second, until=1e9)
-            effects += gate.handle(Arrive(newcomer), second)
+            effects += gate.arrive(newcomer, second)
         for effect in effects:
             if effect.id == "large":
                 return
             passed += 1
             ends[effect.id] = second + others[int(effect.id) - 1][1]
         # Each pass may be of a younger one of its own client, which gives the other two a turn before it.
-        assert passed <= 3 * (PASSES + 1)
+        assert passed <= 3 * (MAX_OVERTAKES + 1)
     pytest.fail("it was never let in")
 
 
@@ -392,14 +394,14 @@ def test_what_would_become_of_a_request_is_told_without_changing_anything() -> N
     gate = a_tight_gate(ceiling=1010)
     arrive(gate, ticket("run", prompt=100))
     asked = [ticket("", prompt=prompt) for prompt in (400, 600, 1100)]
-    assert [gate.outlook(each, 0) for each in asked] == [
+    assert [gate.preview(each, 0) for each in asked] == [
         AdmissionPreview.NOW,
-        AdmissionPreview.WAITS,
-        AdmissionPreview.NEVER,
+        AdmissionPreview.QUEUED,
+        AdmissionPreview.NEVER_FITS,
     ]
-    assert (len(gate.running), gate.waiting) == (1, 0)
+    assert (len(gate.capacity.running), len(gate.queue)) == (1, 0)
     arrive(gate, replace(ticket("suspect"), alone=True))
-    assert gate.outlook(ticket("", prompt=1), 0) is AdmissionPreview.WAITS
+    assert gate.preview(ticket("", prompt=1), 0) is AdmissionPreview.QUEUED
 
 
 def test_ten_thousand_waiting_are_no_trouble() -> None:
@@ -410,7 +412,7 @@ def test_ten_thousand_waiting_are_no_trouble() -> None:
         gate,
         *(ticket(str(number), client=str(number % 50), at=number, until=1e9) for number in range(10_001)),
     )
-    assert gate.waiting == 10_000
+    assert len(gate.queue) == 10_000
     assert len(drained(gate, "0")) == 10_001
     assert time.process_time() - began < 20
 
@@ -423,10 +425,10 @@ class Promises(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.now = 0.0
-        self.budget = Budget(max_running=2, ceiling=1010, most=1010, costs=Padded(snapshots=True))
+        self.budget = Budget(max_running=2, ceiling=1010, recent_ceiling=1010, costs=Padded(snapshots=True))
         self.gate = Admission(self.budget, max_waiting=4)
         self.tickets: dict[str, Ticket] = {}
-        self.running: dict[str, Need] = {}
+        self.running: dict[str, SequenceDemand] = {}
         self.ended: set[str] = set()
         self.alone: set[str] = set()
         self.vacated: set[str] = set()
@@ -438,22 +440,22 @@ class Promises(RuleBasedStateMachine):
             assert effect.id not in self.running, "granted twice"
             if isinstance(effect, Grant):
                 assert effect.id == newcomer or self.now < self.tickets[effect.id].deadline
-                self.running[effect.id] = Need()
+                self.running[effect.id] = SequenceDemand()
             else:
                 self.ended.add(effect.id)
         granted = any(isinstance(effect, Grant) for effect in effects)
-        self.running = {each.ticket.id: each.need for each in self.gate.running}
+        self.running = {each.ticket.id: each.demand for each in self.gate.capacity.running}
         if granted:
             self.check_memory()
 
     def check_memory(self) -> None:
         """Somebody was let in a moment ago."""
-        needs, ceiling = [*self.running.values()], self.budget.ceiling
+        demands, ceiling = [*self.running.values()], self.budget.ceiling
         assert not self.held, "let in while memory is short"
         assert ceiling is not None
         # Alone, it may have waited long enough for what finished sequences hold.
-        retained = self.gate.retained if len(needs) > 1 else 0
-        assert self.budget.costs.peak(needs, retained) <= ceiling, "above the ceiling"
+        retained = self.gate.capacity.retained if len(demands) > 1 else 0
+        assert self.budget.costs.peak(demands, retained) <= ceiling, "above the ceiling"
 
     @rule(
         target=ids,
@@ -472,14 +474,14 @@ class Promises(RuleBasedStateMachine):
             until=self.now + patience,
             prompt=prompt,
             completion=completion,
-            least=min(completion, 50),
+            least_demand=min(completion, 50),
         )
-        self.take(self.gate.handle(Arrive(self.tickets[id]), self.now), newcomer=id)
+        self.take(self.gate.arrive(self.tickets[id], self.now), newcomer=id)
         return id
 
     @rule(id=ids, measured=st.booleans())
     def leaves(self, id: str, measured: bool) -> None:
-        effects = self.gate.handle(Leave(id, measured), self.now)
+        effects = self.gate.leave(id, self.now, measured=measured)
         self.running.pop(id, None)
         assert id not in {effect.id for effect in effects}
         self.ended.add(id)
@@ -488,7 +490,7 @@ class Promises(RuleBasedStateMachine):
     @rule(id=ids)
     def is_dropped_soon(self, id: str) -> None:
         self.vacated |= {id} & set(self.running)
-        self.take(self.gate.handle(FreeSlot(id), self.now))
+        self.take(self.gate.free_slot(id, self.now))
 
     @rule(id=ids, alone=st.booleans())
     def is_run_again(self, id: str, alone: bool) -> None:
@@ -497,32 +499,32 @@ class Promises(RuleBasedStateMachine):
             self.alone.discard(id)
             self.vacated.discard(id)
             self.alone |= {id} if alone else set()
-            self.take(self.gate.handle(Requeue(id, alone), self.now))
+            self.take(self.gate.requeue(id, self.now, alone=alone))
 
     @rule(id=ids)
     def is_cleared(self, id: str) -> None:
         if id in self.running:
             self.alone.discard(id)
-            self.take(self.gate.handle(EndIsolation(id), self.now))
+            self.take(self.gate.end_isolation(id, self.now))
 
     @rule(id=ids, tokens=st.integers(0, 2000))
     def grows(self, id: str, tokens: int) -> None:
-        self.take(self.gate.handle(Grew(id, tokens), self.now))
+        self.take(self.gate.grew(id, tokens, self.now))
         assert id not in self.running or self.running[id].completion >= tokens
 
     @rule(places=st.integers(0, 4), ceiling=st.sampled_from((300, 600, 1010)))
     def budget_changes(self, places: int, ceiling: int) -> None:
         self.budget = replace(self.budget, max_running=places, ceiling=ceiling)
-        self.take(self.gate.handle(SetBudget(self.budget), self.now))
+        self.take(self.gate.set_budget(self.budget, self.now))
 
     @rule(retained=st.integers(0, 500))
     def sequences_are_kept(self, retained: int) -> None:
-        self.take(self.gate.handle(SetRetained(retained), self.now))
+        self.take(self.gate.set_retained(retained, self.now))
 
     @rule(on=st.booleans())
     def memory_runs_short(self, on: bool) -> None:
         self.held = on
-        self.take(self.gate.handle(Hold(on), self.now))
+        self.take(self.gate.hold(on, self.now))
 
     @rule(seconds=st.integers(1, 100))
     def time_passes(self, seconds: int) -> None:
@@ -530,7 +532,7 @@ class Promises(RuleBasedStateMachine):
         while (deadline := self.gate.next_deadline()) is not None and deadline <= end:
             assert deadline >= self.now, "woken for nothing"
             self.now = deadline
-            self.take(self.gate.handle(Wake(), self.now))
+            self.take(self.gate.wake(self.now))
         self.now = end
 
     @property
@@ -539,27 +541,27 @@ class Promises(RuleBasedStateMachine):
 
     @invariant()
     def its_sums_are_ours(self) -> None:
-        assert len(self.gate.running) == len(self.running)
-        assert self.gate.waiting == len(self.waiting)
-        positions = [self.gate.position(id) for id in self.waiting]
+        assert len(self.gate.capacity.running) == len(self.running)
+        assert len(self.gate.queue) == len(self.waiting)
+        positions = [self.gate.queue.position(id) for id in self.waiting]
         assert sorted(positions, key=lambda place: place or 0) == list(range(1, len(self.waiting) + 1))
 
     @invariant()
     def what_runs_has_reserved(self) -> None:
-        peak = self.budget.costs.peak([*self.running.values()], self.gate.retained)
-        assert self.gate.reserved == peak
+        peak = self.budget.costs.peak([*self.running.values()], self.gate.capacity.retained)
+        assert self.gate.capacity.reserved == peak
 
     @invariant()
     def the_first_does_not_wait_beside_a_free_place(self) -> None:
-        first = next((id for id in self.waiting if self.gate.position(id) == 1), None)
+        first = next((id for id in self.waiting if self.gate.queue.position(id) == 1), None)
         vacated, places = len(self.vacated & set(self.running)), self.budget.max_running
         if first is None or self.held or len(self.running) - vacated >= places or vacated > places:
             return
         if self.running and (first in self.alone or self.alone & set(self.running)):
             return
         ticket = self.tickets[first]
-        need = ticket.need if self.running else ticket.least
-        assert not self.budget.has_room([*self.running.values()], need, self.gate.retained)
+        demand = ticket.demand if self.running else ticket.least
+        assert not self.budget.has_room([*self.running.values()], demand, self.gate.capacity.retained)
 
     @invariant()
     def nobody_runs_beside_a_suspect(self) -> None:
@@ -578,8 +580,8 @@ class Promises(RuleBasedStateMachine):
         for _ in range(len(self.tickets)):
             for id in list(self.running):
                 self.leaves(id, measured=False)
-        assert (len(self.gate.running), self.gate.waiting) == (0, 0)
-        assert self.gate.reserved == Padded().weights
+        assert (len(self.gate.capacity.running), len(self.gate.queue)) == (0, 0)
+        assert self.gate.capacity.reserved == Padded().weights
         assert self.ended == set(self.tickets)
 
 
@@ -590,16 +592,16 @@ TestPromises.settings = settings(max_examples=60, stateful_step_count=30, deadli
 class _Unread(Padded):
     """A prompt that is yet to be read costs twice."""
 
-    def peak(self, needs: Sequence[Need], retained: int, /) -> int:
-        return super().peak(needs, retained) + sum(need.prompt for need in needs if not need.among)
+    def peak(self, demands: Sequence[SequenceDemand], retained: int, /) -> int:
+        return super().peak(demands, retained) + sum(demand.prompt for demand in demands if not demand.among)
 
 
 def test_the_first_token_of_one_may_make_room_for_the_next() -> None:
     gate = Admission(Budget(max_running=8, ceiling=1010, costs=_Unread()), max_waiting=9)
     both = (ticket("a", prompt=300, completion=10), ticket("b", prompt=200, completion=10))
     assert [effect.id for effect in arrive(gate, *both)] == ["a"]
-    assert [effect.id for effect in gate.handle(Grew("a", 1), 1)] == ["b"]
-    assert gate.handle(Grew("a", 2), 2) == []
+    assert [effect.id for effect in gate.grew("a", 1, 1)] == ["b"]
+    assert gate.grew("a", 2, 2) == []
 
 
 class _Counted(Padded):
@@ -607,9 +609,9 @@ class _Counted(Padded):
 
     asked = 0
 
-    def peak(self, needs: Sequence[Need], retained: int, /) -> int:
+    def peak(self, demands: Sequence[SequenceDemand], retained: int, /) -> int:
         type(self).asked += 1
-        return super().peak(needs, retained)
+        return super().peak(demands, retained)
 
 
 def test_who_needs_no_less_than_one_without_room_is_not_asked_about() -> None:
@@ -619,15 +621,28 @@ def test_who_needs_no_less_than_one_without_room_is_not_asked_about() -> None:
     assert arrive(gate, ticket("more", prompt=300, completion=202)) == []
     assert _Counted.asked == before + 1, "whether it fits alone"
     assert [effect.id for effect in arrive(gate, ticket("less", prompt=300, completion=200))] == ["less"]
-    assert [effect.id for effect in gate.handle(Leave("a"), 1)] == []
-    assert [effect.id for effect in gate.handle(Leave("less"), 2)] == ["b"]
+    assert [effect.id for effect in gate.leave("a", 1)] == []
+    assert [effect.id for effect in gate.leave("less", 2)] == ["b"]
 
 
 def test_what_is_cached_of_a_prompt_is_not_read() -> None:
-    need = Need(300, 10, cached=100)
-    assert need.no_less_than(need)
-    assert need.no_less_than(Need(300, 10, cached=200))
-    assert not need.no_less_than(Need(300, 10, cached=50)), "more of that one is read"
-    assert not need.no_less_than(Need(301, 10, cached=200))
-    assert not need.no_less_than(Need(200, 11, cached=100))
-    assert not need.no_less_than(Need(200, 10, cached=100, segments=1)), "who is read in fewer steps"
+    demand = SequenceDemand(300, 10, cached=100)
+    assert demand.no_less_than(demand)
+    assert demand.no_less_than(SequenceDemand(300, 10, cached=200))
+    assert not demand.no_less_than(SequenceDemand(300, 10, cached=50)), "more of that one is read"
+    assert not demand.no_less_than(SequenceDemand(301, 10, cached=200))
+    assert not demand.no_less_than(SequenceDemand(200, 11, cached=100))
+    assert not demand.no_less_than(SequenceDemand(200, 10, cached=100, segments=1)), (
+        "it is read in fewer steps"
+    )
+
+
+def test_effects_are_values() -> None:
+    assert Grant("a", 7) == Grant("a", 7)
+    assert Refuse("a", Reason.NEVER_FITS, 900) != Refuse("a", Reason.NEVER_FITS, 901)
+    with pytest.raises(AttributeError):
+        Grant("a").id = "b"  # type: ignore[misc]  # that is the test
+
+
+def test_reasons_are_what_metrics_count_by() -> None:
+    assert [reason.value for reason in Reason] == ["queue_full", "queue_deadline", "never_fits"]

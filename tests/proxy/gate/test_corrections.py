@@ -1,4 +1,4 @@
-"""What is learned is bounded, fades, and is not led astray by one strange sample."""
+"""Corrections are bounded, fade, and are not led astray by one outlier."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.gate.answer_lengths import PRIOR_TOKENS, AnswerLengths
 from proxy.gate.corrections import (
     HALF_LIFE_S,
     LEAST_FACTOR,
@@ -27,47 +26,13 @@ def after(*ratios: float) -> Correction:
     return correction
 
 
-def lengths_after(*tokens: int) -> AnswerLengths:
-    lengths = AnswerLengths()
-    for each in tokens:
-        lengths.learn("c", each)
-    return lengths
-
-
-def test_answers_of_an_unknown_client_are_taken_for_a_thousand_tokens() -> None:
-    assert AnswerLengths().expected("c") == PRIOR_TOKENS
-
-
-def test_nine_in_ten_answers_are_no_longer_than_expected() -> None:
-    assert 100 <= lengths_after(*[100] * 95).expected("c") <= 128
-    assert lengths_after(*[100] * 50, *[3000] * 20).expected("c") >= 3000
-    assert lengths_after(*[100] * 95).expected("another") == PRIOR_TOKENS
-
-
-def test_what_a_client_did_long_ago_is_forgotten() -> None:
-    assert lengths_after(*[20_000] * 50, *[50] * 150).expected("c") < 100
-
-
-@given(st.integers(0, 10**7), st.integers(0, 200))
-def test_one_strange_answer_changes_nothing(tokens: int, before: int) -> None:
-    usual = [PRIOR_TOKENS] * before
-    assert lengths_after(*usual, tokens).expected("c") == PRIOR_TOKENS
-
-
-def test_only_so_many_clients_are_remembered() -> None:
-    lengths = lengths_after(*[100] * 95)
-    for number in range(300):
-        lengths.learn(str(number), 5)
-    assert lengths.expected("c") == PRIOR_TOKENS
-
-
 @given(st.lists(st.floats(0.9, 1.1), max_size=60), RATIOS)
-def test_one_strange_peak_changes_no_admission(usual: list[float], strange: float) -> None:
+def test_one_outlier_peak_changes_no_admission(usual: list[float], outlier: float) -> None:
     """The factor is all that admissions see of what was learned."""
     before = after(*usual)
     assert before.factor(60) in (1.0, pytest.approx(1.05), pytest.approx(1.1))
-    learned = before.learned(strange, 60)
-    if 1 / 1.5 <= strange / before.belief <= 1.5:
+    learned = before.learned(outlier, 60)
+    if 1 / 1.5 <= outlier / before.belief <= 1.5:
         assert abs(learned.belief - before.belief) <= 0.02 + 1e-9, "usual ones move it a little"
     else:
         assert learned.factor(60) == before.factor(60)
@@ -85,7 +50,7 @@ def test_a_law_that_is_too_low_is_raised_soon_and_one_that_is_too_high_is_lowere
     assert after(*[0.8] * 110).factor(110) == pytest.approx(0.95)
 
 
-def test_strange_samples_that_agree_are_believed() -> None:
+def test_outlier_samples_that_agree_are_believed() -> None:
     assert after(*[3.0] * 3).factor(3) == 1.0
     assert after(*[3.0] * 4).factor(4) == MOST_FACTOR
     assert after(0.3, 3.0, 0.3, 3.0, 0.3, 3.0).factor(6) == 1.0, "they do not agree"
@@ -116,12 +81,12 @@ def test_one_alone_and_several_are_corrected_apart() -> None:
 
 def test_predicted_and_seen_while_it_ran() -> None:
     peaks = Peaks()
-    peaks.saw(5)
+    peaks.observe(5)
     peaks.granted("a", 100, 0)
-    peaks.saw(60)
+    peaks.observe(60)
     peaks.granted("b", 180, 0)
-    assert peaks.saw(90) == {"a": 85, "b": 30}
-    peaks.saw(20)
+    assert peaks.observe(90) == {"a": 85, "b": 30}
+    peaks.observe(20)
     assert peaks.ended("a") == PeakSample(180, 90, together=True, exact=False)
     peaks.granted("c", 50, 0)
     assert peaks.ended("b") is None, "that was the same moment"
@@ -131,14 +96,14 @@ def test_predicted_and_seen_while_it_ran() -> None:
 
 def test_a_peak_between_two_looks_is_known_when_it_was_the_highest_of_all() -> None:
     peaks = Peaks()
-    peaks.saw(5, 50)
+    peaks.observe(5, 50)
     peaks.granted("a", 100, 0)
-    peaks.saw(20, 50)
-    peaks.saw(20, 70)
+    peaks.observe(20, 50)
+    peaks.observe(20, 70)
     assert peaks.ended("a") == PeakSample(100, 70, together=False, exact=True)
     peaks.granted("b", 100, 0)
-    peaks.saw(30, 70)
-    peaks.saw(10, 8)
+    peaks.observe(30, 70)
+    peaks.observe(10, 8)
     assert peaks.ended("b") == PeakSample(100, 30, together=False, exact=False), "it may have been up to 70"
 
 
@@ -155,5 +120,5 @@ def test_what_may_be_incomplete_says_at_least_that_the_law_was_too_low() -> None
 def test_what_is_mostly_retained_says_nothing() -> None:
     peaks = Peaks()
     peaks.granted("a", 100, 51)
-    peaks.saw(60)
+    peaks.observe(60)
     assert peaks.ended("a") is None

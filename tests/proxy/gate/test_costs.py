@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 
-from proxy.gate.budget import Need
 from proxy.gate.costs import PlannedCosts, budget, longest_alone
 from supervisor.memory_model import batch
 from supervisor.memory_model.activations import Model, Traced
@@ -12,41 +11,44 @@ from supervisor.memory_model.ceiling import Ceiling
 from supervisor.memory_model.flags import FlagOverrides
 from supervisor.memory_model.kv_cache import CachePart, CostModel, GrowthKind
 from supervisor.memory_model.plan import Plan, plan
-from supervisor.memory_model.sequence import MOST_SEGMENTS, Member, Serving
+from supervisor.memory_model.sequence import MOST_SEGMENTS, SequenceDemand, Serving
 
 ROW = 1000
 LAW = CostModel((CachePart(GrowthKind.GROWING, ROW),))
-MODEL = Model(weights=5_000_000, law=LAW, traced=Traced(LAW), batched=True)
-COSTS = PlannedCosts(Serving(MODEL, step=512, decodes=8, prompts=2, kept_sequences=10))
+MODEL = Model(weights=5_000_000, cost_model=LAW, traced=Traced(LAW), batched=True)
+COSTS = PlannedCosts(Serving(MODEL, step=512, decodes=8, prompts=2, prompt_cache_size=10))
 
 
 def test_it_is_the_law_of_batches() -> None:
-    needs = [Need(1000, 24), Need(10, 10)]
-    members = [Member(1000, 24), Member(10, 10)]
+    demands = [SequenceDemand(1000, 24), SequenceDemand(10, 10)]
+    members = [SequenceDemand(1000, 24), SequenceDemand(10, 10)]
     assert COSTS.weights == 5_000_000
-    assert COSTS.kv(needs) == batch.kv(COSTS.serving, members)
-    assert COSTS.peak(needs, 77) == batch.peak(COSTS.serving, members, 77).total
+    assert COSTS.kv(demands) == batch.kv(COSTS.serving, members)
+    assert COSTS.peak(demands, 77) == batch.peak(COSTS.serving, members, 77).total
     assert COSTS.peak([], 77) == 5_000_077
 
 
 def test_a_correction_multiplies_what_is_beside_the_weights_and_not_retained() -> None:
-    one, two = [Need(1000)], [Need(1000), Need(1000)]
+    one, two = [SequenceDemand(1000)], [SequenceDemand(1000), SequenceDemand(1000)]
     corrected = COSTS.corrected(1.5, 1.2)
-    for needs, factor in ((one, 1.5), (two, 1.2)):
-        beside = COSTS.peak(needs, 0) - COSTS.weights
-        assert corrected.peak(needs, 900) == pytest.approx(COSTS.weights + 900 + factor * beside, abs=1)
+    for demands, factor in ((one, 1.5), (two, 1.2)):
+        beside = COSTS.peak(demands, 0) - COSTS.weights
+        assert corrected.peak(demands, 900) == pytest.approx(COSTS.weights + 900 + factor * beside, abs=1)
     assert corrected.corrected(1.0, 1.0) == COSTS
 
 
 def test_what_is_left_behind_and_what_goes_with_the_next() -> None:
-    needs, members = [Need(1000, 24), Need(10, 10)], [Member(1000, 24), Member(10, 10)]
-    assert COSTS.left(needs) == batch.left(COSTS.serving, members) > 0
-    assert COSTS.stale(needs[0]) == batch.stale(COSTS.serving, members[0])
+    demands, members = (
+        [SequenceDemand(1000, 24), SequenceDemand(10, 10)],
+        [SequenceDemand(1000, 24), SequenceDemand(10, 10)],
+    )
+    assert COSTS.left(demands) == batch.left(COSTS.serving, members) > 0
+    assert COSTS.stale(demands[0]) == batch.stale(COSTS.serving, members[0])
 
 
 def test_a_prompt_of_which_nobody_knows_is_read_in_as_many_segments_as_there_can_be() -> None:
     few, most, unknown = (
-        COSTS.peak([Need(300, 24, segments=segments)] * 3, 0) for segments in (1, MOST_SEGMENTS, 0)
+        COSTS.peak([SequenceDemand(300, 24, segments=segments)] * 3, 0) for segments in (1, MOST_SEGMENTS, 0)
     )
     assert few < most == unknown
 
@@ -54,7 +56,11 @@ def test_a_prompt_of_which_nobody_knows_is_read_in_as_many_segments_as_there_can
 def test_the_largest_prompt_is_the_largest_that_fits_alone() -> None:
     for costs in (COSTS, COSTS.corrected(1.3, 1.0), COSTS.corrected(0.8, 1.0)):
         largest = costs.largest_prompt(30_000_000, 100)
-        assert costs.peak([Need(largest, 100)], 0) <= 30_000_000 < costs.peak([Need(largest + 1, 100)], 0)
+        assert (
+            costs.peak([SequenceDemand(largest, 100)], 0)
+            <= 30_000_000
+            < costs.peak([SequenceDemand(largest + 1, 100)], 0)
+        )
 
 
 def a_plan(room: int) -> Plan:

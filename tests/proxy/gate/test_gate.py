@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
 import pytest
 
@@ -18,9 +18,15 @@ from proxy.gate.slot import NoRoomEver
 from tests.support.law import Padded
 
 
-def a_gate(running: int = 1, waiting: int = 10, ceiling: int | None = None, **more: Any) -> Gate:
+def a_gate(
+    running: int = 1,
+    waiting: int = 10,
+    ceiling: int | None = None,
+    on_sample: Callable[[PeakSample], None] = lambda _: None,
+) -> Gate:
     budget = Budget(max_running=running, ceiling=ceiling, costs=Padded())
-    return Gate(budget, max_waiting=waiting, clock=asyncio.get_running_loop().time, **more)
+    clock = asyncio.get_running_loop().time
+    return Gate(budget, max_waiting=waiting, clock=clock, on_sample=on_sample)
 
 
 def a_prompt(gate: Gate, id: str, prompt: int, max_tokens: int = 16) -> Ticket:
@@ -34,8 +40,8 @@ def ticket(id: str, *, within_s: float = 100.0) -> Ticket:
 
 
 async def hold(gate: Gate, id: str, release: asyncio.Event) -> None:
-    with gate.enter(ticket(id)) as place:
-        await place.granted()
+    with gate.enter(ticket(id)) as slot:
+        await slot.granted()
         await release.wait()
 
 
@@ -63,8 +69,8 @@ async def test_a_grant_at_once_does_not_let_others_run() -> None:
     gate = a_gate()
     ran: list[str] = []
     asyncio.get_running_loop().call_soon(ran.append, "other")
-    with gate.enter(ticket("a")) as place:
-        await place.granted()
+    with gate.enter(ticket("a")) as slot:
+        await slot.granted()
         assert ran == []
 
 
@@ -73,8 +79,8 @@ async def test_the_deadline_refuses() -> None:
     holder = asyncio.create_task(hold(gate, "a", release))
     await turns()
 
-    with pytest.raises(Unavailable) as refusal, gate.enter(ticket("b", within_s=0.01)) as place:
-        await place.granted()
+    with pytest.raises(Unavailable) as refusal, gate.enter(ticket("b", within_s=0.01)) as slot:
+        await slot.granted()
 
     assert refusal.value.reason == "queue_deadline"
     assert gate.snapshot().waiting == 0
@@ -84,8 +90,8 @@ async def test_the_deadline_refuses() -> None:
 
 async def test_a_full_queue_refuses() -> None:
     gate = a_gate(running=0, waiting=0)
-    with pytest.raises(Unavailable) as refusal, gate.enter(ticket("a")) as place:
-        await place.granted()
+    with pytest.raises(Unavailable) as refusal, gate.enter(ticket("a")) as slot:
+        await slot.granted()
     assert refusal.value.reason == "queue_full"
 
 
@@ -119,44 +125,44 @@ async def test_a_grant_to_one_who_was_just_cancelled_is_not_lost() -> None:
 
 async def test_again_waits_for_another_grant() -> None:
     gate = a_gate()
-    with gate.enter(ticket("a")) as place:
-        await place.granted()
+    with gate.enter(ticket("a")) as slot:
+        await slot.granted()
         gate.set_budget(Budget(max_running=0))
-        place.again()
-        assert place.position == 1
-        waiting = asyncio.create_task(place.granted())
+        slot.requeue()
+        assert slot.position == 1
+        waiting = asyncio.create_task(slot.granted())
         await turns()
         assert not waiting.done()
 
         gate.set_budget(Budget(max_running=1))
         await waiting
-        assert place.position is None
+        assert slot.position is None
 
 
 async def test_a_place_that_is_kept_outlives_its_block() -> None:
     gate = a_gate()
-    with gate.enter(ticket("a")) as place:
-        await place.granted()
-        release, other = place.keep(), place.keep()
-    assert (gate.snapshot().running, gate.snapshot().leaving) == (1, 1)
+    with gate.enter(ticket("a")) as slot:
+        await slot.granted()
+        release, other = slot.retain(), slot.retain()
+    assert (gate.snapshot().running, gate.snapshot().disconnected) == (1, 1)
     release()
     assert gate.snapshot().running == 1
     other()
-    assert (gate.snapshot().running, gate.snapshot().leaving) == (0, 0)
+    assert (gate.snapshot().running, gate.snapshot().disconnected) == (0, 0)
 
 
 async def test_another_has_the_place_of_one_that_the_child_drops_soon() -> None:
     gate = a_gate(ceiling=1010)
-    with gate.enter(a_prompt(gate, "a", 300)) as place:
-        await place.granted()
-        release = place.keep()
+    with gate.enter(a_prompt(gate, "a", 300)) as slot:
+        await slot.granted()
+        release = slot.retain()
         with gate.enter(a_prompt(gate, "b", 300)) as second:
             assert second.position == 1
-            place.dropped = True
-    assert (gate.snapshot().running, gate.snapshot().leaving) == (1, 1)
+            slot.dropped = True
+    assert (gate.snapshot().running, gate.snapshot().disconnected) == (1, 1)
     with gate.enter(a_prompt(gate, "c", 300)) as third:
         await third.granted()
-        assert gate.snapshot().places_taken == 1
+        assert gate.snapshot().slots_taken == 1
         assert gate.snapshot().running == 2, "what the first holds is still reckoned with"
         with gate.enter(a_prompt(gate, "d", 600)) as fourth:
             assert fourth.position == 1
@@ -166,59 +172,59 @@ async def test_another_has_the_place_of_one_that_the_child_drops_soon() -> None:
 
 async def test_a_place_that_is_released_within_its_block_ends_with_it() -> None:
     gate = a_gate()
-    with gate.enter(ticket("a")) as place:
-        await place.granted()
-        place.keep()()
+    with gate.enter(ticket("a")) as slot:
+        await slot.granted()
+        slot.retain()()
         assert gate.snapshot().running == 1
-    assert (gate.snapshot().running, gate.snapshot().leaving) == (0, 0)
+    assert (gate.snapshot().running, gate.snapshot().disconnected) == (0, 0)
 
 
 async def test_who_never_fits_is_told_what_does() -> None:
     gate = a_gate(8, ceiling=1010)
-    with pytest.raises(NoRoomEver) as refusal, gate.enter(a_prompt(gate, "a", 1500)) as place:
-        await place.granted()
+    with pytest.raises(NoRoomEver) as refusal, gate.enter(a_prompt(gate, "a", 1500)) as slot:
+        await slot.granted()
     assert refusal.value.limit == 1010 - 10 - 16
-    asked = [gate.would_run("c", prompt, 16) for prompt in (100, 1500)]
-    assert asked == [AdmissionPreview.NOW, AdmissionPreview.NEVER]
+    asked = [gate.preview("c", prompt, 16) for prompt in (100, 1500)]
+    assert asked == [AdmissionPreview.NOW, AdmissionPreview.NEVER_FITS]
 
 
 async def test_completions_are_foretold_from_a_clients_past() -> None:
     gate = a_gate()
-    assert a_prompt(gate, "a", 5, max_tokens=65_536).need.completion == 1024
+    assert a_prompt(gate, "a", 5, max_tokens=65_536).demand.completion == 1024
     for _ in range(95):
         gate.answered("client", 100)
-    assert a_prompt(gate, "a", 5, max_tokens=65_536).need.completion < 200
-    assert a_prompt(gate, "a", 5, max_tokens=16).need.completion == 16
+    assert a_prompt(gate, "a", 5, max_tokens=65_536).demand.completion < 200
+    assert a_prompt(gate, "a", 5, max_tokens=16).demand.completion == 16
 
 
 async def test_what_was_predicted_is_held_against_what_was_seen() -> None:
     samples: list[PeakSample] = []
     rises: list[int] = []
     gate = a_gate(8, ceiling=1010, on_sample=samples.append)
-    gate.saw(10, 10)
-    with gate.enter(a_prompt(gate, "a", 184), rises.append) as place:
-        await place.granted()
-        assert place.reserved == 200
-        assert [(id, need.prompt, reserved) for id, need, reserved in gate.running()] == [("a", 184, 200)]
-        place.grew(40)
-        gate.saw(90, 130)
-        gate.saw(90, 130)
+    gate.observe(10, 10)
+    with gate.enter(a_prompt(gate, "a", 184), rises.append) as slot:
+        await slot.granted()
+        assert slot.reserved == 200
+        assert [(id, demand.prompt) for id, demand in gate.snapshot().demands.items()] == [("a", 184)]
+        slot.grew(40)
+        gate.observe(90, 130)
+        gate.observe(90, 130)
     assert samples == [PeakSample(200, 120, together=False)]
     assert rises == [120, 120]
-    gate.saw(5)
+    gate.observe(5)
 
 
 async def test_memory_that_runs_short_and_what_is_retained() -> None:
     gate = a_gate(8, ceiling=1010)
     gate.hold(on=True)
     gate.hold(on=True)
-    with gate.enter(a_prompt(gate, "a", 500)) as place:
-        assert (place.position, gate.snapshot().held) == (1, True)
+    with gate.enter(a_prompt(gate, "a", 500)) as slot:
+        assert (slot.position, gate.snapshot().held) == (1, True)
         gate.set_retained(600)
         gate.hold(on=False)
-        assert (gate.lacking(), gate.snapshot().retained) == (115, 600)
+        assert (gate.snapshot().eviction_needed, gate.snapshot().retained) == (115, 600)
         gate.set_budget(replace(gate.snapshot().budget, ceiling=1200))
-        await place.granted()
+        await slot.granted()
         assert gate.snapshot().reserved == 10 + 516 + 600
 
 
@@ -228,3 +234,40 @@ async def test_what_an_earlier_proxy_learned_of_the_law_is_gone_on_from() -> Non
     gate.correct(learned)
     assert gate.corrections == learned
     assert gate.snapshot().corrections == pytest.approx((1.0, 1.2))
+
+
+async def test_predictions_are_recorded_without_corrections() -> None:
+    samples: list[PeakSample] = []
+    gate = a_gate(8, ceiling=10_010, on_sample=samples.append)
+    now = asyncio.get_running_loop().time()
+    gate.correct(Corrections(alone=Correction(1.5, (), at=now)))
+    gate.set_retained(20)
+    gate.observe(10, 10)
+    with gate.enter(a_prompt(gate, "a", 84)) as slot:
+        await slot.granted()
+        assert slot.reserved == 150
+        gate.observe(70, 90)
+    assert samples == [PeakSample(120, 80, together=False)]
+    assert gate.corrections.alone.belief < 1.5
+
+
+async def test_an_attempt_that_failed_teaches_nothing() -> None:
+    samples: list[PeakSample] = []
+    gate = a_gate(8, ceiling=10_010, on_sample=samples.append)
+    with gate.enter(a_prompt(gate, "a", 100)) as slot:
+        await slot.granted()
+        gate.observe(70)
+        slot.requeue(alone=True)
+        await slot.granted()
+    assert samples == []
+    assert gate.corrections == Corrections()
+
+
+async def test_nothing_running_waiting_or_held_is_idle() -> None:
+    gate = a_gate()
+    assert gate.idle
+    gate.hold(on=True)
+    assert not gate.idle
+    with gate.enter(ticket("a")):
+        gate.hold(on=False)
+        assert not gate.idle

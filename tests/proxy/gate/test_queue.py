@@ -7,7 +7,7 @@ from dataclasses import replace
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.gate.queue import FairQueue, Ticket, whose_turn
+from proxy.gate.queue import FairQueue, Ticket, fairness_key
 from proxy.http.access import ANONYMOUS
 
 
@@ -23,7 +23,7 @@ def test_replays_are_first_then_clients_take_turns() -> None:
     queue = FairQueue()
     for at, (id, client) in enumerate((("a1", "a"), ("a2", "a"), ("b1", "b"))):
         queue.enter(ticket(id, client, at))
-    queue.enter(ticket("replay", "a", 9), again=True)
+    queue.enter(ticket("replay", "a", 9), replay=True)
     assert ids(queue) == ["replay", "a1", "b1", "a2"]
     queue.took_turn(ticket("a0", "a"))
     assert ids(queue) == ["replay", "b1", "a1", "a2"], "a's last turn is not as long ago as b's"
@@ -37,19 +37,19 @@ def test_the_order_is_that_in_which_all_would_be_granted(clients: list[str]) -> 
         queue.enter(ticket(str(number), client, number))
     foretold, granted = ids(queue), []
     while first := next(queue.first(1), None):
-        queue.forget(first.id)
+        queue.remove(first.id)
         queue.took_turn(first)
         granted.append(first.id)
     assert granted == foretold
 
 
-def test_whose_turn_a_request_takes() -> None:
-    assert whose_turn("none", "laptop", "s") == whose_turn("none", ANONYMOUS, "t")
-    assert whose_turn("key", "laptop", "s") == whose_turn("key", "laptop", "t")
-    assert whose_turn("key", "laptop", "s") != whose_turn("key", "desk", "s")
-    assert whose_turn("key", ANONYMOUS, "s") != whose_turn("key", ANONYMOUS, "t")
-    assert whose_turn("session", "laptop", "s") != whose_turn("session", "laptop", "t")
-    assert whose_turn("session", "laptop", "s") != whose_turn("session", "desk", "s")
+def test_fairness_key_a_request_takes() -> None:
+    assert fairness_key("none", "laptop", "s") == fairness_key("none", ANONYMOUS, "t")
+    assert fairness_key("key", "laptop", "s") == fairness_key("key", "laptop", "t")
+    assert fairness_key("key", "laptop", "s") != fairness_key("key", "desk", "s")
+    assert fairness_key("key", ANONYMOUS, "s") != fairness_key("key", ANONYMOUS, "t")
+    assert fairness_key("session", "laptop", "s") != fairness_key("session", "laptop", "t")
+    assert fairness_key("session", "laptop", "s") != fairness_key("session", "desk", "s")
 
 
 def test_turns_of_sessions_long_gone_are_forgotten() -> None:
@@ -68,7 +68,7 @@ def test_a_suspect_stands_where_it_came() -> None:
     queue.enter(replace(ticket("suspect", "a", 1), alone=True))
     queue.enter(ticket("b", "b", 2))
     assert ids(queue) == ["a", "suspect", "b"]
-    queue.forget("suspect")
+    queue.remove("suspect")
     assert ids(queue) == ["a", "b"]
 
 
@@ -77,9 +77,9 @@ def test_who_is_late() -> None:
     queue.enter(ticket("a", until=5))
     queue.enter(ticket("b", until=7))
     assert queue.next_deadline() == 5
-    assert (queue.late(4), queue.late(5), queue.late(8)) == ([], ["a"], ["a", "b"])
-    queue.forget("a")
-    queue.forget("a")
+    assert [[each.id for each in queue.expired(now)] for now in (4, 5, 8)] == [[], ["a"], ["a", "b"]]
+    queue.remove("a")
+    queue.remove("a")
     assert (queue.next_deadline(), len(queue), "a" in queue) == (7, 1, False)
 
 

@@ -9,7 +9,9 @@ from proxy.gate.gate import Gate
 
 
 def test_a_snapshot_does_not_follow_the_gate() -> None:
-    gate = Gate(Budget(max_running=1, ceiling=1000), max_waiting=8, clock=lambda: 0.0)
+    gate = Gate(
+        Budget(max_running=1, ceiling=1000), max_waiting=8, on_sample=lambda _: None, clock=lambda: 0.0
+    )
     before = gate.snapshot()
     gate.hold(True)
     gate.set_retained(7)

@@ -15,7 +15,7 @@ from aiohttp.test_utils import TestServer
 from proxy.errors import InvalidRequest, Unavailable
 from proxy.http.body_budget import BodyBudget
 from proxy.http.image_fetch import ImageFetch, PublicResolver, is_public
-from proxy.request.images import ImagePolicy, Remote
+from proxy.request.images import ImagePolicy, RemoteImage
 
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(50)
 
@@ -44,8 +44,8 @@ class Stand:
                 await asyncio.Event().wait()
         raise web.HTTPNotFound
 
-    def remote(self, path: str, host: str = "127.0.0.1") -> tuple[Remote, ...]:
-        return (Remote(f"http://{host}:{self.port}{path}", "messages[0].content[0].image_url", 0, 0),)
+    def remote(self, path: str, host: str = "127.0.0.1") -> tuple[RemoteImage, ...]:
+        return (RemoteImage(f"http://{host}:{self.port}{path}", "messages[0].content[0].image_url", 0, 0),)
 
     def fetch(self, host: str = "127.0.0.1", timeout_s: float = 5, **lookup: Any) -> ImageFetch:
         policy = ImagePolicy(most=8, most_bytes=1000, hosts=frozenset({f"{host}:{self.port}"}), obstacle=None)
@@ -62,7 +62,7 @@ async def stand() -> AsyncIterator[Stand]:
         yield stand
 
 
-async def fetched(fetch: ImageFetch, remotes: tuple[Remote, ...], most: int = 10**6) -> list[str]:
+async def fetched(fetch: ImageFetch, remotes: tuple[RemoteImage, ...], most: int = 10**6) -> list[str]:
     try:
         with BodyBudget(most).account() as account:
             return await fetch.fetch(remotes, account)

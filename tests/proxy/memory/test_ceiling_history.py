@@ -9,18 +9,18 @@ NARROW, WIDE = PlanWidth(1, 30_000), PlanWidth(2, 60_000)
 
 def test_what_was_there_of_late_may_come_back() -> None:
     recent = RecentCeilings().after(50, 0).after(40, 10)
-    assert recent.most == 50
-    assert recent.after(40, RECENT_S).most == 50
-    assert recent.after(40, RECENT_S + 1).most == 40
-    assert recent.after(60, 20).most == 60
-    assert RecentCeilings().most == 0
+    assert recent.highest == 50
+    assert recent.after(40, RECENT_S).highest == 50
+    assert recent.after(40, RECENT_S + 1).highest == 40
+    assert recent.after(60, 20).highest == 60
+    assert RecentCeilings().highest == 0
 
 
 def test_it_remembers_no_more_than_it_needs() -> None:
     recent = RecentCeilings()
     for second in range(1000):
         recent = recent.after(100 + second % 7, second)
-    assert len(recent.seen) <= 8
+    assert len(recent.entries) <= 8
 
 
 def test_how_much_more_is_much() -> None:
@@ -38,6 +38,6 @@ def test_more_memory_for_a_while_is_worth_a_restart_but_not_often() -> None:
     assert not widening.due(WIDER_S - 1)
     assert widening.after(NARROW, WIDE, 50).due(WIDER_S)
     assert not widening.after(NARROW, NARROW, 50).after(NARROW, WIDE, 60).due(WIDER_S), "it came and went"
-    mended = Widening(mended=1000.0).after(NARROW, WIDE, 1010)
-    assert not mended.due(1000 + REST_S - 1)
-    assert mended.due(1000 + REST_S)
+    again = Widening(restarted_at=1000.0).after(NARROW, WIDE, 1010)
+    assert not again.due(1000 + REST_S - 1)
+    assert again.due(1000 + REST_S)

@@ -6,7 +6,6 @@ from typing import Any, cast
 
 import pytest
 
-from proxy.gate.budget import Need
 from proxy.gate.costs import budget
 from proxy.gate.gate import Gate
 from proxy.memory.ceiling_history import RECENT_S, WIDER_S
@@ -14,6 +13,7 @@ from proxy.memory.ceiling_watch import CeilingWatch
 from supervisor.child.generation import ChildSnapshot
 from supervisor.lifecycle.state_machine import State
 from supervisor.memory_model.plan import COMPLETION, LEAST_PROMPT, Plan
+from supervisor.memory_model.sequence import SequenceDemand
 from tests.proxy.gate.test_costs import MODEL, a_plan
 from tests.support.fake_child import FakeSupervisor
 
@@ -31,7 +31,9 @@ class Stand:
         self.recycled: list[str] = []
         self.asked: list[int] = []
         assert self.started is not None
-        self.gate = Gate(budget(self.started), max_waiting=8, clock=lambda: self.now)
+        self.gate = Gate(
+            budget(self.started), max_waiting=8, on_sample=lambda _: None, clock=lambda: self.now
+        )
         self.watch = CeilingWatch(
             cast("Any", self), self.gate, lambda: self.started, self.replan, clock=lambda: self.now
         )
@@ -57,7 +59,7 @@ async def test_the_gate_follows_the_ceiling_down_and_up() -> None:
     assert await stand.look() == MODEL.weights + ROOM
     stand.room = ROOM // 2
     assert await stand.look(5) == MODEL.weights + ROOM // 2
-    assert stand.gate.snapshot().budget.most == MODEL.weights + ROOM, "it may come back soon"
+    assert stand.gate.snapshot().budget.recent_ceiling == MODEL.weights + ROOM, "it may come back soon"
     stand.room = ROOM
     assert await stand.look(5) == MODEL.weights + ROOM
     assert not stand.recycled
@@ -69,7 +71,7 @@ async def test_what_does_not_come_back_is_not_waited_for() -> None:
     stand.room = ROOM // 2
     await stand.look(5)
     await stand.look(RECENT_S + 1)
-    assert stand.gate.snapshot().budget.most == MODEL.weights + ROOM // 2
+    assert stand.gate.snapshot().budget.recent_ceiling == MODEL.weights + ROOM // 2
 
 
 async def test_a_small_prompt_never_hears_that_it_is_too_long() -> None:
@@ -81,8 +83,8 @@ async def test_a_small_prompt_never_hears_that_it_is_too_long() -> None:
     await stand.look(RECENT_S + 1)
     shared = stand.gate.snapshot().budget
     assert shared.ceiling == MODEL.weights + 1
-    assert shared.ever_fits(Need(LEAST_PROMPT, COMPLETION))
-    assert not shared.has_room((), Need(LEAST_PROMPT, COMPLETION), 0)
+    assert shared.ever_fits(SequenceDemand(LEAST_PROMPT, COMPLETION))
+    assert not shared.has_room((), SequenceDemand(LEAST_PROMPT, COMPLETION), 0)
 
 
 async def test_free_memory_is_never_still_and_small_changes_are_none(

@@ -17,14 +17,14 @@ from tests.support.relay_stand import eventually
 async def stand() -> AsyncIterator[Stand]:
     stand = Stand()
     yield stand
-    stand.places.close()
+    stand.slots.close()
 
 
 async def test_at_the_soft_mark_nobody_new_is_let_in(stand: Stand) -> None:
     stand.run("a", 100)
     stand.active = CEILING - 10
     stand.look()
-    assert stand.wait_for_place("b", 10).position == 1
+    assert stand.wait_for_slot("b", 10).position == 1
     assert stand.guard.snapshot().mark is Mark.SOFT
     stand.active = WEIGHTS + 100
     stand.look()
@@ -34,7 +34,7 @@ async def test_at_the_soft_mark_nobody_new_is_let_in(stand: Stand) -> None:
 async def test_stale_telemetry_holds_and_clears_itself(stand: Stand) -> None:
     stand.silent = True
     stand.look(round(STALE_S * 10) + 2)
-    assert stand.wait_for_place("a", 10).position == 1
+    assert stand.wait_for_slot("a", 10).position == 1
     stand.silent = False
     stand.look()
     assert stand.gate.snapshot().running == 1

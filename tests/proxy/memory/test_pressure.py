@@ -20,6 +20,7 @@ from proxy.memory.pressure import (
     RunningLoad,
     least_costly,
 )
+from supervisor.memory_model.sequence import SequenceDemand
 
 MARKS = Marks(weights=1000, ceiling=2000)
 
@@ -81,12 +82,12 @@ def test_nobody_is_ended_for_one_look_nor_held_when_there_is_room(actives: list[
             assert pressure.mark is not Mark.NONE
 
 
-def padded(rows: Sequence[int]) -> int:
-    return len(rows) * max(rows, default=0)
+def padded(demands: Sequence[SequenceDemand]) -> int:
+    return len(demands) * max((demand.prompt for demand in demands), default=0)
 
 
-def a_load(id: str, rows: int, *, sent: bool = False, read: int = 0, generated: int = 0) -> RunningLoad[int]:
-    return RunningLoad(id, rows, rows, sent, read, generated)
+def a_load(id: str, rows: int, *, sent: bool = False, read: int = 0, generated: int = 0) -> RunningLoad:
+    return RunningLoad(id, SequenceDemand(rows), sent, read, generated)
 
 
 def test_one_that_can_be_run_again_goes_before_one_whose_client_has_seen_something() -> None:
@@ -117,15 +118,15 @@ def test_no_other_set_would_do_for_less(values: list[tuple[int, bool, int, int]]
         for number, (rows, sent, read, generated) in enumerate(values)
     ]
     chosen = set(least_costly(loads, over, padded))
-    before = padded([load.rows for load in loads])
+    before = padded([load.demand for load in loads])
     enough = [
         sum(load.loss for load in leaving)
         for count in range(len(loads) + 1)
         for leaving in combinations(loads, count)
-        if before - padded([load.rows for load in loads if load not in leaving]) >= over
+        if before - padded([load.demand for load in loads if load not in leaving]) >= over
     ]
     if enough:
         assert sum(load.loss for load in loads if load.id in chosen) == min(enough)
-        assert before - padded([load.rows for load in loads if load.id not in chosen]) >= over
+        assert before - padded([load.demand for load in loads if load.id not in chosen]) >= over
     else:
         assert len(chosen) == len(loads)

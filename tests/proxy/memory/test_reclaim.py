@@ -14,15 +14,15 @@ from tests.support.memory_stand import CEILING, WEIGHTS, Stand
 async def stand() -> AsyncIterator[Stand]:
     stand = Stand()
     yield stand
-    stand.places.close()
+    stand.slots.close()
 
 
 async def test_what_is_retained_makes_room_for_one_that_waits(stand: Stand) -> None:
     stand.active = WEIGHTS + 800
     stand.look(2)
-    place = stand.wait_for_place("a", 500)
-    assert (place.position, stand.gate.lacking()) == (1, 301)
-    await stand.look_until(lambda: place.position is None)
+    slot = stand.wait_for_slot("a", 500)
+    assert (slot.position, stand.gate.snapshot().eviction_needed) == (1, 301)
+    await stand.look_until(lambda: slot.position is None)
     assert 0 < len(stand.sent) <= 6, "no more than is needed"
     assert {body["abandon"] for body in stand.sent} == {True, False}
     assert stand.recycled == []
@@ -30,25 +30,25 @@ async def test_what_is_retained_makes_room_for_one_that_waits(stand: Stand) -> N
 
 
 async def test_it_ends_when_somebody_was_let_in_meanwhile() -> None:
-    stand = Stand(displaceable=False)
+    stand = Stand(evictable=False)
     stand.active = WEIGHTS + 950
     stand.look(2)
-    place = stand.wait_for_place("a", 500)
+    slot = stand.wait_for_slot("a", 500)
     await stand.look_until(lambda: len(stand.sent) == 2)
     stand.gate.set_retained(0)
-    assert place.position is None
+    assert slot.position is None
     stand.gate.set_retained(950)  # as when the gate has lost patience, and let it in all the same
     for _ in range(50):
         stand.look()
         await asyncio.sleep(0)
     assert len(stand.sent) <= 4
-    stand.places.close()
+    stand.slots.close()
 
 
 async def test_nothing_is_taken_from_sessions_while_nobody_wants_it(stand: Stand) -> None:
     stand.active = WEIGHTS + 900
     stand.look(2)
-    stand.wait_for_place("a", 50)
+    stand.wait_for_slot("a", 50)
     for _ in range(100):
         stand.look()
         await asyncio.sleep(0)
@@ -59,8 +59,8 @@ async def test_beside_others_only_where_their_padded_rows_are_few(stand: Stand) 
     stand.active = WEIGHTS + 800
     stand.look(2)
     stand.run("small", 10)
-    place = stand.wait_for_place("large", 400)
-    assert place.position == 1
+    slot = stand.wait_for_slot("large", 400)
+    assert slot.position == 1
     await stand.look_until(lambda: bool(stand.sent))
 
 
@@ -68,7 +68,7 @@ async def test_not_beside_one_whose_rows_would_be_pinned(stand: Stand) -> None:
     stand.active = WEIGHTS + 700
     stand.look(2)
     stand.run("large", 200)
-    assert stand.wait_for_place("other", 200).position == 1
+    assert stand.wait_for_slot("other", 200).position == 1
     for _ in range(50):
         stand.look()
         await asyncio.sleep(0)
@@ -76,18 +76,18 @@ async def test_not_beside_one_whose_rows_would_be_pinned(stand: Stand) -> None:
 
 
 async def test_what_stays_is_a_reason_to_recycle_once_and_seldom() -> None:
-    stand = Stand(displaceable=False)
+    stand = Stand(evictable=False)
     stand.active = WEIGHTS + 800
     stand.look(2)
-    place = stand.wait_for_place("a", 500)
+    slot = stand.wait_for_slot("a", 500)
     await stand.look_until(lambda: bool(stand.recycled))
     assert len(stand.sent) >= 8
-    await stand.look_until(lambda: place.position is None)
+    await stand.look_until(lambda: slot.position is None)
 
-    stand.places.close()
+    stand.slots.close()
     stand.active = WEIGHTS + 800
     stand.look(2)
-    stand.wait_for_place("b", 500)
+    stand.wait_for_slot("b", 500)
     sent = len(stand.sent)
     await stand.look_until(lambda: len(stand.sent) == sent + 8)
     for _ in range(100):
@@ -95,20 +95,20 @@ async def test_what_stays_is_a_reason_to_recycle_once_and_seldom() -> None:
         await asyncio.sleep(0)
     assert len(stand.recycled) == 1
     assert len(stand.sent) == sent + 8, "what did not help is not done again for the same"
-    stand.places.close()
+    stand.slots.close()
 
 
 async def test_what_a_fresh_child_holds_is_no_reason_to_recycle() -> None:
-    stand = Stand(displaceable=False)
+    stand = Stand(evictable=False)
     stand.active, stand.generation = WEIGHTS + 800, 2
     stand.look(3)
-    stand.wait_for_place("a", 500)
+    stand.wait_for_slot("a", 500)
     await stand.look_until(lambda: len(stand.sent) >= 8)
     for _ in range(50):
         stand.look()
         await asyncio.sleep(0)
     assert stand.recycled == []
-    stand.places.close()
+    stand.slots.close()
 
 
 async def test_idle_memory_above_plan_is_taken_back_after_a_while(stand: Stand) -> None:

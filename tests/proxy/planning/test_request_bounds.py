@@ -28,12 +28,12 @@ def test_settings_become_what_requests_are_checked_against() -> None:
     )
     checked_by = bounds(settings, INFO, Path("/models/m"))
     assert checked_by.vocab_size == 100
-    assert checked_by.allowance.model == "/models/m"
-    assert checked_by.allowance.adapters == {"a"}
-    assert checked_by.allowance.draft_models == {"d"}
-    assert checked_by.allowance.arguments["persona"] == {"x", "y"}
-    assert checked_by.allowance.arguments["enable_thinking"] is None
-    policy = checked_by.pictures
+    assert checked_by.allowlist.model == "/models/m"
+    assert checked_by.allowlist.adapters == {"a"}
+    assert checked_by.allowlist.draft_models == {"d"}
+    assert checked_by.allowlist.arguments["persona"] == {"x", "y"}
+    assert checked_by.allowlist.arguments["enable_thinking"] is None
+    policy = checked_by.images
     assert (policy.most, policy.most_bytes, policy.hosts) == (3, 1000, {"pics.example"})
     assert policy.obstacle is None
 

@@ -20,13 +20,13 @@ def said(letters: str, system: str = "rules") -> list[dict[str, Any]]:
 
 def test_one_request_of_a_refused_conversation_passes() -> None:
     refusals = OverflowHistory()
-    assert not refusals.take(said("abcdeS"), 0)
-    refusals.remember(said("abcde"), 0)
-    assert not refusals.take(said("abcde"), 1), "the same request again is no compaction"
-    assert refusals.take(said("abcdeS"), 2)
-    assert not refusals.take(said("abcdefg"), 3)
-    assert not refusals.take(said("abcde"), 3)
-    assert refusals.take(said("abcdeS"), 4), "tried again after the server has died"
+    assert not refusals.admit_compaction(said("abcdeS"), 0)
+    refusals.record_refusal(said("abcde"), 0)
+    assert not refusals.admit_compaction(said("abcde"), 1), "the same request again is no compaction"
+    assert refusals.admit_compaction(said("abcdeS"), 2)
+    assert not refusals.admit_compaction(said("abcdefg"), 3)
+    assert not refusals.admit_compaction(said("abcde"), 3)
+    assert refusals.admit_compaction(said("abcdeS"), 4), "tried again after the server has died"
 
 
 @pytest.mark.parametrize("compacting", [said("abcS", "summarize"), said("abcdeS"), said("abcS")[1:]])
@@ -34,65 +34,65 @@ def test_a_compaction_may_leave_out_the_end_and_change_the_system_prompt(
     compacting: list[dict[str, Any]],
 ) -> None:
     refusals = OverflowHistory()
-    refusals.remember(said("abcde"), 0)
-    assert refusals.take(compacting, 1)
+    refusals.record_refusal(said("abcde"), 0)
+    assert refusals.admit_compaction(compacting, 1)
 
 
 def test_other_conversations_stay_refused() -> None:
     refusals = OverflowHistory()
-    refusals.remember(said("abcde"), 0)
+    refusals.record_refusal(said("abcde"), 0)
     for other in ("abS", "xbcdeS", "S", ""):
-        assert not refusals.take(said(other), 1)
+        assert not refusals.admit_compaction(said(other), 1)
 
 
 def test_a_conversation_that_goes_on_after_its_pass_gets_no_other() -> None:
     refusals = OverflowHistory()
-    refusals.remember(said("abcde"), 0)
-    assert refusals.take(said("abcdeS"), 1)
-    refusals.remember(said("abcdefg"), 2)
-    assert not refusals.take(said("abcdefgS"), 3)
+    refusals.record_refusal(said("abcde"), 0)
+    assert refusals.admit_compaction(said("abcdeS"), 1)
+    refusals.record_refusal(said("abcdefg"), 2)
+    assert not refusals.admit_compaction(said("abcdefgS"), 3)
 
 
 def test_a_conversation_refused_again_before_its_pass_has_one() -> None:
     refusals = OverflowHistory()
-    refusals.remember(said("abcde"), 0)
-    refusals.remember(said("abcdefg"), 2)
-    assert not refusals.take(said("abcdefg"), 3)
-    assert refusals.take(said("abcdefgS"), 3)
-    assert not refusals.take(said("abcdeS"), 3)
+    refusals.record_refusal(said("abcde"), 0)
+    refusals.record_refusal(said("abcdefg"), 2)
+    assert not refusals.admit_compaction(said("abcdefg"), 3)
+    assert refusals.admit_compaction(said("abcdefgS"), 3)
+    assert not refusals.admit_compaction(said("abcdeS"), 3)
 
 
 def test_what_was_summarized_and_grew_again_is_another_conversation() -> None:
     refusals = OverflowHistory()
-    refusals.remember(said("abcde"), 0)
-    assert refusals.take(said("abcdeS"), 1)
-    refusals.remember(said("zcdefgh"), 2)
-    assert refusals.take(said("zcdefghS"), 3)
+    refusals.record_refusal(said("abcde"), 0)
+    assert refusals.admit_compaction(said("abcdeS"), 1)
+    refusals.record_refusal(said("zcdefgh"), 2)
+    assert refusals.admit_compaction(said("zcdefghS"), 3)
 
 
 def test_refusals_are_forgotten_in_time() -> None:
     refusals = OverflowHistory()
-    refusals.remember(said("abcde"), 0)
-    assert not refusals.take(said("abcdeS"), compaction._REMEMBERED_S)
-    refusals.remember(said("abcde"), compaction._REMEMBERED_S)
-    assert refusals.take(said("abcdeS"), compaction._REMEMBERED_S + 1)
+    refusals.record_refusal(said("abcde"), 0)
+    assert not refusals.admit_compaction(said("abcdeS"), compaction._REMEMBERED_S)
+    refusals.record_refusal(said("abcde"), compaction._REMEMBERED_S)
+    assert refusals.admit_compaction(said("abcdeS"), compaction._REMEMBERED_S + 1)
 
 
 def test_what_is_remembered_is_bounded() -> None:
     refusals = OverflowHistory()
     for index in range(compaction._REMEMBERED + 10):
-        refusals.remember([{"role": "user", "content": str(index)}], index / 1000)
+        refusals.record_refusal([{"role": "user", "content": str(index)}], index / 1000)
     assert len(refusals._refused) == compaction._REMEMBERED
     again = [{"role": "user", "content": "9"}, {"role": "user", "content": "S"}]
-    assert not refusals.take(again, 2)
+    assert not refusals.admit_compaction(again, 2)
     again[0]["content"] = "10"
-    assert refusals.take(again, 2)
+    assert refusals.admit_compaction(again, 2)
 
 
 def test_nothing_but_rules_is_no_conversation() -> None:
     refusals = OverflowHistory()
-    refusals.remember(said(""), 0)
-    assert not refusals.take(said(""), 1)
+    refusals.record_refusal(said(""), 0)
+    assert not refusals.admit_compaction(said(""), 1)
 
 
 def work(*, turns: int = 12, topic: str = "walrus") -> list[dict[str, Any]]:
@@ -117,13 +117,13 @@ def as_text(messages: list[dict[str, Any]], write: Any = str) -> list[dict[str, 
 @pytest.mark.parametrize("write", [str, repr, json.dumps, html.escape])
 def test_a_history_that_is_told_as_one_text_is_a_compaction(write: Any) -> None:
     refusals = OverflowHistory()
-    refusals.remember(work(topic="other"), 0)
-    refusals.remember(work(), 0)
+    refusals.record_refusal(work(topic="other"), 0)
+    refusals.record_refusal(work(), 0)
     told = as_text(work()[:-8], write)
-    assert refusals.take(told, 1)
-    assert refusals.take(told, 2)
-    assert not refusals.take(as_text(work()), 3), "one request of each"
-    assert refusals.take(as_text(work(topic="other")), 4)
+    assert refusals.admit_compaction(told, 1)
+    assert refusals.admit_compaction(told, 2)
+    assert not refusals.admit_compaction(as_text(work()), 3), "one request of each"
+    assert refusals.admit_compaction(as_text(work(topic="other")), 4)
 
 
 @pytest.mark.parametrize(
@@ -137,20 +137,20 @@ def test_a_history_that_is_told_as_one_text_is_a_compaction(write: Any) -> None:
 )
 def test_a_text_that_does_not_tell_a_refused_conversation_is_none(other: list[dict[str, Any]]) -> None:
     refusals = OverflowHistory()
-    refusals.remember(work(), 0)
-    assert not refusals.take(other, 1)
+    refusals.record_refusal(work(), 0)
+    assert not refusals.admit_compaction(other, 1)
 
 
 def test_a_short_conversation_is_not_known_by_its_words() -> None:
     refusals = OverflowHistory()
-    refusals.remember(work(turns=1), 0)
-    assert not refusals.take(as_text(work(turns=1)), 1)
+    refusals.record_refusal(work(turns=1), 0)
+    assert not refusals.admit_compaction(as_text(work(turns=1)), 1)
 
 
 def test_excerpts_are_few_and_from_all_over() -> None:
     refusals = OverflowHistory()
-    refusals.remember(work(turns=400), 0)
+    refusals.record_refusal(work(turns=400), 0)
     (refused,) = refusals._refused.values()
     assert len(refused.excerpts) <= 16
     assert " 375 " in refused.excerpts[-1]
-    assert not refusals.take(as_text(work(turns=400)), compaction._REMEMBERED_S)
+    assert not refusals.admit_compaction(as_text(work(turns=400)), compaction._REMEMBERED_S)

@@ -14,13 +14,17 @@ import pytest
 import pytest_asyncio
 
 from proxy.errors import InvalidRequest, Unavailable
-from proxy.prompt.counter import TokenCounter, TokenizerInfo, TokenizerUnavailable
-from proxy.request.completion import ChatPrompt, TextPrompt
+from proxy.prompt.counter import TokenCounter, TokenizerInfo, TokenizerUnavailable, client_error
+from proxy.prompt.worker_process import TokenizerRefused
+from proxy.request.completion import ChatPrompt, Prompt, TextPrompt
+from proxy.worker.images import BadImage
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")  # one worker serves most of the tests
 
 ENDLESS = "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}"
 TEXT = "def größe(x): # 漢字 👩‍👩‍👧 naïve\n    return x\n" * 60
+SECRET_CHAT = ChatPrompt(({"role": "user", "content": "secret"},))
+SECRET_TEXT = TextPrompt("secret")
 
 
 def said(*contents: str) -> ChatPrompt:
@@ -91,13 +95,13 @@ async def test_a_growing_conversation_is_counted_as_if_it_were_new(
 
 async def test_a_prompt_is_foreseen_with_its_count(tokens: TokenCounter) -> None:
     whole, expected = said(TEXT, "answer", "more"), await tokens.count(said(TEXT, "answer", "more"))
-    assert await tokens.count_and_foresee(whole, None, of="a", batched=True) == (expected, None), "no child"
-    await tokens.foresight("reset", rules={}, most_copied=1000)
-    count, told = await tokens.count_and_foresee(whole, None, of="a", batched=True)
+    assert await tokens.count_and_predict(whole, None, of="a", batched=True) == (expected, None), "no child"
+    await tokens.ask_predictor("reset", rules={}, most_copied=1000)
+    count, told = await tokens.count_and_predict(whole, None, of="a", batched=True)
     assert told is not None
     assert count == told["tokens"] == expected
     assert told["leaves"][-1] == expected - 1
-    _, told = await tokens.count_and_foresee(whole, expected - 1, of="a", batched=True)
+    _, told = await tokens.count_and_predict(whole, expected - 1, of="a", batched=True)
     assert told is None, "it will not be sent as it is"
 
 
@@ -259,3 +263,33 @@ async def test_a_template_that_hangs_does_not_keep_the_tokenizer_from_loading(ti
     assert not (await tokens.start(tiny_model, ["--chat-template", ENDLESS])).incremental
     assert await tokens.count(TextPrompt("hi")) == 1
     await tokens.stop()
+
+
+@pytest.mark.parametrize(
+    ("prompt", "kind", "said", "told"),
+    [
+        (
+            SECRET_CHAT,
+            "TemplateError",
+            "no roles after 503",
+            "The model's chat template says: no roles after N",
+        ),
+        (SECRET_CHAT, "TemplateError", "x" * 999, "The model's chat template says: " + "x" * 200),
+        (SECRET_CHAT, "KeyError", "secret", "The model's chat template does not accept this conversation."),
+        (SECRET_CHAT, BadImage.__name__, "an image of no pixels", "an image of no pixels"),
+        (SECRET_TEXT, "OverflowError", "secret", "The model's tokenizer does not accept it."),
+    ],
+)
+async def test_only_the_text_of_a_template_is_passed_on(
+    prompt: Prompt, kind: str, said: str, told: str
+) -> None:
+    error = client_error(TokenizerRefused(kind, said), prompt)
+    assert isinstance(error, InvalidRequest)
+    assert str(error) == told
+    assert error.param == ("messages" if prompt is SECRET_CHAT else "prompt")
+
+
+async def test_lack_of_memory_is_not_the_clients_fault() -> None:
+    error = client_error(TokenizerRefused("MemoryError", "secret"), SECRET_CHAT)
+    assert isinstance(error, Unavailable)
+    assert error.reason == "tokenizer_memory"

@@ -71,7 +71,7 @@ def test_the_last_turn_has_rounds(script: str, opening: str, rounds: list[str]) 
         (1, Truncation(2, rounds=1), "s0 uN3 a4 t4"),
         (5, Truncation(2, rounds=1), "s0 u1 a1 u2 a2 uN3 a4 t4"),
         (6, Truncation(2, rounds=1), "s0 u1 a1 u2 a2 u3N a4 t4"),
-        (1, Truncation(2, rounds=1, told=False), "s0 u3 a4 t4"),
+        (1, Truncation(2, rounds=1, noted=False), "s0 u3 a4 t4"),
         (5, Truncation(2, longest=99), "s0 u1 a1 u2 a2 u3 a3 t3 a4 t4"),
     ],
 )
@@ -181,7 +181,7 @@ def test_cuts_are_blocks_apart_and_spare_the_last_turn(
 ) -> None:
     found = cuts(dialogue(turns), head, block)
     assert found[:-1] == [Truncation(turn) for turn in expected]
-    assert found[-1:] == [Truncation(turn, told=False) for turn in expected[-1:]]
+    assert found[-1:] == [Truncation(turn, noted=False) for turn in expected[-1:]]
 
 
 def test_the_mildest_cut_comes_first() -> None:
@@ -190,9 +190,9 @@ def test_the_mildest_cut_comes_first() -> None:
         Truncation(1),
         Truncation(1, 1),
         Truncation(1, 2),
-        Truncation(1, 2, told=False),
+        Truncation(1, 2, noted=False),
     ]
-    assert cuts(conversation, 2, 1) == [Truncation(1, 1), Truncation(1, 2), Truncation(1, 2, told=False)]
+    assert cuts(conversation, 2, 1) == [Truncation(1, 1), Truncation(1, 2), Truncation(1, 2, noted=False)]
     assert cuts(conversation, 7, 1) == []
     *trimmed, _ = cuts(conversation, 0, 1, trim=True)
     assert trimmed[0] == Truncation(1)

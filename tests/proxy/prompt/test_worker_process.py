@@ -67,10 +67,10 @@ async def test_what_it_raises_is_an_answer(spawn: Spawn) -> None:
 
 async def test_what_is_told_arrives_before_what_is_asked_later(spawn: Spawn) -> None:
     worker = await spawn(30)
-    worker.tell({"do": "a"})
-    worker.tell({"do": "b"})
+    worker.notify({"do": "a"})
+    worker.notify({"do": "b"})
     assert await worker.ask({"do": "told"}) == ["a", "b"]
-    worker.tell({"do": "c"})
+    worker.notify({"do": "c"})
     await asyncio.sleep(0.1)  # it goes by itself, too
     assert len(worker) == 0
     assert await worker.ask({"do": "told"}) == ["a", "b", "c"]
@@ -131,7 +131,7 @@ async def test_long_lines_on_standard_error_stop_nothing(spawn: Spawn) -> None:
     worker = await spawn(30)
     assert await worker.ask({"do": "shout"}) == "shout"
     await worker.stop(5)
-    assert worker.said[-1] == "last words"
+    assert worker.stderr_lines[-1] == "last words"
 
 
 async def test_it_ends_in_its_own_time_or_by_force(spawn: Spawn) -> None:

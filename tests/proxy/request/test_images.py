@@ -9,11 +9,11 @@ from proxy.errors import InvalidRequest
 from proxy.request.images import (
     ImagePolicy,
     Images,
-    Remote,
+    RemoteImage,
     allowed_host,
     data_url,
+    image_format,
     image_urls,
-    picture_format,
 )
 
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(20)
@@ -26,9 +26,9 @@ def encoded(data: bytes, kind: str = "image/png") -> str:
     return f"data:{kind};base64,{base64.b64encode(data).decode()}"
 
 
-def part(url: Any, policy: ImagePolicy = POLICY) -> tuple[dict[str, Any], list[Remote]]:
-    pictures = Images(policy)
-    return pictures.part({"type": "image_url", "image_url": url}, "m", 3, 1), pictures.remote
+def part(url: Any, policy: ImagePolicy = POLICY) -> tuple[dict[str, Any], list[RemoteImage]]:
+    images = Images(policy)
+    return images.part({"type": "image_url", "image_url": url}, "m", 3, 1), images.remote
 
 
 def refused(raw: dict[str, Any], policy: ImagePolicy = POLICY) -> str | None:
@@ -52,10 +52,10 @@ def refused(raw: dict[str, Any], policy: ImagePolicy = POLICY) -> str | None:
     ],
 )
 def test_every_spelling_becomes_one_with_the_type_that_the_bytes_have(raw: dict[str, Any]) -> None:
-    pictures = Images(POLICY)
-    made = pictures.part(raw, "m", 0, 0)
+    images = Images(POLICY)
+    made = images.part(raw, "m", 0, 0)
     assert made == {"type": "image_url", "image_url": {"url": encoded(PNG)}}
-    assert pictures.remote == []
+    assert images.remote == []
     assert image_urls([{"content": "x"}, {"content": [{"type": "text", "text": "a"}, made]}]) == [
         encoded(PNG)
     ]
@@ -103,12 +103,12 @@ def test_the_exact_limit_of_bytes_is_let_in() -> None:
 
 
 def test_more_images_than_may_be_are_refused() -> None:
-    pictures = Images(POLICY)
+    images = Images(POLICY)
     raw = {"type": "image_url", "image_url": encoded(PNG)}
     for _ in range(2):
-        pictures.part(raw, "m", 0, 0)
+        images.part(raw, "m", 0, 0)
     with pytest.raises(InvalidRequest, match="one image too many"):
-        pictures.part(raw, "m", 0, 0)
+        images.part(raw, "m", 0, 0)
 
 
 def test_a_model_without_images_says_so() -> None:
@@ -123,7 +123,7 @@ def test_without_listed_hosts_nothing_is_fetched() -> None:
 
 def test_an_image_of_a_listed_host_waits_to_be_fetched() -> None:
     made, remote = part({"url": "https://pics.example/a.png?x=1"})
-    assert remote == [Remote("https://pics.example/a.png?x=1", "m.image_url.url", 3, 1)]
+    assert remote == [RemoteImage("https://pics.example/a.png?x=1", "m.image_url.url", 3, 1)]
     assert made["image_url"]["url"] == "https://pics.example/a.png?x=1"
 
 
@@ -170,7 +170,7 @@ def test_which_urls_may_be_fetched(url: str, allowed: bool) -> None:
     ],
 )
 def test_formats(data: bytes, kind: str | None) -> None:
-    assert picture_format(data) == kind
+    assert image_format(data) == kind
 
 
 def test_fetched_bytes_are_judged_alike() -> None:

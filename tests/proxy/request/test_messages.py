@@ -196,15 +196,15 @@ PICTURE = {"type": "image_url", "image_url": {"url": "data:image/gif;base64,R0lG
 
 
 def test_content_with_images_stays_a_list_of_parts_and_other_content_is_one_text() -> None:
-    pictures = Images(ImagePolicy(most=2, obstacle=None))
+    images = Images(ImagePolicy(most=2, obstacle=None))
     seen = {"role": "user", "content": ["a", {"type": "input_text", "text": "b"}, PICTURE, "c"]}
     text = [{"type": "text", "text": text} for text in "abc"]
-    assert parse_messages([USER, seen, USER], pictures) == (
+    assert parse_messages([USER, seen, USER], images) == (
         USER,
         {"role": "user", "content": [*text[:2], PICTURE, text[2]]},
         USER,
     )
-    assert pictures.count == 1
+    assert images.count == 1
 
 
 def test_images_are_counted_over_all_messages_and_named_by_their_place() -> None:

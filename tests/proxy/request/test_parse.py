@@ -49,31 +49,6 @@ def test_a_plain_request() -> None:
     assert request.is_chat
 
 
-def test_the_child_is_sent_its_own_model_and_nothing_unknown() -> None:
-    request = chat(
-        model="gpt", frobnicate=1, chat_template="x", role_mapping={}, num_draft_tokens=3, store=True
-    )
-    assert sent(request, stream=False) == {
-        "model": "default_model",
-        "messages": [USER],
-        "max_tokens": 7,
-        "stream": False,
-    }
-    assert request.dropped == ("chat_template", "frobnicate", "num_draft_tokens", "store")
-
-
-def test_streams_always_ask_the_child_for_usage() -> None:
-    assert sent(chat())["stream_options"] == {"include_usage": True}
-    assert "stream_options" not in sent(chat(stream=True), stream=False)
-
-
-def test_what_makes_the_prompt_reaches_the_child() -> None:
-    tools = [{"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}]
-    body = sent(chat(tools=tools, chat_template_kwargs={"enable_thinking": False, "thinking": None}))
-    assert body["tools"] == tools
-    assert body["chat_template_kwargs"] == {"enable_thinking": False}
-
-
 def test_a_text_request() -> None:
     request = text(logprobs=2, echo=False, best_of=1, suffix="")
     assert request.prompt == TextPrompt("hi")
@@ -186,12 +161,6 @@ def test_what_asks_for_nothing_special_is_left_out(fields: dict[str, Any]) -> No
     assert chat(**fields) == chat()
 
 
-def test_the_vocabulary_bound_may_come_later() -> None:
-    request = parse_chat(orjson.dumps({"messages": [USER], "top_k": 5000}), Bounds())
-    assert request.sampling == {"top_k": 5000}
-    assert request.bounded(1024).sampling == {}
-
-
 NESTED = b"[" * 200 + b"]" * 200
 MESSAGES = b'"messages":[{"role":"user","content":"hi"}]'
 
@@ -232,17 +201,6 @@ def test_the_word_for_nul_in_source_code_is_not_a_nul() -> None:
 
 def test_a_byte_order_mark_is_skipped() -> None:
     assert parse_chat(b"\xef\xbb\xbf{" + MESSAGES + b"}", BOUNDS) == chat()
-
-
-def test_the_fingerprint_is_of_the_prompt_and_the_sampling() -> None:
-    first = chat(temperature=1, top_p=0.5, max_tokens=5, stream=True, user="ann")
-    same = parse_chat(
-        json.dumps({"top_p": 0.5, "temperature": 1.0, "messages": [USER]}, indent=1).encode(), BOUNDS
-    )
-    assert first.fingerprint() == same.fingerprint()
-    assert re.fullmatch(r"[0-9a-f]{16}", first.fingerprint())
-    others = (chat(temperature=1), chat(temperature=1, top_p=0.6), text(temperature=1, top_p=0.5))
-    assert len({first.fingerprint(), *(other.fingerprint() for other in others)}) == 4
 
 
 scalars = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=8)
@@ -337,15 +295,3 @@ def test_any_json_is_refused_or_understood_once_and_for_all(body: Any, parse: An
 def test_any_bytes_are_refused_with_an_error_of_ours(raw: bytes, parse: Any) -> None:
     with pytest.raises(InvalidRequest):
         parse(raw, BOUNDS)
-
-
-def test_a_session_is_known_by_what_its_user_said_first() -> None:
-    system, hello = {"role": "system", "content": "now it is noon"}, {"role": "user", "content": "hello"}
-    grown = [{**system, "content": "now it is one"}, hello, {"role": "assistant", "content": "hi"}, hello]
-
-    def session(messages: list[dict[str, str]]) -> str:
-        return parse_chat(orjson.dumps({"messages": messages}), Bounds()).session()
-
-    assert session([system, hello]) == session(grown)
-    assert session([system, hello]) != session([system, {**hello, "content": "hey"}])
-    assert session([system]) != session([hello])

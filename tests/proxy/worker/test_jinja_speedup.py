@@ -7,7 +7,7 @@ from jinja2 import Undefined
 from jinja2.exceptions import SecurityError, UndefinedError
 from jinja2.sandbox import ImmutableSandboxedEnvironment, SandboxedEnvironment
 
-from proxy.worker.jinja_speedup import quick_lookups
+from proxy.worker.jinja_speedup import fast_lookups
 
 NAMES = ("role", "missing", "items", "get", "keys", "pop", "__class__", "_hidden", "first", "index0", "", "0")
 
@@ -38,7 +38,7 @@ OBJECTS: tuple[Any, ...] = (
 def test_a_lookup_finds_what_the_sandbox_finds(environment: SandboxedEnvironment, thing: Any) -> None:
     for name in NAMES:
         slow = environment.getattr(thing, name)
-        with quick_lookups():
+        with fast_lookups():
             quick = environment.getattr(thing, name)
         assert type(quick) is type(slow)
         if isinstance(slow, Undefined):
@@ -49,7 +49,7 @@ def test_a_lookup_finds_what_the_sandbox_finds(environment: SandboxedEnvironment
 
 
 def test_the_environments_own_undefined_is_asked() -> None:
-    with quick_lookups(), pytest.raises(UndefinedError, match="role"):
+    with fast_lookups(), pytest.raises(UndefinedError, match="role"):
         ImmutableSandboxedEnvironment(undefined=Strict).getattr({}, "role")
 
 
@@ -63,7 +63,7 @@ def test_a_template_renders_as_without() -> None:
     template = ImmutableSandboxedEnvironment().from_string(ALL)
     messages = [{"role": f"r{number}", "content": "{x}", "items": 1} for number in range(3)]
     plain = template.render(messages=messages)
-    with quick_lookups():
+    with fast_lookups():
         assert template.render(messages=messages) == plain
     assert template.render(messages=messages) == plain
 
@@ -76,13 +76,13 @@ def test_what_the_sandbox_forbids_stays_forbidden(unsafe: str) -> None:
         "{% for m in messages %}" + unsafe + "{% endfor %}"
     )
     for _ in range(2):
-        with quick_lookups(), pytest.raises(SecurityError):
+        with fast_lookups(), pytest.raises(SecurityError):
             template.render(messages=[{"role": "user"}])
 
 
 def test_nothing_is_left_behind() -> None:
     before = SandboxedEnvironment.getattr
-    with pytest.raises(ValueError, match="out"), quick_lookups():
+    with pytest.raises(ValueError, match="out"), fast_lookups():
         assert SandboxedEnvironment.getattr is not before
         raise ValueError("out")
     assert SandboxedEnvironment.getattr is before

@@ -1,4 +1,4 @@
-"""One attempt over the fake server, and who is told what of it."""
+"""One attempt over the fake server, and the events that it reports."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from supervisor.lifecycle.state_machine import State
 from tests.supervisor.conftest import fake_launch, tell, until
 
 
-class Told:
-    """Notes what the attempt says, in order."""
+class Listener:
+    """Notes the events of the attempt, in order."""
 
     def __init__(self) -> None:
         self.all: list[object] = []
@@ -31,7 +31,7 @@ class Told:
     def on_idle(self, attempt: Attempt) -> None:
         self.all.append("idle")
 
-    def on_broke(self, attempt: Attempt, symptom: Symptom, *, firmly: bool = False, note: str = "") -> None:
+    def on_broken(self, attempt: Attempt, symptom: Symptom, note: str) -> None:
         self.all.append(symptom)
 
     def on_exit(self, attempt: Attempt, exit_: Exit) -> None:
@@ -40,10 +40,10 @@ class Told:
 
 class Stand:
     def __init__(self, folder: Path, session: aiohttp.ClientSession) -> None:
-        self.told, self.tasks, self.pids = Told(), Tasks(), list[int]()
+        self.listener, self.tasks, self.pids = Listener(), Tasks(), list[int]()
         self.session = session
         options = SupervisorOptions(folder, canary_timeout_s=0.3)
-        self.attempt = Attempt(7, options, self.told, self.tasks)
+        self.attempt = Attempt(7, options, self.listener, self.tasks)
 
     async def launch(self, *told: str) -> Attempt:
         await self.attempt.launch(fake_launch(*told), self.session)
@@ -51,7 +51,7 @@ class Stand:
         return self.attempt
 
     async def heard(self, what: object) -> bool:
-        return await until(lambda: what in self.told.all)
+        return await until(lambda: what in self.listener.all)
 
 
 @pytest.fixture
@@ -80,22 +80,22 @@ async def test_from_launch_to_exit(stand: Stand) -> None:
     assert attempt.child is not None
     attempt.child.signal(signal.SIGTERM)
     assert await stand.heard(Exit(None, signal.SIGTERM))
-    assert stand.told.all == ["first token", "idle", Exit(None, signal.SIGTERM)]
+    assert stand.listener.all == ["first token", "idle", Exit(None, signal.SIGTERM)]
     assert (attempt.child, attempt.pid, attempt.memory_bytes()) == (None, None, None)
 
 
-async def test_a_connection_that_the_child_gave_up_is_told_to_the_generation(stand: Stand) -> None:
+async def test_a_connection_that_the_child_dropped_is_reported_to_the_generation(stand: Stand) -> None:
     attempt = await stand.launch()
     assert await stand.heard("first token")
     assert attempt.generation is not None
-    noticed = attempt.generation.giving_up(43_730)
+    noticed = attempt.generation.drop_noticed(43_730)
     attempt.transcript.feed(b"Exception occurred during processing of request from ('127.0.0.1', 43730)")
     assert noticed.done()
     assert attempt.child is not None
     assert attempt.generation.telemetry() is attempt.child.telemetry
 
 
-async def test_a_death_is_told_to_whoever_waits_for_an_answer(stand: Stand) -> None:
+async def test_a_death_is_told_to_requests_that_wait_for_a_response(stand: Stand) -> None:
     attempt = await stand.launch()
     assert await stand.heard("first token")
     assert attempt.generation is not None
@@ -112,26 +112,26 @@ async def test_the_last_burst_of_memory_counts_against_what_the_card_has(stand: 
     attempt.die(Symptom.THREAD_DEAD, State.READY)
     facts = attempt.facts(())
     assert (facts.peak, facts.total, attempt.description()["card_total"]) == (90, 100, 100)
-    last = attempt.curve.last()
+    last = attempt.history.last()
     assert last is not None
     assert (last.active, last.card_free) == (37, 2)
 
 
-async def test_a_taken_port_is_a_matter_of_the_start_only(stand: Stand) -> None:
+async def test_a_taken_port_matters_only_during_the_start(stand: Stand) -> None:
     attempt = await stand.launch()
     assert await stand.heard("first token")
     assert attempt.generation is not None
     await tell(attempt.generation, say="OSError: [Errno 98] Address already in use")
     assert await until(lambda: attempt.transcript.lines != ())
-    assert Symptom.PORT_TAKEN not in stand.told.all
+    assert Symptom.PORT_TAKEN not in stand.listener.all
 
 
-async def test_a_taken_port_while_it_starts(stand: Stand) -> None:
+async def test_a_taken_port_during_the_start(stand: Stand) -> None:
     await stand.launch("say=OSError: [Errno 98] Address already in use", "start=60")
     assert await stand.heard(Symptom.PORT_TAKEN)
 
 
-async def test_all_who_ask_at_once_share_one_examination(stand: Stand) -> None:
+async def test_concurrent_callers_share_one_examination(stand: Stand) -> None:
     attempt = await stand.launch()
     assert await stand.heard("first token")
     first = attempt.examine()

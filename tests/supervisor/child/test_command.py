@@ -16,7 +16,7 @@ ARGV = ("--model", "/models/m", "--temp", "0.7")
 WHERE = ("--host", "127.0.0.1", "--port", "4711")
 
 
-def test_with_telemetry_our_program_is_run_in_front_of_the_server() -> None:
+def test_with_telemetry_the_wrapper_is_run() -> None:
     launch = LaunchSpec(ARGV, {})
     assert has_telemetry(launch)
     assert command_line(launch, 4711, 9) == (sys.executable, server_wrapper.__file__, "9", "-", *ARGV, *WHERE)
@@ -44,7 +44,7 @@ def test_a_command_of_the_users_own_is_run_as_it_is() -> None:
     assert command_line(launch, 4711, 9) == (*launch.command, *ARGV, *WHERE)
 
 
-def test_our_own_settings_do_not_reach_the_child() -> None:
+def test_settings_of_the_proxy_do_not_reach_the_child() -> None:
     base = {"PATH": "/bin", "MLXGUARD_SERVER__API_KEYS": "secret"}
     assert environment(LaunchSpec(ARGV, {"HF_HUB_OFFLINE": "1"}), base) == {
         "PATH": "/bin",

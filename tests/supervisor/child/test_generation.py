@@ -1,4 +1,4 @@
-"""What the gateway is handed: counting requests, and what a death says of itself."""
+"""What the gateway gets: a generation that counts requests, and a death that knows its kind."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from supervisor.lifecycle.silence_limits import WorkPhase, slowest
 from supervisor.lifecycle.state_machine import State
 
 
-async def test_requests_are_counted_and_the_end_of_the_last_is_told() -> None:
+async def test_requests_are_counted_and_the_end_of_the_last_is_reported() -> None:
     idle: list[int] = []
-    generation = Generation(3, 4711, lambda: idle.append(generation.in_flight))
+    generation = Generation(3, 4711, lambda: idle.append(generation.in_flight), lambda: None)
     with generation.busy():
         with pytest.raises(RuntimeError), generation.busy():
             assert generation.in_flight == 2
@@ -22,24 +22,24 @@ async def test_requests_are_counted_and_the_end_of_the_last_is_told() -> None:
     assert (generation.in_flight, idle, generation.reads) == (0, [0], 1)
 
 
-async def test_it_is_known_what_the_child_is_at() -> None:
-    generation = Generation(3, 4711, lambda: None)
+async def test_the_phase_of_each_request_is_known() -> None:
+    generation = Generation(3, 4711, lambda: None, lambda: None)
     with generation.busy() as first, generation.busy():
-        assert [work.phase for work in generation.works] == [WorkPhase.QUEUED, WorkPhase.QUEUED]
+        assert [work.phase for work in generation.work] == [WorkPhase.QUEUED, WorkPhase.QUEUED]
         first.phase = WorkPhase.DECODE
-        assert slowest(work.phase for work in generation.works) is WorkPhase.QUEUED
-    assert not generation.works
+        assert slowest(work.phase for work in generation.work) is WorkPhase.QUEUED
+    assert not generation.work
 
 
-async def test_the_latest_silence_that_is_foreseen_counts() -> None:
-    generation = Generation(3, 4711, lambda: None)
+async def test_the_latest_predicted_end_of_silence_counts() -> None:
+    generation = Generation(3, 4711, lambda: None, lambda: None)
     for until in (5.0, 9.0, 7.0):
         generation.expect_silence(until)
-    assert generation.silent_until == 9.0
+    assert generation.silence_expected_until == 9.0
 
 
 @pytest.mark.parametrize(
-    ("cause", "memory", "own"),
+    ("cause", "memory", "planned"),
     [
         (Cause.METAL_OOM, True, False),
         (Cause.BAD_MODEL, False, False),
@@ -48,17 +48,17 @@ async def test_the_latest_silence_that_is_foreseen_counts() -> None:
         (Cause.OWN_STOP, False, True),
     ],
 )
-def test_what_follows_from_a_death(cause: Cause, memory: bool, own: bool) -> None:
+def test_what_follows_from_a_death_s_cause(cause: Cause, memory: bool, planned: bool) -> None:
     death = Death(1, cause, "", "", None, None, (), State.READY)
-    assert (death.memory, death.own) == (memory, own)
+    assert (death.memory, death.planned) == (memory, planned)
 
 
-async def test_who_left_is_told_when_the_child_has_noticed() -> None:
-    generation = Generation(1, 4711, lambda: None)
-    noticed, other = generation.giving_up(50_001), generation.giving_up(50_002)
-    generation.gave_up(50_001)
-    generation.gave_up(50_003)
+async def test_a_drop_resolves_once_the_child_has_noticed_it() -> None:
+    generation = Generation(1, 4711, lambda: None, lambda: None)
+    noticed, other = generation.drop_noticed(50_001), generation.drop_noticed(50_002)
+    generation.connection_dropped(50_001)
+    generation.connection_dropped(50_003)
     assert (noticed.done(), other.done()) == (True, False)
     other.cancel()
-    generation.gave_up(50_002)
+    generation.connection_dropped(50_002)
     assert generation.telemetry() is None

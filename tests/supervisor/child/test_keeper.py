@@ -1,4 +1,4 @@
-"""The keeper alone, spoken to over its pipes as the gateway does."""
+"""The keeper alone, driven over its pipes as the gateway does."""
 
 from __future__ import annotations
 
@@ -59,20 +59,20 @@ class Kept:
     def told(self) -> str:
         return self._status.readline().strip()
 
-    def order(self, number: int) -> None:
+    def send_signal(self, number: int) -> None:
         os.write(self.lifeline, bytes([number]))
 
     def line(self) -> str:
         assert self.process.stdout
         return self.process.stdout.readline().strip()
 
-    def let_go(self) -> None:
+    def end_lifeline(self) -> None:
         os.close(self.lifeline)
         self.lifeline = -1
 
     def close(self) -> None:
         if self.lifeline >= 0:
-            self.let_go()
+            self.end_lifeline()
         self.process.wait(5)
         self._status.close()
         assert self.process.stdout
@@ -121,13 +121,13 @@ def test_the_child_leads_a_session_of_its_own(keep: type[Kept]) -> None:
     assert os.getsid(kept.pid) == kept.pid != kept.process.pid
 
 
-def test_an_order_signals_the_child(keep: type[Kept]) -> None:
+def test_a_byte_signals_the_child(keep: type[Kept]) -> None:
     kept = keep(SLEEP)
-    kept.order(signal.SIGTERM)
+    kept.send_signal(signal.SIGTERM)
     assert kept.told() == "signal 15"
 
 
-def test_signals_that_we_ignore_are_not_ignored_by_the_child(keep: type[Kept]) -> None:
+def test_signals_that_the_gateway_ignores_are_not_ignored_by_the_child(keep: type[Kept]) -> None:
     """A shell that starts the proxy in the background has SIGINT ignored."""
     code = "import signal; print([signal.getsignal(n) for n in (2, 13, 15)], signal.pthread_sigmask(0, []))"
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -144,7 +144,7 @@ def test_signals_that_we_ignore_are_not_ignored_by_the_child(keep: type[Kept]) -
 
 def test_the_end_of_the_lifeline_ends_a_child(keep: type[Kept]) -> None:
     kept = keep(SLEEP)
-    kept.let_go()
+    kept.end_lifeline()
     kept.process.wait(1)
     assert ended(kept.pid, 0.2)
 
@@ -152,7 +152,7 @@ def test_the_end_of_the_lifeline_ends_a_child(keep: type[Kept]) -> None:
 def test_the_end_of_the_lifeline_ends_a_group_that_ignores_sigterm(keep: type[Kept]) -> None:
     kept = keep(STUBBORN)
     grandchild = int(kept.line())
-    kept.let_go()
+    kept.end_lifeline()
     assert ended(kept.pid)
     assert ended(grandchild)
 
@@ -169,7 +169,7 @@ def test_a_keeper_is_not_ended_by_what_is_sent_to_the_proxy(keep: type[Kept]) ->
     kept = keep(SLEEP)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         kept.process.send_signal(number)
-    kept.order(signal.SIGKILL)
+    kept.send_signal(signal.SIGKILL)
     assert kept.told() == "signal 9"
 
 
@@ -179,7 +179,7 @@ def test_a_command_that_does_not_exist_says_so_and_exits_127(keep: type[Kept]) -
     assert kept.line() == "mlxguard: cannot run /nowhere/server: No such file or directory"
 
 
-def test_it_is_small_and_needs_nothing_of_ours() -> None:
+def test_it_imports_nothing_of_this_project() -> None:
     source = Path(keeper.__file__).read_text()
     assert "import supervisor" not in source
     assert "from supervisor" not in source

@@ -1,4 +1,4 @@
-"""The child's output: bounded lines, nothing of a prompt in them, the last ones kept."""
+"""The child's output: bounded lines, prompts masked, the last lines kept."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import logging
 
 import pytest
 
-from supervisor.child.output import LINE_BYTES, RING_LINES, Lines, PromptMask, Transcript, broken_connection
+from supervisor.child.output import LINE_BYTES, RING_LINES, Lines, PromptMask, Transcript, dropped_connection
 
 STAMP = "2026-01-05 10:11:12,345 - "
 
@@ -46,7 +46,7 @@ def test_raw_bodies_are_masked_with_the_lines_that_continue_them() -> None:
         "WARNING - Failed to parse tool call (ValueError: ",
     ],
 )
-def test_other_records_with_text_of_people_or_models_are_masked(record: str) -> None:
+def test_other_records_with_text_of_users_or_models_are_masked(record: str) -> None:
     assert masked(STAMP + record + "secret", "secret") == [STAMP + record + "[masked]"]
 
 
@@ -55,7 +55,7 @@ def test_native_text_after_a_masked_record_is_evidence_and_stays() -> None:
     assert masked(STAMP + "ERROR - JSONDecodeError - Raw body: {", native)[-1] == native
 
 
-def test_the_ring_is_bounded_and_without_our_own_health_questions() -> None:
+def test_the_ring_is_bounded_and_has_no_health_checks() -> None:
     heard: list[str] = []
     transcript = Transcript(heard.append)
     transcript.feed(b'127.0.0.1 - - [05/Jan/2026 10:11:12] "GET /health HTTP/1.1" 200 -')
@@ -72,7 +72,7 @@ def test_undecodable_bytes_are_replaced() -> None:
     assert transcript.lines == ("caf\ufffd \ufffd",)
 
 
-def test_levels_of_our_log(caplog: pytest.LogCaptureFixture) -> None:
+def test_levels_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
     transcript = Transcript(lambda line: None)
     with caplog.at_level(logging.DEBUG, "mlxguard.child"):
         transcript.feed(f"{STAMP}INFO - Prompt Cache: 1 sequences, 0.00 GB".encode())
@@ -109,7 +109,7 @@ async def test_an_endless_line_is_cut_once_and_holds_no_memory() -> None:
     assert got[2:] == [b"y" * LINE_BYTES, b"z"]
 
 
-def troubled(last: str) -> list[str]:
+def connection_error(last: str) -> list[str]:
     """What the server writes when a connection's thread raised, here ended by `last`."""
     rule = "-" * 40
     head = "Exception occurred during processing of request from ('127.0.0.1', 5)"
@@ -124,26 +124,26 @@ def troubled(last: str) -> list[str]:
         ("KeyError: 'include_usage'", logging.WARNING),
     ],
 )
-def test_a_client_that_left_is_no_news_and_other_trouble_is(
+def test_a_disconnected_client_is_logged_at_debug_and_other_errors_as_warnings(
     caplog: pytest.LogCaptureFixture, last: str, level: int
 ) -> None:
     heard: list[str] = []
     transcript = Transcript(heard.append)
     with caplog.at_level(logging.DEBUG, "mlxguard.child"):
-        for line in [*troubled(last), "native trouble after it"]:
+        for line in [*connection_error(last), "a native error after it"]:
             transcript.feed(line.encode())
     assert [record.levelno for record in caplog.records] == [level] * 6 + [logging.WARNING]
-    assert heard == list(transcript.lines) == [*troubled(last), "native trouble after it"]
+    assert heard == list(transcript.lines) == [*connection_error(last), "a native error after it"]
 
 
-def test_a_connection_that_the_server_gave_up_is_told_by_its_port() -> None:
+def test_a_connection_that_the_server_dropped_is_known_by_its_port() -> None:
     line = "Exception occurred during processing of request from ('127.0.0.1', 43730)"
-    assert broken_connection(line) == 43_730
-    assert broken_connection("Exception occurred during processing of request from ('10.0.0.1', 4)") is None
-    assert broken_connection(f"2026-01-01 00:00:00,000 - INFO - {line}") is None
+    assert dropped_connection(line) == 43_730
+    assert dropped_connection("Exception occurred during processing of request from ('10.0.0.1', 4)") is None
+    assert dropped_connection(f"2026-01-01 00:00:00,000 - INFO - {line}") is None
 
 
-def test_a_rule_that_is_never_ended_does_not_hold_the_log_back_for_ever(
+def test_a_rule_without_an_end_does_not_delay_the_log_for_ever(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     transcript = Transcript(lambda line: None)

@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 import psutil
 import pytest
 
-from supervisor.child.process import Child, Exit, widen
+from supervisor.child.process import Child, Exit, widen_pipe
 from tests.supervisor.conftest import alive, gone, until
 
 Spawn = Callable[..., Awaitable[Child]]
@@ -132,7 +132,7 @@ async def test_descriptors_are_all_given_back(spawn: Spawn) -> None:
 
 def test_a_wide_pipe_takes_much_at_once() -> None:
     source, sink = os.pipe()
-    widen(sink, 1 << 20)
+    widen_pipe(sink, 1 << 20)
     os.set_blocking(sink, False)
     assert os.write(sink, bytes(1 << 20)) >= 1 << 16
     if sys.platform == "linux":

@@ -1,4 +1,4 @@
-"""child.py alone: it needs no model, no server and no package of ours for what it does itself."""
+"""The server wrapper alone, without a model, a real server or another module of this project."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ FAKE_SERVER = """
 import sys, threading, time
 import mlx.core as mx
 def main():
-    print(sys.argv, mx.limit, [p for p in sys.path if p.endswith("supervisor")], flush=True)
+    print(sys.argv, mx.limit, [p for p in sys.path if p.endswith("child")], flush=True)
     threading.Thread(target=_run_generate, daemon=True).start()
     time.sleep(60)
 def _run_generate():
@@ -84,9 +84,9 @@ def test_the_server_gets_its_arguments_and_telemetry_flows(fakes: Path) -> None:
     assert samples[-1]["beat"] > 0
 
 
-def test_nobody_left_to_read_is_the_end(fakes: Path, tmp_path: Path) -> None:
+def test_it_ends_itself_when_no_reader_is_left(fakes: Path, tmp_path: Path) -> None:
     """The gateway and the keeper were both killed."""
-    shortened = tmp_path / "child.py"
+    shortened = tmp_path / "server_wrapper.py"
     shortened.write_text(
         Path(server_wrapper.__file__).read_text().replace("ORPHAN_S = 4.0", "ORPHAN_S = 0.2")
     )
@@ -101,7 +101,7 @@ def test_nobody_left_to_read_is_the_end(fakes: Path, tmp_path: Path) -> None:
         assert process.wait(5) == -9
 
 
-def test_the_beat_moves_with_the_generation_thread_and_rests_with_it() -> None:
+def test_the_position_changes_with_the_generation_thread_and_rests_with_it() -> None:
     stop, rest = threading.Event(), threading.Event()
 
     def _run_generate() -> None:
@@ -112,17 +112,17 @@ def test_the_beat_moves_with_the_generation_thread_and_rests_with_it() -> None:
     thread = threading.Thread(target=_run_generate, daemon=True)
     thread.start()
     assert server_wrapper.generation_thread() == thread.ident
-    assert len(places(thread.ident)) > 1
+    assert len(positions(thread.ident)) > 1
     stop.set()
     time.sleep(0.05)
-    assert len(places(thread.ident)) == 1
+    assert len(positions(thread.ident)) == 1
     rest.set()
     thread.join()
     assert server_wrapper.generation_thread() is None
-    assert server_wrapper.place(None) is None
+    assert server_wrapper.position(None) is None
 
 
-def test_a_thread_that_waits_for_a_request_is_told_from_one_that_looks_for_one() -> None:
+def test_waiting_for_a_request_is_distinguished_from_polling_for_one() -> None:
     requests: queue.Queue[str] = queue.Queue()
     stop = threading.Event()
 
@@ -144,22 +144,22 @@ def test_a_thread_that_waits_for_a_request_is_told_from_one_that_looks_for_one()
     assert not any(seen_waiting(thread.ident))
     stop.set()
     thread.join()
-    assert not server_wrapper.waits(None)
+    assert not server_wrapper.is_waiting(None)
 
 
 def seen_waiting(thread_id: int | None) -> list[bool]:
     seen = []
     for _ in range(100):
-        seen.append(server_wrapper.waits(thread_id))
+        seen.append(server_wrapper.is_waiting(thread_id))
         time.sleep(0.002)
     return seen
 
 
-def places(thread_id: int | None) -> set[object]:
-    """Where the thread was seen in a fifth of a second."""
+def positions(thread_id: int | None) -> set[object]:
+    """The positions of the thread seen in a fifth of a second."""
     seen = set()
     for _ in range(100):
-        seen.add(server_wrapper.place(thread_id))
+        seen.add(server_wrapper.position(thread_id))
         time.sleep(0.002)  # gives up the GIL, so that the thread runs at all
     return seen
 
@@ -177,12 +177,15 @@ def test_a_sample_is_one_line_that_fits_a_pipe_in_one_piece() -> None:
     assert len(line) < 512  # POSIX: writes up to PIPE_BUF (512 at least) are never torn
 
 
-def test_only_a_card_with_memory_of_its_own_is_told_of() -> None:
+def test_only_a_gpu_with_its_own_memory_is_reported() -> None:
     # As MLX's builds answer: CUDA (on an H200), Metal, CPU.
     cuda = {"device_name": "NVIDIA H200", "free_memory": 149557477376, "total_memory": 150754820096}
-    assert server_wrapper.card(says(cuda)) == {"card_free": 149557477376, "card_total": 150754820096}
-    assert server_wrapper.card(says({"memory_size": 2**36, "max_recommended_working_set_size": 2**35})) == {}
-    assert server_wrapper.card(says({"architecture": "x86_64", "device_name": "AMD EPYC"})) == {}
+    assert server_wrapper.gpu_memory(says(cuda)) == {"card_free": 149557477376, "card_total": 150754820096}
+    assert (
+        server_wrapper.gpu_memory(says({"memory_size": 2**36, "max_recommended_working_set_size": 2**35}))
+        == {}
+    )
+    assert server_wrapper.gpu_memory(says({"architecture": "x86_64", "device_name": "AMD EPYC"})) == {}
 
 
 def says(info: dict[str, Any]) -> Any:

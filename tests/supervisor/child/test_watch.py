@@ -1,4 +1,4 @@
-"""What the watch concludes from what it sees: a scripted child behind real sockets, no process."""
+"""What the watch concludes from what it sees: a scripted server behind real sockets, without a process."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from aiohttp.test_utils import TestServer
 
 from supervisor.child.generation import Generation
 from supervisor.child.process import Exit, Telemetry
-from supervisor.child.watch import REFUSALS, Watch
+from supervisor.child.watch import MAX_REFUSALS, Watch
 from supervisor.lifecycle.causes import Symptom
 from supervisor.machine import system
 from tests.supervisor.conftest import until
@@ -24,13 +24,13 @@ TOKEN = {"usage": {"completion_tokens": 1}}
 
 
 class Script:
-    """A server that answers as told, and what the watch said of it."""
+    """A server that answers as scripted, and what the watch reported about it."""
 
     def __init__(self) -> None:
         self.health: list[int] = [200]  # the last one stays
         self.canary: list[int | str] = [200]
         self.asked = 0
-        self.broke: list[tuple[Symptom, bool, str]] = []
+        self.broken: list[tuple[Symptom, str]] = []
         loop = asyncio.get_running_loop()
         self.exited: asyncio.Future[Exit] = loop.create_future()
         self.telemetry: Telemetry | None = None
@@ -46,8 +46,8 @@ class Script:
             await asyncio.Event().wait()
         return web.json_response(TOKEN if status == 200 else {"error": "no"}, status=int(status))
 
-    def say_broke(self, symptom: Symptom, *, firmly: bool = False, note: str = "") -> None:
-        self.broke.append((symptom, firmly, note))
+    def on_broken(self, symptom: Symptom, note: str) -> None:
+        self.broken.append((symptom, note))
 
     def beat(self, beat: int) -> None:
         self.telemetry = Telemetry(0, 0, 0, beat, 0.0)
@@ -74,8 +74,8 @@ async def start(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Start]:
             await servers[-1].start_server()
             port = servers[-1].port
             assert port is not None
-            watch = Watch(Seen(script), session, port, 0.2, script.say_broke)  # type: ignore[arg-type]
-            return script, watch, Generation(1, port, lambda: None)
+            watch = Watch(Seen(script), session, port, 0.2, script.on_broken)  # type: ignore[arg-type]
+            return script, watch, Generation(1, port, lambda: None, lambda: None)
 
         yield begin
         for server in servers:
@@ -97,7 +97,7 @@ class Seen:
 async def test_the_first_token_is_what_counts(start: Start) -> None:
     script, watch, _ = await start()
     assert await watch.first_token() is True
-    assert (script.asked, script.broke) == (1, [])
+    assert (script.asked, script.broken) == (1, [])
 
 
 async def test_a_thread_that_died_while_loading(start: Start) -> None:
@@ -105,20 +105,20 @@ async def test_a_thread_that_died_while_loading(start: Start) -> None:
     script.health = [200, 503]
     script.canary = [404]
     assert await watch.first_token() is False
-    assert script.broke == [(Symptom.LOAD_FAILED, False, "")]
+    assert script.broken == [(Symptom.LOAD_FAILED, "")]
 
 
 async def test_a_server_that_refuses_every_first_token(start: Start) -> None:
     script, watch, _ = await start()
     script.canary = [404]
     assert await watch.first_token() is False
-    assert script.asked == REFUSALS
-    assert script.broke == [
-        (Symptom.LOAD_FAILED, False, 'mlxguard: first token refused: HTTP 404 {"error": "no"}')
-    ]
+    assert script.asked == MAX_REFUSALS
+    assert script.broken == [(Symptom.LOAD_FAILED, 'mlxguard: first token refused: HTTP 404 {"error": "no"}')]
 
 
-async def test_a_server_of_somebody_else_is_not_asked(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_server_of_another_program_is_not_asked(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
     script, watch, _ = await start()
     ours = iter((False, False, True))
     monkeypatch.setattr(system, "listens", lambda pid, port: next(ours))
@@ -126,7 +126,7 @@ async def test_a_server_of_somebody_else_is_not_asked(start: Start, monkeypatch:
     assert script.asked == 1
 
 
-async def test_where_the_system_does_not_tell_who_listens_the_token_decides(
+async def test_the_token_decides_where_the_system_does_not_tell_who_listens(
     start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _, watch, _ = await start()
@@ -134,25 +134,25 @@ async def test_where_the_system_does_not_tell_who_listens_the_token_decides(
     assert await watch.first_token() is True
 
 
-async def test_a_zombie_that_knows_it(start: Start) -> None:
+async def test_a_dead_thread_that_health_reports(start: Start) -> None:
     script, watch, generation = await start()
-    script.health = [200, 503]  # it logs the death of the thread a moment before it knows
+    script.health = [200, 503]  # it logs the death of the thread a moment before /health reports it
     await watch.examine(generation)
-    assert script.broke == [(Symptom.THREAD_DEAD, False, "")]
+    assert script.broken == [(Symptom.THREAD_DEAD, "")]
     assert script.asked == 0
 
 
-async def test_an_exit_is_told_by_the_keeper_and_by_nobody_else(start: Start) -> None:
+async def test_an_exit_is_reported_by_the_keeper_alone(start: Start) -> None:
     script, watch, generation = await start()
     script.exited.set_result(Exit(None, 9))
     await watch.examine(generation)
-    assert (script.broke, script.asked) == ([], 0)
+    assert (script.broken, script.asked) == ([], 0)
 
 
 async def test_a_living_child_answers_its_canary(start: Start) -> None:
     script, watch, generation = await start()
     await watch.examine(generation)
-    assert (script.broke, script.asked) == ([], 1)
+    assert (script.broken, script.asked) == ([], 1)
 
 
 async def test_a_silent_child_that_does_not_move_is_wedged(start: Start) -> None:
@@ -160,11 +160,11 @@ async def test_a_silent_child_that_does_not_move_is_wedged(start: Start) -> None
     script.canary = ["silent"]
     script.beat(7)
     await watch.examine(generation)
-    assert script.broke == [(Symptom.WEDGE, True, "")]
+    assert script.broken == [(Symptom.WEDGE, "")]
 
 
 @pytest.mark.parametrize("sign", ["beat", "bytes", "exit"])
-async def test_another_sign_of_life_ends_the_wait_for_the_canary(start: Start, sign: str) -> None:
+async def test_another_sign_of_activity_ends_the_wait_for_the_canary(start: Start, sign: str) -> None:
     script, watch, generation = await start()
     script.canary = ["silent"]
     script.beat(7)
@@ -178,22 +178,22 @@ async def test_another_sign_of_life_ends_the_wait_for_the_canary(start: Start, s
         case "exit":
             script.exited.set_result(Exit(0, None))
     await examination
-    assert script.broke == []
+    assert script.broken == []
 
 
-async def test_a_foreseen_silence_is_no_proof_of_death(start: Start) -> None:
+async def test_a_predicted_silence_is_no_proof_of_death(start: Start) -> None:
     script, watch, generation = await start()
     script.canary = ["silent"]
     generation.expect_silence(time.monotonic() + 60.0)
     await watch.examine(generation)
-    assert script.broke == []
+    assert script.broken == []
 
 
-async def test_while_it_serves_503_is_the_end(start: Start) -> None:
+async def test_a_503_while_serving_is_the_end(start: Start) -> None:
     script, watch, generation = await start()
     script.health = [200, 503]
     await watch.serve(generation, stall_s=60.0)
-    assert script.broke == [(Symptom.THREAD_DEAD, False, "")]
+    assert script.broken == [(Symptom.THREAD_DEAD, "")]
 
 
 async def test_a_stall_is_forgiven_once_the_canary_is_answered(start: Start) -> None:
@@ -202,7 +202,7 @@ async def test_a_stall_is_forgiven_once_the_canary_is_answered(start: Start) -> 
     script.beat(1)
     with generation.busy():
         await watch.serve(generation, stall_s=0.4)
-    assert (script.asked, script.broke) == (2, [(Symptom.WEDGE, True, "")])
+    assert (script.asked, script.broken) == (2, [(Symptom.WEDGE, "")])
 
 
 async def test_without_telemetry_cpu_time_is_the_beat(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from supervisor.lifecycle.causes import NATURES, Cause, Symptom
+from supervisor.lifecycle.causes import CAUSE_INFO, Cause, Symptom
 from supervisor.lifecycle.diagnosis import (
     Evidence,
     MachinePressure,
@@ -71,7 +71,7 @@ def test_memory_and_metal_text_names_the_cause_however_the_death_was_noticed(lin
     assert cause_of(Symptom.EXIT, ABORT + line, code=134) is cause
     assert cause_of(Symptom.THREAD_DEAD, THREAD + line, "Traceback (most recent call last):") is cause
     assert cause_of(Symptom.LOAD_FAILED, THREAD + line, loading=True) is cause
-    assert NATURES[cause].memory is (cause is not Cause.METAL_ERROR)
+    assert CAUSE_INFO[cause].memory is (cause is not Cause.METAL_ERROR)
 
 
 @pytest.mark.parametrize(
@@ -148,7 +148,7 @@ def test_without_text_the_symptom_decides(symptom: Symptom, cause: Cause) -> Non
 
 def test_an_own_stop_is_never_a_crash_whatever_was_logged() -> None:
     assert cause_of(Symptom.STOPPED, METAL_OOM, signal=6) is Cause.OWN_STOP
-    assert NATURES[Cause.OWN_STOP].retry is Retry.FREE
+    assert CAUSE_INFO[Cause.OWN_STOP].retry is Retry.FREE
 
 
 def test_old_lines_are_no_evidence() -> None:
@@ -162,11 +162,11 @@ def test_unknown_stays_unknown_and_says_how_it_ended() -> None:
     assert diagnose(Evidence(Symptom.EXIT, signal=8), loading=False).explanation == (
         "The server was ended by signal 8."
     )
-    assert "not known" in diagnose(Evidence(Symptom.EXIT), loading=False).explanation
+    assert "unknown reason" in diagnose(Evidence(Symptom.EXIT), loading=False).explanation
 
 
 @pytest.mark.parametrize(
-    ("pressure", "outside"),
+    ("pressure", "external"),
     [
         (MachinePressure(system_kills=0, free_share=0.01), True),  # Linux counts its kills
         (MachinePressure(system_kills=1, free_share=0.9), False),  # and much is free again at once
@@ -175,20 +175,20 @@ def test_unknown_stays_unknown_and_says_how_it_ended() -> None:
         (MachinePressure(), False),  # nothing is known: what is most common
     ],
 )
-def test_a_kill_without_want_of_memory_was_somebodys(pressure: MachinePressure, outside: bool) -> None:
+def test_a_kill_without_lack_of_memory_was_external(pressure: MachinePressure, external: bool) -> None:
     finding = diagnose(Evidence(Symptom.EXIT, signal=9, pressure=pressure), loading=False)
-    assert (finding.cause, finding.outside) == (Cause.KILLED_BY_SYSTEM, outside)
+    assert (finding.cause, finding.external) == (Cause.KILLED_BY_SYSTEM, external)
 
 
 @pytest.mark.parametrize("signal", [1, 2, 3, 15])
-def test_a_polite_signal_that_we_did_not_send_was_somebodys(signal: int) -> None:
+def test_a_termination_signal_that_the_proxy_did_not_send_was_external(signal: int) -> None:
     finding = diagnose(Evidence(Symptom.EXIT, signal=signal), loading=False)
-    assert finding.outside
-    assert "not by the proxy" in finding.explanation
-    assert not diagnose(Evidence(Symptom.STOPPED, signal=signal), loading=False).outside
+    assert finding.external
+    assert "other than the proxy" in finding.explanation
+    assert not diagnose(Evidence(Symptom.STOPPED, signal=signal), loading=False).external
 
 
-def test_a_server_that_aborts_after_want_of_memory_died_of_that() -> None:
+def test_a_server_that_aborts_after_running_out_of_memory_died_of_that() -> None:
     # Recorded on an H200: the unmodified server mostly lives on as a zombie, but once it ended so.
     lines = (
         "2026-11-22 12:27:44,512 - ERROR - mlx_lm.server generation thread died: "
@@ -203,16 +203,16 @@ def test_a_server_that_aborts_after_want_of_memory_died_of_that() -> None:
 
 
 def test_a_process_that_was_stopped_is_no_wedge_of_its_own() -> None:
-    assert diagnose(Evidence(Symptom.WEDGE, stopped=True), loading=False).outside
-    assert not diagnose(Evidence(Symptom.WEDGE), loading=False).outside
+    assert diagnose(Evidence(Symptom.WEDGE, stopped=True), loading=False).external
+    assert not diagnose(Evidence(Symptom.WEDGE), loading=False).external
 
 
-def test_text_says_more_than_who_sent_the_last_signal() -> None:
+def test_text_outranks_the_last_signal() -> None:
     evidence = Evidence(Symptom.EXIT, signal=9, last_lines=(METAL_OOM,), pressure=MachinePressure(0, 0.9))
-    assert not diagnose(evidence, loading=False).outside
+    assert not diagnose(evidence, loading=False).external
 
 
-def test_alarming_lines() -> None:
+def test_suspicious_lines() -> None:
     assert suspicious(THREAD + "'int' object is not iterable")
     assert not suspicious("2026-01-05 10:11:12,345 - INFO - Prompt processing progress: 1/1")
     assert port_taken("OSError: [Errno 98] Address already in use")

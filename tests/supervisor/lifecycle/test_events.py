@@ -1,4 +1,4 @@
-"""Events and effects are plain values, and none of them is forgotten by the table or the runner."""
+"""Events and effects are plain values, and the table and the supervisor handle all of them."""
 
 from __future__ import annotations
 
@@ -33,4 +33,4 @@ def test_they_are_frozen_and_slotted(kind: type[object]) -> None:
 
 
 def test_equal_events_are_equal() -> None:
-    assert events.Broke(Retry.COUNTED, 0.5) == events.Broke(Retry.COUNTED, 0.5, firmly=False)
+    assert events.Broken(Retry.COUNTED, 0.5) == events.Broken(Retry.COUNTED, 0.5, ignores_sigint=False)

@@ -1,4 +1,4 @@
-"""The child's life as transcripts: event in, state and effects out, with `now` as an argument."""
+"""The child's life as transcripts: events in, state and effects out, with `now` as an argument."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from itertools import product
 import pytest
 
 from supervisor.lifecycle.events import (
-    Broke,
+    Broken,
     Deadline,
     Drained,
     Effect,
@@ -29,8 +29,8 @@ from supervisor.lifecycle.events import (
 )
 from supervisor.lifecycle.restart_policy import RestartPolicy, Retry
 from supervisor.lifecycle.state_machine import (
-    FREE_TRIES,
-    After,
+    MAX_FREE_RETRIES,
+    AfterExit,
     IllegalEvent,
     Life,
     LifecycleRules,
@@ -51,7 +51,7 @@ EVENTS = (
     Start(),
     Launched(),
     FirstToken(),
-    Broke(Retry.COUNTED, 0.5),
+    Broken(Retry.COUNTED, 0.5),
     Exited(jitter=0.5),
     Stop(),
     Kill(),
@@ -62,7 +62,7 @@ EVENTS = (
 
 
 class Story:
-    """Feeds events and keeps the life, as the runner does."""
+    """Feeds events and keeps the life, as the supervisor does."""
 
     def __init__(self, *events: Event) -> None:
         self.life = Life()
@@ -96,11 +96,11 @@ def test_a_start_that_goes_well() -> None:
     assert (story.state, story.life.deadline, story.life.ready_at) == (State.READY, None, 103.0)
 
 
-def test_a_start_that_takes_too_long_is_looked_into_then_ended() -> None:
+def test_a_start_that_takes_too_long_is_examined_then_ended() -> None:
     story = starting()
     assert story.then(Deadline(), now=60.0) == (Overdue(),)
     assert (story.state, story.life.deadline) == (State.STARTING, None)
-    assert story.then(Broke(Retry.COUNTED, 0.5, firmly=True), now=60.0) == (TERM,)
+    assert story.then(Broken(Retry.COUNTED, 0.5, ignores_sigint=True), now=60.0) == (TERM,)
     assert story.then(Deadline(), now=61.0) == (KILL,)
     assert story.then(Exited(), now=61.0) == (Launch(2),)
 
@@ -127,27 +127,27 @@ def test_a_failed_child_is_tried_again_with_a_clean_record(event: Event) -> None
     assert story.then(Exited(jitter=0.5), now=602.0) == (Launch(3),)
 
 
-def test_a_broken_child_is_ended_and_then_weighed() -> None:
+def test_a_broken_child_is_stopped_and_then_restarted_by_policy() -> None:
     story = ready()
-    assert story.then(Broke(Retry.COUNTED, 0.5), now=5.0) == (INT,)
+    assert story.then(Broken(Retry.COUNTED, 0.5), now=5.0) == (INT,)
     assert (story.state, story.life.deadline) == (State.STOPPING, 6.0)
     assert story.then(Exited(Retry.NEVER), now=5.2) == (Launch(2),)  # its exit says nothing new
 
 
-def test_a_broken_child_that_cannot_heal_ends_in_failed() -> None:
+def test_a_broken_child_that_a_restart_cannot_help_ends_in_failed() -> None:
     story = starting()
-    story.then(Broke(Retry.NEVER, 0.5))
+    story.then(Broken(Retry.NEVER, 0.5))
     assert story.then(Exited()) == ()
     assert story.state is State.FAILED
 
 
 def test_a_taken_port_costs_no_restart_but_is_not_tried_for_ever() -> None:
     story = starting()
-    for generation in range(2, FREE_TRIES + 2):
-        story.then(Broke(Retry.FREE, 0.5))
+    for generation in range(2, MAX_FREE_RETRIES + 2):
+        story.then(Broken(Retry.FREE, 0.5))
         assert story.then(Exited()) == (Launch(generation),)
         assert story.life.history.restarts == ()
-    story.then(Broke(Retry.FREE, 0.5))
+    story.then(Broken(Retry.FREE, 0.5))
     story.then(Exited())
     assert len(story.life.history.restarts) == 1
 
@@ -198,11 +198,11 @@ def test_a_crash_while_draining_is_a_crash() -> None:
 
 
 def test_a_stop_wins_over_a_restart_under_way() -> None:
-    for first in (Recycle(), Broke(Retry.COUNTED, 0.5)):
+    for first in (Recycle(), Broken(Retry.COUNTED, 0.5)):
         story = starting()
         story.then(first)
         assert (story.state, story.then(Stop())) == (State.STOPPING, ())
-        assert story.life.after is After.STAY
+        assert story.life.after is AfterExit.STAY
         with pytest.raises(IllegalEvent):
             story.then(Recycle())
         assert story.then(Exited()) == ()
@@ -214,7 +214,7 @@ def test_a_stop_while_nothing_is_started_yet_waits_for_the_exit() -> None:
     assert story.then(Stop()) == (
         EndGeneration(recycled=False),
         INT,
-    )  # the runner gives up preparing, says Exited
+    )  # the supervisor gives up preparing and reports Exited
     story.then(Exited())
     assert story.state is State.STOPPED
 
@@ -265,7 +265,7 @@ def test_every_event_in_every_state_is_handled_or_changes_nothing() -> None:
         except IllegalEvent:
             continue
         assert after.generation - before.generation in (0, 1)
-        # A state that must not last has a deadline, but for one: preparing may take for ever.
+        # A state that must not last has a deadline, with one exception: preparing may take any time.
         if after.state in (State.DRAINING, State.STOPPING, State.BACKOFF, State.FAILED):
             assert after.deadline is not None
         if after.state in (State.STOPPED, State.READY):

@@ -21,7 +21,7 @@ def system(tmp_path: Path) -> tuple[Path, Path]:
     return tmp_path / "cgroup", tmp_path / "self"
 
 
-def test_version_2_counts_what_cannot_be_given_up(system: tuple[Path, Path]) -> None:
+def test_version_2_counts_what_cannot_be_dropped(system: tuple[Path, Path]) -> None:
     root, membership = system
     membership.write_text("0::/user.slice/app\n", encoding="ascii")
     stat = "anon 100\ninactive_file 300\n"

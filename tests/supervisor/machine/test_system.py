@@ -1,4 +1,4 @@
-"""What the operating system says of processes and ports; the macOS half against Apple's header."""
+"""What the operating system reports about processes and ports; the macOS half against Apple's header."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ def test_memory_counts_the_whole_group_and_nothing_else() -> None:
         assert system.memory_of_members(leader.pid, members) == pytest.approx(memory, rel=0.1)
         alone = system.memory_of_members(leader.pid, [leader.pid, os.getpid()])
         assert alone is not None
-        assert alone < memory - 70_000_000, "who is no member does not count"
+        assert alone < memory - 70_000_000, "only members count"
         kill_group(leader.pid)
     assert system.memory_of(leader.pid) is None
 
 
-def test_what_the_system_killed_is_counted_on_linux_only(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_kills_by_the_system_are_counted_on_linux_only(monkeypatch: pytest.MonkeyPatch) -> None:
     kills = system.system_kills()
     assert (kills is None) == (not Path("/proc/vmstat").exists())
     monkeypatch.setattr(system.Path, "read_text", lambda _: "nr_free_pages 7\noom_kill 3\n")
@@ -68,7 +68,7 @@ def test_a_system_without_sysctl(monkeypatch: pytest.MonkeyPatch) -> None:
     assert system.sysctl("hw.memsize") is None
 
 
-def test_a_stopped_process_is_told_from_one_that_runs() -> None:
+def test_a_stopped_process_is_distinguished_from_a_running_one() -> None:
     command = [sys.executable, "-S", "-c", "import time; time.sleep(60)"]
     with subprocess.Popen(command) as process:
         assert not system.is_stopped(process.pid)
@@ -79,7 +79,7 @@ def test_a_stopped_process_is_told_from_one_that_runs() -> None:
     assert not system.is_stopped(process.pid)
 
 
-def test_who_is_gone_is_unknown_and_no_error() -> None:
+def test_a_process_that_is_gone_is_unknown_and_no_error() -> None:
     with subprocess.Popen([sys.executable, "-S", "-c", ""]) as done:
         done.wait()
     assert system.memory_of(done.pid) is None
@@ -128,7 +128,7 @@ def test_memory_of_the_machine() -> None:
     assert 0 < system.free_memory() < system.total_memory()
 
 
-def test_footprint_is_read_from_where_apples_header_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_footprint_is_read_at_the_offset_in_apples_header(monkeypatch: pytest.MonkeyPatch) -> None:
     """Stands in for libproc, which Linux lacks; writes struct rusage_info_v0 of sys/resource.h."""
 
     class RusageInfoV0(ctypes.Structure):

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from supervisor.memory_model.activations import Model, Traced
 from supervisor.memory_model.batch import kv, largest_prompt, left, peak
 from supervisor.memory_model.kv_cache import STEP, CachePart, CostModel, GrowthKind
-from supervisor.memory_model.sequence import Member, Serving, buffers_of
+from supervisor.memory_model.sequence import SequenceDemand, Serving, buffers_of
 from supervisor.memory_model.snapshots import snapshots
 from tests.support.batch_replay import Child
 
@@ -24,23 +24,23 @@ SERVING = Serving(
     prompts=2,
     kept_sequences=10,
 )
-a_member = st.tuples(st.integers(1, 20_000), st.integers(1, 2000)).map(lambda sizes: Member(*sizes))
+a_member = st.tuples(st.integers(1, 20_000), st.integers(1, 2000)).map(lambda sizes: SequenceDemand(*sizes))
 members = st.lists(a_member, min_size=1, max_size=5)
 
 
 def test_a_batch_costs_as_much_as_its_longest_each() -> None:
-    assert kv(SERVING, [Member(1000, 24), Member(10, 5)]) == 2 * 1024 * ROW
+    assert kv(SERVING, [SequenceDemand(1000, 24), SequenceDemand(10, 5)]) == 2 * 1024 * ROW
     assert kv(SERVING, []) == 0
 
 
 @given(members, a_member)
-def test_one_more_is_never_cheaper(some: list[Member], another: Member) -> None:
+def test_one_more_is_never_cheaper(some: list[SequenceDemand], another: SequenceDemand) -> None:
     assert kv(SERVING, [*some, another]) >= kv(SERVING, some)
     assert peak(SERVING, [*some, another]).total >= peak(SERVING, some).total
 
 
 @given(members, st.integers(0, 10**9))
-def test_what_is_retained_comes_on_top(some: list[Member], retained: int) -> None:
+def test_what_is_retained_comes_on_top(some: list[SequenceDemand], retained: int) -> None:
     assert peak(SERVING, some, retained).total >= peak(SERVING, some).total
     assert peak(SERVING, some).total >= SERVING.model.weights + kv(SERVING, some[:1])
 
@@ -49,8 +49,8 @@ def test_what_is_retained_comes_on_top(some: list[Member], retained: int) -> Non
 def test_the_largest_prompt_fits_and_a_longer_one_does_not(gigabytes: int) -> None:
     ceiling = gigabytes * 10**9
     found = largest_prompt(SERVING, ceiling, completion=100)
-    assert not found or peak(SERVING, [Member(found, 100)]).total <= ceiling
-    assert peak(SERVING, [Member(found + 1, 100)]).total > ceiling
+    assert not found or peak(SERVING, [SequenceDemand(found, 100)]).total <= ceiling
+    assert peak(SERVING, [SequenceDemand(found + 1, 100)]).total > ceiling
 
 
 #: Rows are what is counted: beside them a step works in next to nothing, and a layer is next to nothing.
@@ -77,7 +77,7 @@ def rows(number: int, step: int, prompts: int) -> Serving:
 @settings(deadline=None)  # a replay takes as long as its answers
 @given(st.tuples(st.integers(2, 9000), st.integers(1, 2000)), st.sampled_from([100, 256, 512, 2048]))
 def test_one_alone_is_what_a_replay_of_the_child_finds(sequence: tuple[int, int], step: int) -> None:
-    found = peak(rows(1, step, 1), [Member(*sequence)]).total // LARGE
+    found = peak(rows(1, step, 1), [SequenceDemand(*sequence)]).total // LARGE
     assert found == Child([sequence], [0], step, 1, 1).run()
 
 
@@ -87,7 +87,7 @@ def test_no_order_of_arrivals_and_ends_takes_more(
     some: list[tuple[int, int]], prompts: int, step: int, data: st.DataObject
 ) -> None:
     arrivals = data.draw(st.lists(st.integers(0, 600), min_size=len(some), max_size=len(some)))
-    unread = [Member(*each, segments=1) for each in some]
+    unread = [SequenceDemand(*each, segments=1) for each in some]
     bound = peak(rows(len(some), step, prompts), unread).caches // LARGE
     assert Child(some, arrivals, step, len(some), prompts).run() <= bound + pinned(some, step) * CUT
 
@@ -113,7 +113,7 @@ def test_nor_do_windows_nor_caches_that_are_copied(
     arrivals = data.draw(st.lists(st.integers(0, 600), min_size=len(some), max_size=len(some)))
     traced = in_layers(window, 2)
     serving = Serving(Model(0, traced.law, traced, batched=True), step, len(some), prompts, 10)
-    found = peak(serving, [Member(*each, segments=1) for each in some])
+    found = peak(serving, [SequenceDemand(*each, segments=1) for each in some])
     allowed = pinned(some, step) * CUT * (1 + bool(window))
     child = Child(some, arrivals, step, len(some), prompts, window, layers=2)
     assert child.run() <= (found.caches + found.working) // LARGE + allowed
@@ -124,11 +124,11 @@ def test_who_ends_first_is_copied_out_of_beside_all_that_windows_left() -> None:
     traced = in_layers(256, 2)
     serving = Serving(Model(0, traced.law, traced, batched=True), 256, 4, 2, 10)
     child = Child([(700, 64), (700, 65)], [0, 2], 256, 4, 2, window=256, layers=2)
-    found = peak(serving, [Member(700, 64, segments=1), Member(700, 65, segments=1)])
+    found = peak(serving, [SequenceDemand(700, 64, segments=1), SequenceDemand(700, 65, segments=1)])
     assert child.run() <= (found.caches + found.working) // LARGE
 
 
-def known(child: Child, now: int) -> tuple[list[Member], int]:
+def known(child: Child, now: int) -> tuple[list[SequenceDemand], int]:
     """What the gate knows as a step begins: of those that are there, and of what others left behind."""
     arrived = [each for each in range(len(child.sequences)) if child.arrivals[each] <= now]
     there, behind = list(arrived), 0
@@ -136,22 +136,25 @@ def known(child: Child, now: int) -> tuple[list[Member], int]:
     for each in sorted((each for each in arrived if child.ended[each] < now), key=child.ended.__getitem__):
         at = child.ended[each]
         behind += left(
-            serving, [Member(*child.sequences[other]) for other in there if child.arrivals[other] <= at]
+            serving,
+            [SequenceDemand(*child.sequences[other]) for other in there if child.arrivals[other] <= at],
         )
         there.remove(each)
     return [_member(child, each, now, arrived) for each in there], behind
 
 
-def _member(child: Child, each: int, now: int, arrived: list[int]) -> Member:
+def _member(child: Child, each: int, now: int, arrived: list[int]) -> SequenceDemand:
     prompt, completion = child.sequences[each]
     if child.began[each] >= now:
-        return Member(prompt, completion, segments=1)
+        return SequenceDemand(prompt, completion, segments=1)
     beside = [
         other
         for other in arrived
         if child.arrivals[other] <= child.began[each] and child.arrivals[each] <= child.began[other]
     ]
-    return Member(prompt, completion, 0, len(beside), max(child.sequences[other][0] for other in beside))
+    return SequenceDemand(
+        prompt, completion, 0, len(beside), max(child.sequences[other][0] for other in beside)
+    )
 
 
 @settings(max_examples=300, deadline=None)
@@ -174,15 +177,19 @@ def test_one_that_was_read_alone_costs_no_more_than_one_that_is_unread(
     some: list[tuple[int, int]], prompts: int, data: st.DataObject
 ) -> None:
     serving = rows(len(some), 512, prompts)
-    unread = [Member(*each) for each in some]
+    unread = [SequenceDemand(*each) for each in some]
     number = data.draw(st.integers(0, len(some)))
-    read = [Member(*each, 0, 1, each[0]) for each in some[:number]]
+    read = [SequenceDemand(*each, 0, 1, each[0]) for each in some[:number]]
     assert peak(serving, [*read, *unread[number:]]).caches <= peak(serving, unread).caches
 
 
 def test_what_a_short_one_grows_by_does_not_come_on_top_of_a_long_one() -> None:
     """Three sequences of 799 rows and the 256 that they grow by; a title may grow by more of its own 256."""
-    serving, long, title = rows(2, 512, 2), Member(800, 96, segments=1), Member(100, 16, segments=1)
+    serving, long, title = (
+        rows(2, 512, 2),
+        SequenceDemand(800, 96, segments=1),
+        SequenceDemand(100, 16, segments=1),
+    )
     both = [*map(buffers_of(serving), (long, title))]
     read = snapshots(serving, (long, title), both, (long, title)).of(1)
     assert peak(serving, [long, title]).caches == read + 3 * (799 + 256) * LARGE

@@ -12,7 +12,7 @@ from supervisor.memory_model.ceiling import Bound, Ceiling
 from supervisor.memory_model.flags import FlagOverrides
 from supervisor.memory_model.kv_cache import CachePart, CostModel, GrowthKind, Quantization
 from supervisor.memory_model.plan import COMPLETION, Plan, least_answer, plan, with_answer
-from supervisor.memory_model.sequence import Member
+from supervisor.memory_model.sequence import SequenceDemand
 
 FLAGS = frozenset(
     {
@@ -52,7 +52,7 @@ def test_what_the_plan_lets_run_fits_under_the_ceiling() -> None:
         assert found.cache_limit is not None
         for members, rows in found.fits.items():
             if rows:
-                total = peak(found.serving, [Member(rows, 0)] * members).total
+                total = peak(found.serving, [SequenceDemand(rows, 0)] * members).total
                 assert total + found.cache_limit.value <= gigabytes * 10**9
 
 

@@ -6,45 +6,49 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from supervisor.memory_model.kv_cache import STEP
-from supervisor.memory_model.sequence import Member, buffers_of
+from supervisor.memory_model.sequence import SequenceDemand, buffers_of
 from supervisor.memory_model.snapshots import Snapshots, snapshots
 from tests.supervisor.memory_model.test_batch import LARGE, pinned, rows
 from tests.support.batch_replay import Child
 
 
-def of(members: list[Member], step: int = 512, prompts: int = 8) -> list[int]:
+def of(members: list[SequenceDemand], step: int = 512, prompts: int = 8) -> list[int]:
     """In rows."""
     serving = rows(len(members), step, prompts)
-    unread = [each for each in members if not each.among]
+    unread = [each for each in members if not each.read_together]
     found = snapshots(serving, members, [buffers_of(serving)(each) for each in members], unread)
     return [size // LARGE for size in found.sizes]
 
 
 def test_prompts_that_are_read_in_one_step_share_a_buffer() -> None:
-    assert sum(of([Member(300, 9, segments=1)] * 4)) == 4 * 512
+    assert sum(of([SequenceDemand(300, 9, segments=1)] * 4)) == 4 * 512
 
 
 def test_prompts_of_many_steps_may_each_end_beside_all_that_are_left() -> None:
-    assert of([Member(4000, 9, segments=1)] * 3) == [3 * 4096, 2 * 4096, 4096]
+    assert of([SequenceDemand(4000, 9, segments=1)] * 3) == [3 * 4096, 2 * 4096, 4096]
 
 
 def test_a_long_one_is_beside_each_short_one_in_another_of_its_steps() -> None:
     """Two steps: one title beside each, and the third by itself."""
-    title = Member(100, 9, segments=1)
-    assert of([Member(800, 9, segments=1), title, title, title], prompts=2) == [2 * 1024, 2 * 512, 256]
+    title = SequenceDemand(100, 9, segments=1)
+    assert of([SequenceDemand(800, 9, segments=1), title, title, title], prompts=2) == [
+        2 * 1024,
+        2 * 512,
+        256,
+    ]
 
 
 def test_a_system_prompt_is_a_step_more() -> None:
-    assert sum(of([Member(300, 9, segments=2)] * 2)) == 3 * 512
+    assert sum(of([SequenceDemand(300, 9, segments=2)] * 2)) == 3 * 512
 
 
 def test_only_so_many_are_read_together() -> None:
-    assert max(of([Member(4000, 9)] * 5, prompts=2)) == 2 * 4096
+    assert max(of([SequenceDemand(4000, 9)] * 5, prompts=2)) == 2 * 4096
 
 
 def test_who_generates_was_read_among_as_many_as_were_unread() -> None:
-    assert of([Member(300, 9, among=3, longest=900)]) == [3 * 1024]
-    assert of([Member(300, 9, among=1, longest=300)]) == [512]
+    assert of([SequenceDemand(300, 9, read_together=3, longest_prompt=900)]) == [3 * 1024]
+    assert of([SequenceDemand(300, 9, read_together=1, longest_prompt=300)]) == [512]
 
 
 def test_the_server_holds_the_last_beside_those_that_are_kept() -> None:
@@ -77,5 +81,5 @@ def test_no_order_of_arrivals_pins_more(
     arrivals = data.draw(st.lists(st.integers(0, 30), min_size=len(prompts), max_size=len(prompts)))
     child = Reading([(prompt, 200) for prompt in prompts], arrivals, step, len(prompts), together)
     child.run()
-    bound = sum(of([Member(prompt, 200, segments=1) for prompt in prompts], step, together))
+    bound = sum(of([SequenceDemand(prompt, 200, segments=1) for prompt in prompts], step, together))
     assert child.most <= bound + pinned([(prompt, 200) for prompt in prompts], step) * STEP

@@ -1,4 +1,4 @@
-"""The state folder: lock, atomic files, what a double kill leaves behind, bounded crash reports."""
+"""The state folder: its lock, the child left by a double kill, bounded crash reports."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 from supervisor.machine.system import created
 from supervisor.state import folder
 from supervisor.state.folder import AlreadyRunning, StateFolder, crash_reports
-from supervisor.state.json_file import read_json, write_json
+from supervisor.state.json_file import write_json
 from tests.supervisor.conftest import gone
 
 
@@ -22,13 +22,13 @@ def state(tmp_path: Path) -> StateFolder:
     return StateFolder(tmp_path / "a" / "state")
 
 
-def test_the_folder_is_ours_alone(state: StateFolder) -> None:
+def test_the_folder_is_readable_by_its_owner_only(state: StateFolder) -> None:
     state.open()
     assert state.folder.stat().st_mode & 0o777 == 0o700
     state.close()
 
 
-def test_a_second_proxy_is_told_who_has_the_folder(state: StateFolder) -> None:
+def test_a_second_proxy_is_told_which_one_has_the_folder(state: StateFolder) -> None:
     state.open(port=8080)
     code = (
         "import sys; from pathlib import Path\n"
@@ -44,34 +44,12 @@ def test_a_second_proxy_is_told_who_has_the_folder(state: StateFolder) -> None:
     assert subprocess.run(second, capture_output=True, text=True, check=True).stdout == ""
 
 
-def test_the_lock_can_be_taken_again_after_it_was_given_back(state: StateFolder) -> None:
+def test_the_lock_can_be_taken_again_after_its_release(state: StateFolder) -> None:
     for _ in range(2):
         state.open()
         with pytest.raises(AlreadyRunning):
             StateFolder(state.folder).open()
         state.close()
-
-
-def test_files_are_replaced_as_a_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "x.json"
-    write_json(path, {"value": 1})
-
-    def full(fd: int) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(OSError, match="No space"):
-        write_json(path, {"value": 2})
-    assert read_json(path) == {"version": 1, "value": 1}
-    assert list(tmp_path.iterdir()) == [path]
-
-
-@pytest.mark.parametrize("text", ["", "{", "[]", '{"version": 99}', '{"value": 1}'])
-def test_what_is_not_understood_is_not_there(tmp_path: Path, text: str) -> None:
-    path = tmp_path / "x.json"
-    path.write_text(text)
-    assert read_json(path) is None
-    assert read_json(tmp_path / "none.json") is None
 
 
 def sleeper() -> subprocess.Popen[bytes]:
@@ -80,33 +58,33 @@ def sleeper() -> subprocess.Popen[bytes]:
     )
 
 
-async def test_a_child_left_over_by_a_double_kill_is_ended_once(state: StateFolder) -> None:
+async def test_a_child_left_by_a_double_kill_is_killed_once(state: StateFolder) -> None:
     state.open()
     with sleeper() as left:
-        state.note_child(left.pid)
-        assert state.end_left_over() == left.pid
+        state.record_child(left.pid)
+        assert state.kill_orphan() == left.pid
         assert await gone(left.pid)
-    assert state.end_left_over() is None
+    assert state.kill_orphan() is None
     state.close()
 
 
-def test_a_stranger_with_the_pid_of_our_child_is_left_alone(state: StateFolder) -> None:
+def test_another_process_with_the_pid_of_the_child_is_left_alone(state: StateFolder) -> None:
     state.open()
     with sleeper() as stranger:
         born = created(stranger.pid)
         assert born is not None
         write_json(state.folder / "child.json", {"pid": stranger.pid, "created": born - 60.0})
-        assert state.end_left_over() is None
+        assert state.kill_orphan() is None
         assert stranger.poll() is None
         stranger.kill()
     state.close()
 
 
 @pytest.mark.parametrize("content", [{}, {"pid": "1", "created": 1.0}, {"pid": 2**22 + 1, "created": 1.0}])
-def test_a_strange_record_harms_nobody(state: StateFolder, content: dict[str, object]) -> None:
+def test_a_malformed_record_does_no_harm(state: StateFolder, content: dict[str, object]) -> None:
     state.open()
     write_json(state.folder / "child.json", content)
-    assert state.end_left_over() is None
+    assert state.kill_orphan() is None
     state.close()
 
 
@@ -126,7 +104,7 @@ def test_crash_reports_are_kept_replaced_and_bounded(
     state.close()
 
 
-def test_reports_that_cannot_be_read_are_left_out(tmp_path: Path) -> None:
+def test_unreadable_reports_are_left_out(tmp_path: Path) -> None:
     assert crash_reports(tmp_path) == []
     (tmp_path / "crashes").mkdir()
     (tmp_path / "crashes" / "1.json").write_text("{")
@@ -143,11 +121,11 @@ def test_a_full_disk_is_logged_and_no_error(
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(folder, "write_json", full)
-    state.note_child(os.getpid())
+    state.record_child(os.getpid())
     (state.folder / "child.json").mkdir()  # cannot be unlinked, as on a file system that became read-only
-    state.forget_child()
+    state.remove_child_record()
     assert [record.getMessage() for record in caplog.records] == [
-        "child_not_recorded",
-        "child_not_forgotten",
+        "child_record_not_written",
+        "child_record_not_removed",
     ]
     state.close()

@@ -1,4 +1,4 @@
-"""Saving beside the loop: one at a time, the newest content, and a full disk is no error."""
+"""Saving in a thread: one file at a time, the newest content, and a full disk is no error."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from supervisor.aio import Tasks
 from supervisor.state.saver import Saver
 
 
-async def test_what_is_replaced_before_it_was_written_is_written_once() -> None:
+async def test_content_that_is_replaced_before_it_was_written_is_written_once() -> None:
     tasks, written = Tasks(), list[int]()
     saver = Saver(tasks)
     for number in range(5):
@@ -54,4 +54,4 @@ async def test_a_full_disk_is_logged_and_the_next_file_is_written(caplog: pytest
     saver.save("b", lambda: written.append(1))
     await tasks.finish()
     assert written == [1]
-    assert [record.getMessage() for record in caplog.records] == ["not_saved"]
+    assert [record.getMessage() for record in caplog.records] == ["state_not_saved"]

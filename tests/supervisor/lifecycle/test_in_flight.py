@@ -1,4 +1,4 @@
-"""What goes into a crash report about a request: numbers and names, and no text of it."""
+"""A crash report contains numbers and names of a request, and none of its text."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import json
 from tests.supervisor.test_crash_reports import WORK
 
 
-def test_a_request_at_work_is_plain_values_without_text() -> None:
+def test_a_request_in_flight_is_plain_values_without_text() -> None:
     content = json.loads(json.dumps(dataclasses.asdict(WORK)))
     assert content == {
         "answer_id": "chatcmpl-1",

@@ -1,4 +1,4 @@
-"""The memory of one child over the last minute, for diagnosis and crash reports (pure)."""
+"""Pure. The memory of one child over the last minute, for diagnosis and crash reports."""
 
 from __future__ import annotations
 
@@ -9,20 +9,21 @@ from typing import Any
 
 from supervisor.lifecycle.diagnosis import MachinePressure
 
+#: Seconds between two samples, and seconds that the history covers.
 INTERVAL_S = 0.5
 LENGTH_S = 60.0
 
-#: How far back of a death free memory says something about it. The system takes a moment to kill, and
-#: much of what was used is free again at once.
+#: Samples of this many seconds before a death say something about it. The system takes a moment to kill a
+#: process, and much of the memory is free again at once.
 _JUST_BEFORE_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
 class MemorySample:
-    """Bytes at one moment; None is not known. `at`: monotonic seconds.
+    """Sizes in bytes at one moment; None where unknown. `at`: monotonic seconds.
 
-    `free`: of the whole machine, without swapping. `footprint`: the child from outside. The rest is what
-    MLX says inside the child; `card_free` is what a GPU with memory of its own has left.
+    `free`: available on the whole machine without swapping. `footprint`: the child, measured from outside.
+    The rest is reported by MLX inside the child; `card_free` is what a GPU with its own memory has left.
     """
 
     at: float
@@ -35,7 +36,7 @@ class MemorySample:
 
 
 class MemoryHistory:
-    """The newest samples."""
+    """The samples of the last minute."""
 
     def __init__(self) -> None:
         self._samples: deque[MemorySample] = deque(maxlen=round(LENGTH_S / INTERVAL_S))
@@ -47,15 +48,15 @@ class MemoryHistory:
         return self._samples[-1] if self._samples else None
 
     def peak(self) -> int | None:
-        """Most bytes that MLX has had active, or else that the child was seen to hold from outside."""
+        """The most bytes that MLX had active or, without telemetry, the largest footprint."""
         inside = [sample.peak for sample in self._samples if sample.peak]
         outside = [sample.footprint for sample in self._samples if sample.footprint]
         return max(inside or outside, default=None)
 
-    def held(self, now: float) -> int | None:
+    def recent_active(self, now: float) -> int | None:
         """The most bytes that MLX had active in the last seconds; None without telemetry.
 
-        Its own peak counts if it is of these seconds: it has seen what came between two samples.
+        MLX's own peak counts if it rose in these seconds, since it includes what came between two samples.
         """
         recent = [s for s in self._samples if now - s.at <= _JUST_BEFORE_S and s.active is not None]
         if not recent:
@@ -64,27 +65,27 @@ class MemoryHistory:
         earlier = [s.peak or 0 for s in self._samples if now - s.at > _JUST_BEFORE_S]
         return max(*active, *peaks) if max(peaks) > max(earlier, default=0) else max(active)
 
-    def elsewhere(self, card_total: int) -> int | None:
-        """Bytes of the GPU's own memory that other programs held in the end, CUDA itself counted to them."""
+    def other_programs(self, card_total: int) -> int | None:
+        """Bytes of the GPU's own memory that other programs, and CUDA itself, used at the end."""
         last = self.last()
         if last is None or last.card_free is None or last.active is None or last.cache is None:
             return None
         return max(0, card_total - last.card_free - last.active - last.cache)
 
-    def grown_elsewhere(self, free_before: int | None) -> int | None:
-        """Bytes of RAM that others took in the child's life. `free_before`: before it was started."""
+    def other_growth(self, free_before: int | None) -> int | None:
+        """Bytes of RAM that other programs took since `free_before`, measured before the child's start."""
         last = self.last()
         if free_before is None or last is None or last.footprint is None:
             return None
         return max(0, free_before - last.footprint - last.free)
 
     def pressure(self, now: float, total: int, system_kills: int | None) -> MachinePressure:
-        """How short of memory the machine was when the child died. `system_kills`: since its launch."""
+        """How short of memory the machine was at the death. `system_kills`: since the launch."""
         recent = [sample.free for sample in self._samples if now - sample.at <= _JUST_BEFORE_S]
         return MachinePressure(system_kills, min(recent) / total if recent else None)
 
     def table(self, now: float) -> dict[str, Any]:
-        """For a report: one row per sample, oldest first; ages in seconds before `now`."""
+        """One row per sample for a report, oldest first; ages in seconds before `now`."""
         return {
             "columns": ["age_s", "free", "footprint", "active", "peak", "cache", "card_free"],
             "rows": [list(row) for row in self._rows(now)],
