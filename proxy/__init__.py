@@ -1,31 +1,28 @@
-"""The gateway: one process that agents talk to, in front of one unmodified mlx_lm.server child.
+"""mlxguard-proxy: a gateway that agents talk to, in front of one unmodified mlx_lm.server process.
 
-A request's way, which is also the order to read the code in:
+The *gateway* is this package, one asyncio process. The *child* is the mlx_lm.server that `supervisor` starts,
+watches and restarts; a *generation* is one run of it. The gateway sees to it that a request gets its answer
+although the child may be slow, short of memory, or dead: it admits only what fits in memory, keeps waiting
+clients alive, and runs a request again if the child died before the client saw content (a *replay*).
 
-    edge      edge.py       host, origin, key, request id, size, time to arrive; errors become answers
-    parse     core/chat.py  bytes -> CompletionRequest: typed, strict, mended where the meaning is clear
-    count     tokens.py     exact prompt tokens, by a worker process that runs the server's own code
-    fit       fitting.py    over the limit: refuse, or cut whole turns (core/truncation.py); clamp max_tokens
-    gate      gate.py       wait for memory and a place beside the running (core/admission.py decides, by the
-                            law that costs.py asks)
-    relay     relay.py      hold, keep alive, replay after a death; attempts.py asks the child and streams its
-                            answer, breaks.py says what follows when that broke
-    settle    handlers.py   release, record, measure
+The journey of a request through the packages, which is also the order to read them in:
 
-Beside it: inquest.py, which the supervisor asks at each crash whose doing it was (core/blame.py decides),
-leaving.py, which sees requests out whose clients have left, ceiling_watch.py, which reads the machine
-again, learned_limits.py, what deaths taught of memory, memory_guard.py, which sees that the child does not
-run out of it (core/pressure.py), reclaim.py, which takes back what finished sequences hold
-(core/displacement.py), synthetic.py, requests of our own to the child, mirroring.py, which follows the
-child's prompt cache and foresees its searches, stalls.py, which cures them and evades what would kill it
-there, and actions.py, what an administrator may do. Apart from all that: doctor.py, which tries the machine.
+    http      accepts the connection, checks host, origin and key, reads the body
+    api       `completions` calls the following in turn; the other endpoints only look
+    request   pure: parses bytes into a typed, strict CompletionRequest
+    prompt    counts its tokens exactly, by the process of `worker`; truncates or refuses it if it is too long
+    cache     predicts what the child's prompt cache saves, and how long its search will block
+    gate      queues it until its predicted memory fits with the running requests
+    relay     sends it to the child, streams the answer, decides after a failure
+    upstream  speaks HTTP/1.0 to the child
+    stream    pure: reads the child's events and writes the client's
 
-Words: the *child* is the supervised server process; a *generation* is one life of it. An *answer* is what
-one client gets; it keeps its id over keep-alives and *replays* (running a request again after a death,
-while its client has seen no content). A *request failure* breaks one answer; a *child death* restarts.
-docs/architecture.md has the whole vocabulary.
+Around it: `memory` watches the child's memory and acts before it runs out; `planning` decides before the
+first request what the machine can hold; `config`, `log`, `commands` and `doctor` are what their names say.
+`app` builds and wires all parts, `server` runs them until a signal, `startup` opens the port first, `cli` is
+the command. Words are explained in docs/glossary.md, decisions in docs/architecture.md.
 
-Import rules, held by `lint-imports` in `make check`: `proxy` may import `supervisor`, never the other way
-round; `proxy.core` is pure (no I/O, no clock, no logging, no randomness); `app.py` is the only module that
-builds and wires objects; mlx is never imported here, only in worker and child processes.
+Import rules, enforced by `make check`: the packages are layers, and none imports one above it; `proxy` may
+import `supervisor`, never the reverse; pure modules have no I/O, clock, logging or randomness; only `app`
+builds and wires parts; mlx is imported in worker and child processes only.
 """

@@ -1,4 +1,4 @@
-"""The composition root: the only place that builds the parts, wires them, and ends them in order."""
+"""The composition root: builds the parts of the gateway, wires them together, and stops them in order."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ from proxy.api.completions import Completions
 from proxy.api.explain import Explainer
 from proxy.api.metrics import Metrics
 from proxy.api.pages import Pages
-from proxy.api.router import routes
+from proxy.api.router import route_table
 from proxy.api.status import Status
 from proxy.cache.client import CacheClient
 from proxy.cache.internal_requests import InternalRequests
 from proxy.cache.search_stalls import SearchStalls
+from proxy.cache.search_times import SearchTimes
 from proxy.config.folders import cache_folder, state_folder
 from proxy.config.rules import is_loopback
 from proxy.config.settings import ServerSettings, Settings, SupervisorSettings
@@ -27,61 +28,62 @@ from proxy.gate.budget import Budget
 from proxy.gate.corrections import PeakSample
 from proxy.gate.costs import budget
 from proxy.gate.gate import Gate
-from proxy.http import middleware
-from proxy.http import routes as routing
+from proxy.http import middleware, routes
 from proxy.http.access import AccessControl, canonical
 from proxy.http.body_budget import BodyBudget
 from proxy.http.image_fetch import ImageFetch
 from proxy.http.key_ring import KeyRing, follow
 from proxy.memory.ceiling_watch import CeilingWatch
-from proxy.memory.guard import MemoryGuard, MemorySnapshot
+from proxy.memory.guard import MemoryGuard
 from proxy.planning.learned_limits import LearnedLimits
-from proxy.planning.limits_file import FILE as LIMITS
-from proxy.planning.preparation import Preparation
-from proxy.planning.request_bounds import picture_policy
+from proxy.planning.learned_state import LearnedFile
+from proxy.planning.preparation import Preparation, image_policy
 from proxy.prompt.compaction import OverflowHistory
 from proxy.prompt.counter import TokenCounter
 from proxy.relay.disconnects import Disconnects
-from proxy.relay.quarantine import FILE as SUSPECTS
 from proxy.relay.quarantine import Quarantine
 from proxy.relay.registry import Registry
 from proxy.relay.relay import Relay, RelayOptions
 from proxy.request.model_names import ModelNames, served_name
 from proxy.upstream.client import Upstream
 from supervisor.aio import Tasks
+from supervisor.child.options import SupervisorOptions
+from supervisor.lifecycle.state_machine import IllegalEvent
 from supervisor.memory_model.plan import Plan
-from supervisor.supervisor import IllegalEvent, Supervisor, SupervisorOptions
+from supervisor.supervisor import Supervisor
 
 log = logging.getLogger("mlxguard.app")
 
-#: mlx_lm.server's own default (its argparse, --decode-concurrency).
+#: The default of mlx_lm.server's own --decode-concurrency option.
 DECODE_CONCURRENCY = 32
 
-
-#: Bodies of the largest size that may be in memory together, as bytes of any number.
+#: All request bodies in memory together may hold as many bytes as this number of bodies of the largest size.
 _BODIES_AT_ONCE = 4
 
 
 class Gateway:
-    """All parts of one proxy, from the listening socket to the child."""
+    """One gateway: every part between the client connections and the child."""
 
     def __init__(self, settings: Settings, *, port: int) -> None:
         self._settings = settings
-        tokens = TokenCounter(most_pixels=settings.request.max_image_pixels)
+        counter = TokenCounter(most_pixels=settings.request.max_image_pixels)
         options = _supervisor_options(settings.supervisor, port)
-        self._limits = LearnedLimits(options.state_dir / LIMITS)
+        self._learned = LearnedFile(options.state_dir)
+        self._learned_limits = LearnedLimits(self._learned)
         self._preparation = Preparation(
-            settings, tokens, cache_folder(), on_plan=self._apply, limits=self._limits
+            settings, counter, cache_folder(), on_plan=self._apply, limits=self._learned_limits
         )
         self.registry = Registry()
-        self._inquest = Quarantine(
+        self._quarantine = Quarantine(
             self.registry.jobs,
-            options.state_dir / SUSPECTS,
+            self._learned,
             model=settings.model.path,
-            errands=lambda: self._synthetics.out,
-            limits=self._limits,
+            internal_requests=lambda: self._internal_requests.out,
+            limits=self._learned_limits,
         )
-        self.supervisor = Supervisor(self._preparation.prepare, options, inquest=self._inquest.hold)
+        self.supervisor = Supervisor(
+            self._preparation.prepare, options, attribute_crash=self._quarantine.attribute
+        )
         self._gate = Gate(
             Budget(max_running=_concurrency(settings)),
             max_waiting=settings.queue.max_waiting,
@@ -90,81 +92,79 @@ class Gateway:
         )
         self._upstream = Upstream()
         self._batched = True
-        self._pictures = ImageFetch(picture_policy(settings.request), settings.request.image_timeout_s)
-        self._keys = KeyRing(settings.server)
-        parts = (self.supervisor, self._gate, self.registry, self._preparation)
-        self._status = Status(
-            *parts,
-            inquest=self._inquest,
-            limits=self._limits,
-            memory=self._memory_now,
-            started_at=int(time.time()),
-        )
-        self._metrics = Metrics(self._status.gauges)
-        self._leavings = Disconnects(batched=lambda: self._batched, on_gone=self._metrics.gone)
-        self._synthetics = InternalRequests(
-            self.supervisor, self._gate, self._upstream, on_sent=self._metrics.own_request
-        )
-        self._mirroring = CacheClient(tokens)
-        self._stalls = SearchStalls(
-            self._mirroring,
+        self._images = ImageFetch(image_policy(settings.request), settings.request.image_timeout_s)
+        self._key_ring = KeyRing(settings.server)
+        self.metrics = Metrics()
+        self._disconnects = Disconnects(batched=lambda: self._batched, on_dropped=self.metrics.disconnected)
+        self._cache = CacheClient(counter, SearchTimes(self.supervisor.expect_silence))
+        self._internal_requests = InternalRequests(
             self.supervisor,
-            self._synthetics,
-            idle=lambda: self._gate.idle and not self._gate.snapshot().held and not self._synthetics.out,
-            fits=lambda tokens: self._gate.would_run("", tokens, 1) is AdmissionPreview.NOW,
-            on_stall=self._metrics.search_stall,
+            self._gate,
+            self._upstream,
+            self._cache,
+            on_sent=self.metrics.internal_request,
         )
-        self.supervisor.subscribe(self._mirroring.changed)
-        self.supervisor.subscribe(self._stalls.changed)
+        self._search_stalls = SearchStalls(
+            self._cache,
+            self._internal_requests,
+            idle=lambda: self._gate.idle and not self._internal_requests.out,
+            fits=lambda tokens: self._gate.preview("", tokens, 1) is AdmissionPreview.NOW,
+            on_stall=self.metrics.search_stall,
+        )
+        self.supervisor.subscribe(self._cache.changed)
         self._memory = MemoryGuard(
             self.supervisor,
             self._gate,
             self.registry.jobs,
-            self._stalls.send,
-            entries=lambda: plan.serving.kept_sequences if (plan := self._preparation.plan) else 0,
+            self._internal_requests.send,
+            entries=lambda: plan.serving.prompt_cache_size if (plan := self._preparation.plan) else 0,
         )
+        self._status = Status(
+            self.supervisor,
+            self._gate,
+            self.registry,
+            self._preparation,
+            quarantine=self._quarantine,
+            learned_limits=self._learned_limits,
+            memory=self._memory,
+            started_at=int(time.time()),
+        )
+        self.metrics.register(self._status)
         preparation = self._preparation
-        self._ceiling = CeilingWatch(
-            self.supervisor, self._gate, lambda: preparation.plan, preparation.plan_again
+        self._ceiling_watch = CeilingWatch(
+            self.supervisor, self._gate, lambda: preparation.plan, preparation.replan
         )
-        self._watching = Tasks()
+        self._watchers = Tasks()
         self._stopping = asyncio.Event()
-        self.web = self._web_application(tokens)
+        self.web = self._web_application(counter)
 
     async def start(self) -> None:
-        """Start the child and the tokenizer behind the open port; returns at once.
+        """Start the child and the tokenizer worker; return before they are ready.
 
         Raises:
-            AlreadyRunning: another proxy uses the state folder.
-            OSError: the state folder cannot be made or written.
+            AlreadyRunning: another gateway uses the state folder.
+            OSError: the state folder cannot be created or written.
         """
         await self.supervisor.start()
-        self._inquest.load()
-        self._watching.start(follow(self._keys), "follow keys")
-        self._watching.start(self._memory.run(), "memory")
-        self._watching.start(self._ceiling.run(), "ceiling")
-
-    def settle_refusal(self, status: int) -> None:
-        """Count an answer to what was no request: not HTTP, too late, or one connection too many."""
-        self._metrics.http_refusal(status)
+        self._quarantine.load()
+        self._watchers.start(follow(self._key_ring), "follow keys")
+        self._watchers.start(self._memory.run(), "memory")
+        self._watchers.start(self._ceiling_watch.run(), "ceiling")
 
     def _apply(self, plan: Plan) -> None:
-        """Let in from now on what the plan says fits together."""
-        self._gate.correct(self._limits.corrections)
+        """Admit requests by this plan from now on."""
+        self._gate.correct(self._learned_limits.corrections)
         self._gate.set_budget(budget(plan))
-        self._mirroring.planned(plan)
+        self._cache.planned(plan)
         self._batched = plan.model.batched
 
     def _learn(self, sample: PeakSample) -> None:
-        """Count how a prediction turned out; what follows from it is kept over restarts."""
-        self._metrics.predicted(sample)
-        self._limits.corrected(self._gate.corrections)
-
-    def _memory_now(self) -> MemorySnapshot:
-        return self._memory.snapshot()
+        """Record how a memory prediction turned out, and save the corrections that follow."""
+        self.metrics.memory_predicted(sample)
+        self._learned_limits.record_corrections(self._gate.corrections)
 
     def recycle(self, reason: str) -> None:
-        """Restart the child as planned, or try again after giving up."""
+        """Restart the child in order; also starts it again after the supervisor gave up."""
         self._recycling = asyncio.ensure_future(self._recycle(reason))
 
     async def _recycle(self, reason: str) -> None:
@@ -173,77 +173,77 @@ class Gateway:
         except IllegalEvent:
             log.warning("recycle_refused", extra={"reason": "the proxy is stopping"})
 
-    async def end(self) -> None:
-        """Drain, then end child and worker; who still waits for an answer gets the contract's error."""
+    async def stop(self) -> None:
+        """Drain, then stop child and worker; requests that still run end with the documented error."""
         self._stopping.set()
         self._draining = asyncio.ensure_future(self.registry.emptied())
         await asyncio.wait((self._draining,), timeout=self._settings.supervisor.drain_s)
         self._draining.cancel()
-        self._watching.cancel()
-        await self._watching.finish()
-        await self._stalls.stop()
+        self._watchers.cancel()
+        await self._watchers.finish()
+        await self._search_stalls.stop()
         await self.supervisor.stop()
         await self._preparation.stop()
         await self._upstream.stop()
-        await self._leavings.stop()
-        await self._pictures.stop()
-        await self._inquest.stop()
-        await self._limits.stop()
+        await self._disconnects.stop()
+        await self._images.stop()
+        self._learned_limits.save()
+        await self._learned.stop()
 
-    def end_now(self) -> None:
-        """Cut an `end` short: no draining, and SIGKILL for the child."""
+    def stop_now(self) -> None:
+        """Cut `stop` short: stop draining, and kill the child with SIGKILL."""
         self._draining.cancel()
         self.supervisor.stop_now()
 
-    def _web_application(self, tokens: TokenCounter) -> web.Application:
+    def _web_application(self, counter: TokenCounter) -> web.Application:
         settings = self._settings
         path = settings.model.path
         names = ModelNames(settings.model.served_name or served_name(path), (*settings.model.aliases, path))
         queue = settings.queue
-        options = RelayOptions(hold_grace_s=queue.hold_grace_s, keepalive_s=queue.keepalive_s)
+        options = RelayOptions(hold_grace_s=queue.headers_after_s, keepalive_s=queue.keepalive_s)
         explainer = Explainer(
-            tokens, self._gate, lambda: self._preparation.plan, settings.prompt, settings.memory
+            counter, self._gate, lambda: self._preparation.plan, settings.prompt, settings.memory
         )
         completions = Completions(
             server=settings.server,
             queue=queue,
             names=names,
             preparation=self._preparation,
-            tokens=tokens,
-            mirroring=self._mirroring,
+            counter=counter,
+            cache=self._cache,
             relay=Relay(
                 self.supervisor,
                 self._gate,
                 self._upstream,
                 options,
-                self._inquest,
-                leavings=self._leavings,
-                foresight=self._stalls,
+                self._quarantine,
+                disconnects=self._disconnects,
+                search_stalls=self._search_stalls,
             ),
             registry=self.registry,
             explainer=explainer,
-            refusals=OverflowHistory(),
-            metrics=self._metrics,
-            bodies=BodyBudget(_BODIES_AT_ONCE * settings.server.max_body_bytes),
-            pictures=self._pictures,
+            overflow_history=OverflowHistory(),
+            metrics=self.metrics,
+            body_budget=BodyBudget(_BODIES_AT_ONCE * settings.server.max_body_bytes),
+            images=self._images,
             stopping=self._stopping,
         )
-        pages = Pages(names=names, preparation=self._preparation, status=self._status, metrics=self._metrics)
+        pages = Pages(names=names, preparation=self._preparation, status=self._status, metrics=self.metrics)
         app = web.Application(
             middlewares=[
                 middleware.middleware(
-                    admittance(settings.server, self._keys.names), self._metrics.http_answer
+                    access_control(settings.server, self._key_ring.keys), self.metrics.http_response
                 )
             ]
         )
-        app.on_response_prepare.append(middleware.sign)
+        app.on_response_prepare.append(middleware.add_headers)
         actions = AdminActions(self.supervisor.recycle, self.registry)
-        app.add_routes(routing.table([*routes(completions, pages), *actions.routes()]))
+        app.add_routes(routes.table(route_table(completions, pages, actions)))
         return app
 
 
-def admittance(server: ServerSettings, keys: Mapping[str, str]) -> AccessControl:
-    """Who may come in, from the settings and the keys in force. Loopback names are always allowed as Host."""
+def access_control(server: ServerSettings, keys: Mapping[str, str]) -> AccessControl:
+    """Build access control from settings and current keys; loopback names are always allowed as Host."""
     names = ("localhost", "127.0.0.1", "::1", server.host, *server.allowed_hosts)
     return AccessControl(
         keys=keys,

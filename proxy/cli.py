@@ -1,6 +1,6 @@
-"""mlxguard-proxy, the command: serve, check, doctor, plan, crashes, limits, init, tiny-model.
+"""The command line of mlxguard-proxy: serve, check, doctor, plan, crashes, limits, init, tiny-model.
 
-What a command needs is imported when it runs: --help and the first answer of `serve` wait for nothing else.
+Each command imports what it needs when it runs, so that --help and the first response of `serve` are quick.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import logging
 import os
 import subprocess
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,39 +23,48 @@ if TYPE_CHECKING:
 _NAME = "mlxguard-proxy"
 _EPILOG = "exit codes:\n" + "\n".join(f"  {code.value:<4} {code.meaning}" for code in ExitCode)
 
-#: Options that are short for a `--set` of this setting.
+#: Options that are short for `--set` of one setting.
 _SHORTCUTS = {"--model": "model.path", "--host": "server.host", "--port": "server.port"}
 
 
+class _CommandFailed(Exception):
+    """Ends a command: `lines` go to standard error."""
+
+    def __init__(self, *lines: str, code: ExitCode = ExitCode.CONFIGURATION) -> None:
+        super().__init__(*lines)
+        self.lines, self.code = lines, code
+
+
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; the exit code, as `ExitCode` lists them. `argv` is without the program's name."""
+    """Run one command and return its `ExitCode`. `argv`: without the program's name."""
     words = list(sys.argv[1:] if argv is None else argv)
     if not words or (words[0].startswith("-") and words[0] not in {"-h", "--help", "--version"}):
         words.insert(0, "serve")
-    broken = list(installation.problems())
-    if broken:
-        return _fail(broken, ExitCode.INSTALLATION)
-    if words[0] == "tiny-model":
-        return _tiny_model(words[1:])
-    arguments = _parser().parse_args(words)
     try:
+        if faults := list(installation.problems()):
+            raise _CommandFailed(*faults, code=ExitCode.INSTALLATION)
+        if words[0] == "tiny-model":
+            return _tiny_model(words[1:])
+        arguments = _parser().parse_args(words)
         return int(arguments.run(arguments))
-    except KeyboardInterrupt:  # before or after the time in which `serve` has its own handlers
+    except _CommandFailed as failure:
+        for line in failure.lines:
+            print(line, file=sys.stderr)
+        return failure.code
+    except KeyboardInterrupt:  # while `serve` has no signal handlers of its own
         return ExitCode.INTERRUPTED
 
 
 def _serve(arguments: argparse.Namespace) -> int:
     from proxy.config.api_keys import known_keys
-    from proxy.log import setup as logs
+    from proxy.log import setup
 
     loaded = _load(arguments)
-    if loaded is None:
-        return ExitCode.CONFIGURATION
     settings = loaded.settings
     try:
-        logs.setup(settings.log, keys=known_keys(settings.server))
+        setup.setup(settings.log, keys=known_keys(settings.server))
     except OSError as error:
-        return _fail([f"log.file: {settings.log.file}: {error.strerror}"], ExitCode.CONFIGURATION)
+        raise _CommandFailed(f"log.file: {settings.log.file}: {error.strerror}") from error
     log = logging.getLogger("mlxguard.cli")
     try:
         from proxy.startup import serve
@@ -69,10 +78,7 @@ def _serve(arguments: argparse.Namespace) -> int:
 def _check(arguments: argparse.Namespace) -> int:
     from proxy.commands.check import summary
 
-    loaded = _load(arguments)
-    if loaded is None:
-        return ExitCode.CONFIGURATION
-    print(summary(loaded))
+    print(summary(_load(arguments)))
     return ExitCode.OK
 
 
@@ -85,17 +91,14 @@ def _doctor(arguments: argparse.Namespace) -> int:
 def _plan(arguments: argparse.Namespace) -> int:
     from proxy.commands.plan import run
 
-    loaded = _load(arguments)
-    return ExitCode.CONFIGURATION if loaded is None else run(loaded.settings, as_json=arguments.json)
+    return run(_load(arguments).settings, as_json=arguments.json)
 
 
 def _limits(arguments: argparse.Namespace) -> int:
     from proxy.commands.limits import run
 
-    loaded = _load(arguments)
-    if loaded is None:
-        return ExitCode.CONFIGURATION
-    return run(loaded.settings, reset=arguments.reset is not None, as_json=arguments.json)
+    settings = _load(arguments).settings
+    return run(settings, reset=arguments.reset is not None, as_json=arguments.json)
 
 
 def _crashes(arguments: argparse.Namespace) -> int:
@@ -105,16 +108,13 @@ def _crashes(arguments: argparse.Namespace) -> int:
     from proxy.config.folders import state_folder
     from supervisor.state.folder import crash_reports
 
-    loaded = _load(arguments)
-    if loaded is None:
-        return ExitCode.CONFIGURATION
-    reports = crash_reports(state_folder(loaded.settings.supervisor.state_dir))
+    reports = crash_reports(state_folder(_load(arguments).settings.supervisor.state_dir))
     if arguments.id is None:
         print(json.dumps(reports, indent=1) if arguments.json else crashes.listing(reports))
         return ExitCode.OK
     report = crashes.choose(reports, arguments.id)
     if report is None:
-        return _fail([f"no one crash has {arguments.id!r} in its id"], ExitCode.CONFIGURATION)
+        raise _CommandFailed(f"no crash, or more than one, has {arguments.id!r} in its id")
     print(json.dumps(report, indent=1) if arguments.json else crashes.explanation(report))
     return ExitCode.OK
 
@@ -126,10 +126,10 @@ def _init(arguments: argparse.Namespace) -> int:
     if not arguments.command:
         return _write(arguments.out, render({"model.path": "tiny"}), (), overwrite=arguments.force)
     try:
-        today = server_command.read(arguments.command)
+        found = server_command.read(arguments.command)
     except server_command.NotAServerCommand as error:
-        return _fail([str(error)], ExitCode.CONFIGURATION)
-    return _write(arguments.out, render(today.values), today.remarks, overwrite=arguments.force)
+        raise _CommandFailed(str(error)) from error
+    return _write(arguments.out, render(found.values), found.remarks, overwrite=arguments.force)
 
 
 def _write(out: Path, text: str, remarks: Iterable[str], *, overwrite: bool) -> int:
@@ -139,9 +139,9 @@ def _write(out: Path, text: str, remarks: Iterable[str], *, overwrite: bool) -> 
         with out.open("w" if overwrite else "x", encoding="utf-8") as file:
             file.write(text)
     except FileExistsError:
-        return _fail([f"{out} exists; --force overwrites it"], ExitCode.CONFIGURATION)
+        raise _CommandFailed(f"{out} exists; --force overwrites it") from None
     except OSError as error:
-        return _fail([f"{out}: {error.strerror}"], ExitCode.CONFIGURATION)
+        raise _CommandFailed(f"{out}: {error.strerror}") from error
     print(f"wrote {out}")
     for remark in remarks:
         print(f"note: {remark}", file=sys.stderr)
@@ -154,33 +154,24 @@ def _write(out: Path, text: str, remarks: Iterable[str], *, overwrite: bool) -> 
 
 
 def _tiny_model(words: Sequence[str]) -> int:
-    """In a process of its own, since it imports mlx; -P, so that no `supervisor` of this folder is taken."""
+    """Run in a process of its own, since it imports mlx; -P hides any `supervisor` in the current folder."""
     return subprocess.call([sys.executable, "-P", "-m", "supervisor.model.tiny", *words])
 
 
-def _load(arguments: argparse.Namespace) -> Loaded | None:
-    """The settings, or None after every fault has been printed."""
+def _load(arguments: argparse.Namespace) -> Loaded:
+    """Load the settings; all faults together end the command."""
     from proxy.config.loader import ConfigurationError, load
 
     try:
         return load(arguments.config, os.environ, arguments.set)
     except ConfigurationError as error:
         count = len(error.faults)
-        _fail(
-            [*map(str, error.faults), f"{count} fault{'s' if count > 1 else ''}; nothing was started"],
-            ExitCode.CONFIGURATION,
-        )
-        return None
-
-
-def _fail(messages: Iterable[str], code: ExitCode) -> int:
-    for message in messages:
-        print(message, file=sys.stderr)
-    return code
+        summary = f"{count} fault{'s' if count > 1 else ''}; nothing was started"
+        raise _CommandFailed(*map(str, error.faults), summary) from error
 
 
 class _Version(argparse.Action):
-    """--version; the metadata is read when it is asked for."""
+    """--version; reads the package's metadata only when asked."""
 
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
         from importlib.metadata import version
@@ -199,33 +190,31 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action=_Version, nargs=0, help="print the version and exit")
     commands = parser.add_subparsers(metavar="COMMAND", title="commands")
-    serve = commands.add_parser("serve", help="serve until told to stop (the default)")
-    check = commands.add_parser("check", help="tell every fault of the configuration, or what will run")
-    for command, run in ((serve, _serve), (check, _check)):
+
+    def add(
+        name: str, run: Callable[[argparse.Namespace], int], about: str, json: str = ""
+    ) -> argparse.ArgumentParser:
+        command = commands.add_parser(name, help=about)
         command.set_defaults(run=run)
-        _add_settings(command)
-    doctor = commands.add_parser("doctor", help="prove that everything works on this machine")
-    doctor.set_defaults(run=_doctor)
-    doctor.add_argument("--json", action="store_true", help="for programs")
-    _add_settings(doctor)
-    plan = commands.add_parser("plan", help="tell what fits on this machine, and the flags that follow")
-    plan.set_defaults(run=_plan)
-    plan.add_argument("--json", action="store_true", help="for programs: bytes and tokens")
-    _add_settings(plan)
-    crashes = commands.add_parser("crashes", help="list the crashes of the server, or explain one")
-    crashes.set_defaults(run=_crashes)
-    crashes.add_argument("id", nargs="?", metavar="ID", help='or a part of it, or "last"')
-    crashes.add_argument("--json", action="store_true", help="the reports as they are kept")
-    _add_settings(crashes)
-    limits = commands.add_parser("limits", help="tell what crashes have taught of memory, or forget it")
-    limits.set_defaults(run=_limits)
-    limits.add_argument("reset", nargs="?", choices=["reset"], help="forget it")
-    limits.add_argument("--json", action="store_true", help="as it is kept")
-    _add_settings(limits)
-    init = commands.add_parser("init", help="write a proxy.toml, also from an mlx_lm.server command")
-    init.set_defaults(run=_init)
-    _add_init(init)
-    commands.add_parser("tiny-model", help="make a small random-weights model (--help tells its options)")
+        if json:
+            command.add_argument("--json", action="store_true", help=json)
+        if run is not _init:
+            _add_settings(command)
+        return command
+
+    add("serve", _serve, "serve until a signal stops it (the default)")
+    add("check", _check, "print every fault of the configuration, or what would run")
+    add("doctor", _doctor, "test whether everything works on this machine", "print JSON")
+    add("plan", _plan, "print what fits on this machine, and the server flags that follow", "print JSON")
+    crashes = add("crashes", _crashes, "list the server's crashes, or explain one", "print the reports")
+    crashes.add_argument("id", nargs="?", metavar="ID", help='a part of the id, or "last"')
+    limits = add("limits", _limits, "print or forget what crashes taught about memory", "print JSON")
+    limits.add_argument("reset", nargs="?", choices=["reset"], help="forget them")
+    init = add("init", _init, "write a proxy.toml, also from an mlx_lm.server command")
+    init.add_argument("--from", dest="command", metavar="COMMAND", help="an mlx_lm.server command, in quotes")
+    init.add_argument("--out", type=Path, default=Path("proxy.toml"), metavar="FILE")
+    init.add_argument("--force", action="store_true", help="overwrite the file")
+    commands.add_parser("tiny-model", help="make a small model of random weights (see its own --help)")
     return parser
 
 
@@ -247,11 +236,3 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
             metavar="VALUE",
             help=f"short for --set {setting}=VALUE",
         )
-
-
-def _add_init(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--from", dest="command", metavar="COMMAND", help="the mlx_lm.server command of today, in quotes"
-    )
-    parser.add_argument("--out", type=Path, default=Path("proxy.toml"), metavar="FILE")
-    parser.add_argument("--force", action="store_true", help="overwrite the file")

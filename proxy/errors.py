@@ -1,9 +1,9 @@
-"""One tree of errors: each knows its HTTP status, its OpenAI error object and whether to come back.
+"""The tree of errors that clients get: each has its HTTP status, its OpenAI error object and its retry hint.
 
-The wording is part of the interface. Coding agents match on it: the overflow text makes them compact
-the conversation, the unavailable text makes them retry. Hence three rules, held by
-tests/proxy/test_errors.py: the overflow text says nothing of rates; the unavailable text says nothing of
-contexts or token limits; no other 4xx text contains a number that looks like a retryable status.
+The wording is part of the interface. Coding agents match on it: the overflow text makes them compact the
+conversation, the unavailable text makes them retry. Hence three rules, checked by tests/proxy/test_errors.py:
+the overflow text does not mention rates; the unavailable text does not mention contexts or token limits; no
+other 4xx text contains a number that looks like a retryable status.
 """
 
 from __future__ import annotations
@@ -11,23 +11,23 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-#: Whole seconds between which a Retry-After is drawn, so that refused clients do not return together.
+#: Retry-After is drawn from this range of whole seconds, so that refused clients do not all return at once.
 RETRY_AFTER_RANGE = (10, 30)
 
 
-class GuardError(Exception):
-    """A failure that a client is told of. Subclasses fix the status and the OpenAI `type` and `code`.
+class GatewayError(Exception):
+    """A failure that is reported to the client. Subclasses fix the status and the OpenAI `type` and `code`.
 
     Attributes:
         param: the request field at fault, dotted and indexed as in `messages[2].content`, or None.
-        come_back: True if the same request may succeed later (sends Retry-After), False if it never
-            will (sends `x-should-retry: false`, which openai-python obeys), None to say neither.
+        retryable: True if the same request may succeed later (sends Retry-After), False if it never will
+            (sends `x-should-retry: false`, which openai-python obeys), None if it is unknown (sends neither).
     """
 
     status: int = 500
     type: str = "server_error"
     code: str | None = "internal_error"
-    come_back: bool | None = None
+    retryable: bool | None = None
 
     def __init__(self, message: str, *, param: str | None = None) -> None:
         super().__init__(message)
@@ -40,25 +40,30 @@ class GuardError(Exception):
         return {"error": error}
 
     def headers(self, retry_after_s: int) -> Mapping[str, str]:
-        """What agents read beside the body. `retry_after_s`: whole seconds, drawn by the caller."""
-        if self.come_back is None:
+        """The headers that belong to the error. `retry_after_s`: whole seconds, drawn by the caller."""
+        if self.retryable is None:
             return {}
-        if not self.come_back:
+        if not self.retryable:
             return {"x-should-retry": "false"}
         return {"Retry-After": str(retry_after_s)}
 
 
-class InvalidRequest(GuardError):
-    """The request cannot be served as it is; `param` names the field."""
+class ClientError(GatewayError):
+    """The client must change something before it tries again."""
 
     status = 400
     type = "invalid_request_error"
+    retryable = False
+
+
+class InvalidRequest(ClientError):
+    """The request cannot be served as it is; `param` names the field."""
+
     code = "invalid_value"
-    come_back = False
 
 
 class Quarantined(InvalidRequest):
-    """Poison: this very request has ended the model server more than once, and is refused for some time."""
+    """This very request has crashed the model server more than once, and is refused for some time."""
 
     code = "quarantined"
 
@@ -70,7 +75,7 @@ class Quarantined(InvalidRequest):
 
 
 class PromptTooLong(InvalidRequest):
-    """Overflow: the prompt is over the limit, or can never fit. Agents compact and go on."""
+    """Overflow: the prompt exceeds the limit, or can never fit in memory. Agents compact and go on."""
 
     code = "context_length_exceeded"
 
@@ -87,38 +92,32 @@ class PromptTooLong(InvalidRequest):
 
 
 class NeverFits(PromptTooLong):
-    """Within the limit on prompts, but even with nothing beside it there is no memory for it."""
+    """The prompt is within the limit, but there is not enough memory for it even if it runs alone."""
 
 
-class Unauthorized(GuardError):
-    """No key, or one that is not known."""
+class Unauthorized(ClientError):
+    """The API key is missing or unknown."""
 
     status = 401
-    type = "invalid_request_error"
     code = "invalid_api_key"
-    come_back = False
 
 
-class Forbidden(GuardError):
-    """A host or an origin that is not allowed in."""
+class Forbidden(ClientError):
+    """The Host or the Origin is not allowed."""
 
     status = 403
-    type = "invalid_request_error"
     code = "forbidden"
-    come_back = False
 
 
-class NotFound(GuardError):
-    """No such path."""
+class NotFound(ClientError):
+    """The path does not exist."""
 
     status = 404
-    type = "invalid_request_error"
     code = "not_found"
-    come_back = False
 
 
 class ModelNotFound(NotFound):
-    """Another model than the one that is served; it never reaches the child, which would load it."""
+    """The request names another model than the served one; the child must not see it, or would load it."""
 
     code = "model_not_found"
 
@@ -126,13 +125,11 @@ class ModelNotFound(NotFound):
         super().__init__(f"This model does not exist here: this server has {served!r}.", param="model")
 
 
-class MethodNotAllowed(GuardError):
-    """The path exists, but not for this method; `allowed` are those that it is there for."""
+class MethodNotAllowed(ClientError):
+    """The path exists, but not for this method; `allowed` are its methods."""
 
     status = 405
-    type = "invalid_request_error"
     code = "method_not_allowed"
-    come_back = False
 
     def __init__(self, allowed: Iterable[str]) -> None:
         super().__init__("This path does not take this method.")
@@ -142,43 +139,35 @@ class MethodNotAllowed(GuardError):
         return {**super().headers(retry_after_s), "Allow": ", ".join(self.allowed)}
 
 
-class RequestTimeout(GuardError):
-    """Head or body did not arrive in time: `[server] header_timeout_s`, `body_timeout_s`, or its rate."""
+class RequestTimeout(ClientError):
+    """Head or body came too slowly: `[server] header_timeout_s`, `body_timeout_s`, `body_min_bytes_per_s`."""
 
     status = 408
-    type = "invalid_request_error"
     code = "request_timeout"
-    come_back = False
 
 
-class BodyTooLarge(GuardError):
+class BodyTooLarge(ClientError):
     """The request body is larger than `[server] max_body_bytes`."""
 
     status = 413
-    type = "invalid_request_error"
     code = "request_too_large"
-    come_back = False
 
 
-class UnsupportedEncoding(GuardError):
-    """The body is compressed in a way that is not known here."""
+class UnsupportedEncoding(ClientError):
+    """The body's Content-Encoding is not supported."""
 
     status = 415
-    type = "invalid_request_error"
     code = "unsupported_encoding"
-    come_back = False
 
 
-class HeadTooLarge(GuardError):
-    """The request line, a header, or their number is over the bound."""
+class HeadTooLarge(ClientError):
+    """The request line or a header is too long, or there are too many headers."""
 
     status = 431
-    type = "invalid_request_error"
     code = "headers_too_large"
-    come_back = False
 
 
-class Unavailable(GuardError):
+class Unavailable(GatewayError):
     """Busy or restarting: the same request may succeed later.
 
     `reason` goes to logs and metrics, never to the client: agents match on the constant text.
@@ -186,7 +175,7 @@ class Unavailable(GuardError):
 
     status = 503
     code = "503"
-    come_back = True
+    retryable = True
 
     def __init__(self, reason: str) -> None:
         super().__init__(
@@ -195,36 +184,36 @@ class Unavailable(GuardError):
         self.reason = reason
 
 
-class Cancelled(GuardError):
-    """An administrator ended the request."""
+class Cancelled(GatewayError):
+    """An administrator cancelled the request."""
 
     status = 503
     code = "cancelled"
-    come_back = False
+    retryable = False
 
     def __init__(self) -> None:
         super().__init__("This request was cancelled by an administrator.")
 
 
-class RestartingFailed(Unavailable):
-    """The restart budget is used up, or the cause cannot heal: coming back does not help.
+class RestartFailed(Unavailable):
+    """Restarting was given up, or the cause persists: retrying does not help.
 
-    `cause`: a sentence for the client, in words of ours alone.
+    `cause`: a sentence for the client, with nothing in it from outside.
     """
 
-    come_back = False
+    retryable = False
 
     def __init__(self, reason: str, cause: str = "") -> None:
         super().__init__(reason)
-        told = "Service unavailable: restarting the model server has failed.", cause, "See the proxy's log."
-        self.message = " ".join(filter(None, told))
+        failed = "Service unavailable: restarting the model server has failed."
+        self.message = " ".join(filter(None, (failed, cause, "See the proxy's log.")))
 
     def headers(self, retry_after_s: int) -> Mapping[str, str]:
         return {"Retry-After": str(retry_after_s), "x-should-retry": "false"}
 
 
-class UpstreamFailed(GuardError):
-    """The answer broke while the child lives: a request failure, not a death."""
+class UpstreamFailed(GatewayError):
+    """The child could not complete this request, but lives: a request failure, not a death."""
 
     code = "upstream_error"
 
@@ -233,8 +222,8 @@ class UpstreamFailed(GuardError):
         self.reason = reason
 
 
-class InternalError(GuardError):
-    """A bug of ours; the log has the traceback under the request id."""
+class InternalError(GatewayError):
+    """A bug of the gateway; the log has the traceback under the request id."""
 
     def __init__(self) -> None:
         super().__init__("Internal error in the proxy; its log has the details under this request's id.")

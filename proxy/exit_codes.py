@@ -1,4 +1,4 @@
-"""How the process ends, for scripts and service managers."""
+"""Exit codes of the command, for scripts and service managers."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from enum import IntEnum
 
 
 class ExitCode(IntEnum):
-    """Exit status of `mlxguard-proxy`; `meaning` is what --help and the documentation say of it."""
+    """Exit status of `mlxguard-proxy`. `meaning` is its text in --help and in the documentation."""
 
     meaning: str
 

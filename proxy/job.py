@@ -8,53 +8,54 @@ from enum import StrEnum
 from typing import Any
 
 from proxy.prompt.fit import Fitted
-from proxy.request.completion import ChatPrompt, CompletionRequest
+from proxy.request.completion import ChatPrompt, CompletionRequest, Prompt
 from proxy.request.images import image_urls
 from proxy.stream.answer import Answer
 from proxy.stream.child_stream import StreamProgress, Usage
 
 
 class Stage(StrEnum):
-    """Where a request is."""
+    """The stage that a request is in."""
 
     WAITING = "waiting"  # in the queue
-    STARTING = "starting"  # has its place; the child is loading or restarting
+    STARTING = "starting"  # has its slot; the child is loading or restarting
     PREFILL = "prefill"
     DECODE = "decode"
     ENDED = "ended"
 
 
 class Outcome(StrEnum):
-    """How it ended."""
+    """How a request ended."""
 
     OK = "ok"
     CLIENT_GONE = "client_gone"
     INVALID = "invalid"  # the child refused the request
     UNAVAILABLE = "unavailable"  # 503, in headers or in the stream, before any content
-    FAILED = "failed"  # the answer broke, the child lives
+    FAILED = "failed"  # the answer failed, the child lives
     CUT = "cut"  # the child died after content was sent
     CANCELLED = "cancelled"  # by an administrator
     STOPPED = "stopped"  # the proxy itself is stopping
-    ERROR = "error"  # a bug of ours
+    ERROR = "error"  # a bug of the gateway
 
 
 @dataclass(slots=True)
 class Job:
-    """Times are seconds on the monotonic clock, durations from `arrived` on.
+    """One accepted request. Times are monotonic seconds, durations are counted from `arrived` on.
 
     Attributes:
-        outcome: final once the stage is ENDED; an error of ours until something better is known.
-        client: name of its key, or "anonymous".
-        via: the `Via` of its request to the child.
-        deadline: it waits for its turn and for the child until then; running is not limited.
-        queue_s: how long it has waited for its turn, over all attempts.
-        first_content_s: when its client was sent content; None if it never was.
-        generation: number of the child's life that works on it, or did last.
+        outcome: final once the stage is ENDED; ERROR until then.
+        client: the name of its API key, or "anonymous".
+        via: the `Via` field of its request to the child.
+        deadline: it waits for its slot and for the child until then; running is not limited.
+        queue_s: how long it has waited for its slot, over all attempts.
+        first_content_s: when the client was sent content; None if it never was.
+        generation: number of the child that works on it, or did last.
         asked: when the running attempt was given to the child; None while it is on its way there.
-        seen: what the running attempt has shown.
-        give_up: ends the running attempt for want of memory; None while the child has nothing of it.
-        reason: for an outcome other than ok, what metrics count it under.
-        predicted_bytes: what was reserved for it at its grant; None before.
+        seen: the progress of the running attempt.
+        give_up: ends the running attempt for lack of memory; None while the child has not begun to answer.
+        reason: the label in metrics for an outcome other than OK.
+        retried: it lacked memory once, and is run again alone.
+        predicted_bytes: memory that was reserved for it at its grant; None before.
         seen_bytes: by how much the child's memory rose while it ran; None if that is not known.
     """
 
@@ -84,48 +85,48 @@ class Job:
 
     @property
     def fingerprint(self) -> str:
-        """What tells this request from others, however it is spelled; worked out when first asked for."""
+        """A hash of its prompt and sampling, computed when it is first needed."""
         self._fingerprint = self._fingerprint or self.request.fingerprint()
         return self._fingerprint
 
     @property
     def unstreamed(self) -> bool:
-        """Whether the child is asked for one body: only so does it report log probabilities."""
+        """Whether the child is asked for one body, as it reports log probabilities only there."""
         return self.request.logprobs and not self.request.stream
 
     @property
     def sequential(self) -> bool:
         """Whether the child runs it outside of its batch, whatever the model (server.py, _is_batchable)."""
-        prompt = self.request.prompt
-        images = isinstance(prompt, ChatPrompt) and bool(image_urls(prompt.messages))
-        return images or self.request.sampling.get("seed") is not None
+        return has_images(self.request.prompt) or self.request.sampling.get("seed") is not None
 
     @property
     def usage(self) -> Usage | None:
-        """Tokens as the child counted them; None until its answer is complete."""
+        """Tokens as the child counted them; None until the answer is complete."""
         return self.seen.usage if self.seen else None
 
     @property
     def completion_tokens(self) -> int:
-        """As counted by the child, or while it runs the number of events, which is nearly that."""
+        """As the child counted them, or while it runs the number of events, which is nearly the same."""
         if self.usage is not None:
             return self.usage.completion_tokens
         return self.seen.events if self.seen else 0
 
     def was_asked(self, now: float) -> None:
-        """The child can have it from now on, and die of it."""
+        """Note that the child can have it from now on, and die of it."""
         self.asked = now
 
     def content_sent(self, now: float) -> None:
+        """Note that content was sent, and when the first of all attempts was."""
         self.stage = Stage.DECODE
         if self.first_content_s is None:
             self.first_content_s = now - self.arrived
 
-    def saw(self, rise: int) -> None:
-        """The child's memory has risen by so many bytes since it was let in."""
+    def memory_rose(self, rise: int) -> None:
+        """Note by how many bytes the child's memory has risen since its admission."""
         self.seen_bytes = rise
 
     def end(self, now: float) -> None:
+        """End it; its outcome is final."""
         self.stage = Stage.ENDED
         self.total_s = now - self.arrived
 
@@ -154,3 +155,8 @@ class Job:
             "first_content_ms": None if self.first_content_s is None else round(self.first_content_s * 1000),
             "total_ms": None if self.total_s is None else round(self.total_s * 1000),
         }
+
+
+def has_images(prompt: Prompt) -> bool:
+    """Whether any message of the prompt has an image."""
+    return isinstance(prompt, ChatPrompt) and bool(image_urls(prompt.messages))

@@ -1,8 +1,8 @@
 """Counts deaths, attributes crashes to requests, and writes one report per crash to log and state folder.
 
-The order matters: blame before anybody goes on. `Supervisor` adds a death here in the same synchronous step
-in which it became known, and the gateway's attribution (`CrashAttribution`) is called within that step. The
-requests that wait on `Generation.died` are resumed by the event loop afterwards, so when one of them asks
+The order matters: blame before any request goes on. `Supervisor` adds a death here in the same synchronous
+step in which it became known, and the gateway's attribution (`CrashAttribution`) is called within that step.
+The requests that wait on `Generation.died` are resumed by the event loop afterwards, so when one of them asks
 whether it may be replayed, it is already known whether it is a suspect or in quarantine. Nothing on this way
 may await. Advice follows from the attribution, and the report is written in a thread later.
 """
@@ -84,26 +84,17 @@ class CrashReports:
         advice = _EXTERNAL_ADVICE if death.external else advise(death.cause, attempt.facts(in_flight))
         death = dataclasses.replace(death, advice=advice)
         self.last = death
-        what = {
-            "generation": death.generation,
-            "cause": death.cause,
-            "symptom": symptom,
-            "explanation": death.explanation,
-            "advice": death.advice,
-            "exit_code": death.exit_code,
-            "signal": death.signal,
-            "state": death.state,
-        }
+        what = {"symptom": symptom, **dataclasses.asdict(death)}
+        last_lines = what.pop("last_lines")
         log.error("child_died", extra={**what, "in_flight": len(in_flight)})
         now = time.time()
         self._report = {
             "id": self._folder.crash_id(death.generation, now),
             "time": now,
             **what,
-            "external": death.external,
             "in_flight": [dataclasses.asdict(work) for work in in_flight[:_MAX_IN_FLIGHT]],
             "child": attempt.description(),
-            "last_lines": death.last_lines[-EVIDENCE_LINES:],
+            "last_lines": last_lines[-EVIDENCE_LINES:],
             "done": [],
         }
         self._save(self._report)

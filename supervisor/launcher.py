@@ -30,8 +30,7 @@ class Launcher:
         self._prepare = prepare
         self._crash_reports = crash_reports
         self._session: aiohttp.ClientSession | None = None
-        self._free_before: int | None = None  # bytes, before the last child was started
-        self._used = 0  # bytes, by the last child at its end
+        self._last: tuple[int, int] | None = None  # bytes free before the last child, bytes it used
 
     def open(self) -> None:
         """Open the HTTP session in which children are probed."""
@@ -56,20 +55,19 @@ class Launcher:
         await self._wait_for_memory()
         assert self._session is not None
         await attempt.launch(launch, self._session)
-        self._free_before = attempt.free_before
 
     def ended(self, attempt: Attempt) -> None:
         """Note that the process of `attempt` is gone, and how much memory should come back."""
-        self._used = attempt.last_footprint()
+        if attempt.free_before is not None:
+            self._last = attempt.free_before, attempt.last_footprint()
 
     async def _wait_for_memory(self) -> None:
         """Do not load a model while the last child's memory is still occupied."""
-        if self._free_before is not None:
-            result = await wait_for_memory(self._free_before, self._used)
-            if result.waited_s or result.missing_bytes:
-                extra = {"waited_s": result.waited_s, "missing_bytes": result.missing_bytes}
-                log.info("waited_for_memory", extra=extra)
-            self._crash_reports.note("memory", waited_s=result.waited_s, missing_bytes=result.missing_bytes)
+        if self._last is not None:
+            waited_s, missing = await wait_for_memory(*self._last)
+            if waited_s or missing:
+                log.info("waited_for_memory", extra={"waited_s": waited_s, "missing_bytes": missing})
+            self._crash_reports.note("memory", waited_s=waited_s, missing_bytes=missing)
 
 
 def not_started(error: BaseException) -> tuple[Diagnosis, Retry]:

@@ -56,7 +56,6 @@ class Supervisor:
     ) -> None:
         self._options = options
         self._random = random
-        self._rules = options.rules
         self._state_folder = StateFolder(options.state_dir)
         self._tasks = Tasks()
         self._crash_reports = CrashReports(self._state_folder, Saver(self._tasks), attribute_crash)
@@ -166,7 +165,7 @@ class Supervisor:
 
     def _feed(self, event: events.Event) -> None:
         before = self._life
-        self._life, effects = state_machine.handle(self._rules, before, event, time.monotonic())
+        self._life, effects = state_machine.handle(self._options, before, event, time.monotonic())
         if self._life.state not in _ALIVE and self._attempt is not None:
             self._attempt.stop_watching()
         for effect in effects:

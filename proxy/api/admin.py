@@ -1,4 +1,4 @@
-"""What an administrator may do over HTTP: restart the child in order, and end a request."""
+"""Administration over HTTP: restart the child in order, and cancel a running request."""
 
 from __future__ import annotations
 
@@ -6,55 +6,46 @@ import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
-import orjson
 from aiohttp import web
 
 from proxy.errors import NotFound, Unavailable
+from proxy.http.responses import json_response
 from proxy.relay.registry import Registry
-from supervisor.supervisor import IllegalEvent
+from supervisor.lifecycle.state_machine import IllegalEvent
 
-log = logging.getLogger("mlxguard.actions")
-
-Recycle = Callable[[str], Awaitable[None]]
+log = logging.getLogger("mlxguard.admin")
 
 
 @dataclass(frozen=True, slots=True)
 class AdminActions:
-    """POST /mlxguard/api/...; the edge has asked for the key, if there are any."""
+    """Handlers of POST /mlxguard/api/...; the middleware has checked the key.
 
-    recycle_child: Recycle
+    `recycle_child`: asks the supervisor for a restart; the argument is the reason for the log.
+    """
+
+    recycle_child: Callable[[str], Awaitable[None]]
     registry: Registry
 
     async def recycle(self, _: web.Request) -> web.Response:
-        """Restart the child as planned, or try again after giving up. Answers before it is done.
+        """Restart the child, also after the supervisor gave up; responds before the restart is complete.
 
         Raises:
-            Unavailable: the proxy is stopping.
+            Unavailable: the gateway is stopping.
         """
         try:
-            await self.recycle_child("asked for over HTTP")
+            await self.recycle_child("requested over HTTP")
         except IllegalEvent:
             raise Unavailable("stopping") from None
-        return _accepted({"status": "recycling"})
+        return json_response({"status": "recycling"}, status=202)
 
     async def cancel(self, request: web.Request) -> web.Response:
-        """End the request with this answer id or request id; its client is told by the contract.
+        """Cancel the request with this answer id or request id; its client gets the error `cancelled`.
 
         Raises:
-            NotFound: none is running under this id.
+            NotFound: no running request has this id.
         """
         wanted = request.match_info["id"]
         if not self.registry.cancel(wanted):
             raise NotFound("No running request has this id.")
         log.info("cancelled", extra={"id": wanted})
-        return _accepted({"status": "cancelling", "id": wanted})
-
-    def routes(self) -> list[web.RouteDef]:
-        return [
-            web.post("/mlxguard/api/recycle", self.recycle),
-            web.post("/mlxguard/api/requests/{id}/cancel", self.cancel),
-        ]
-
-
-def _accepted(document: dict[str, str]) -> web.Response:
-    return web.Response(body=orjson.dumps(document), status=202, content_type="application/json")
+        return json_response({"status": "cancelling", "id": wanted}, status=202)

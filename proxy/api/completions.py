@@ -1,4 +1,4 @@
-"""What answers each path. `Completions.answer` is a request's journey, from its body to settling."""
+"""The completion endpoints. `Completions.complete` is the journey of a request from its body to its end."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from aiohttp import web
 
 from proxy.api.explain import Explainer
 from proxy.api.metrics import Metrics
-from proxy.api.pages import _json
 from proxy.cache.client import CacheClient
 from proxy.config.settings import QueueSettings, ServerSettings
 from proxy.errors import Unavailable
@@ -22,13 +21,15 @@ from proxy.http.body import read_body
 from proxy.http.body_budget import BodyBudget
 from proxy.http.image_fetch import ImageFetch
 from proxy.http.middleware import CLIENT
-from proxy.log.format import request_id as request_id_var
+from proxy.http.responses import json_response
+from proxy.job import Job
+from proxy.log.format import current_request_id
 from proxy.planning.preparation import Preparation, Prepared
 from proxy.prompt.compaction import OverflowHistory
 from proxy.prompt.counter import TokenCounter
 from proxy.prompt.fit import fit
 from proxy.relay.registry import Registry
-from proxy.relay.relay import Job, Relay
+from proxy.relay.relay import Relay
 from proxy.request.completion import Bounds, CompletionRequest
 from proxy.request.model_names import ModelNames
 from proxy.request.parse import parse_chat, parse_text
@@ -38,100 +39,91 @@ log = logging.getLogger("mlxguard.answer")
 
 Parse = Callable[[bytes, Bounds], CompletionRequest]
 
-#: Seconds that a request waits for a model that is still being prepared before it gets 503. Preparing an
-#: already downloaded model takes a few; a download takes minutes, and a held request gets no keep-alive yet.
+#: Seconds that a request waits for a model that is being prepared, before it gets 503. Preparing a downloaded
+#: model takes a few seconds; a download takes minutes, and there is no keep-alive for the request yet.
 PREPARATION_WAIT_S = 20.0
 
 
 @dataclass(frozen=True, slots=True)
 class Completions:
-    """POST /v1/chat/completions and /v1/completions."""
+    """Handlers of the completion endpoints and of explain."""
 
     server: ServerSettings
     queue: QueueSettings
     names: ModelNames
     preparation: Preparation
-    tokens: TokenCounter
-    mirroring: CacheClient
+    counter: TokenCounter
+    cache: CacheClient
     relay: Relay
     registry: Registry
     explainer: Explainer
-    refusals: OverflowHistory
+    overflow_history: OverflowHistory
     metrics: Metrics
-    bodies: BodyBudget
-    pictures: ImageFetch
+    body_budget: BodyBudget
+    images: ImageFetch
     stopping: asyncio.Event
 
     async def chat(self, http_request: web.Request) -> web.StreamResponse:
-        return await self.answer(http_request, parse_chat)
+        return await self.complete(http_request, parse_chat)
 
     async def text(self, http_request: web.Request) -> web.StreamResponse:
-        return await self.answer(http_request, parse_text)
+        return await self.complete(http_request, parse_text)
 
-    async def answer(self, http_request: web.Request, parse: Parse) -> web.StreamResponse:
-        """One request, from its body to the end of its answer.
+    async def complete(self, http_request: web.Request, parse: Parse) -> web.StreamResponse:
+        """Serve one completion request, from its body to the end of its response.
 
         Raises:
-            GuardError: nothing was sent yet, and this is the answer.
+            GatewayError: nothing was sent yet, and this is the response.
         """
         arrived = time.monotonic()
         if self.stopping.is_set():
             raise Unavailable("stopping")
-        request, prepared = await self._understood(http_request, parse)
+        request, prepared = await self._read(http_request, parse)
         self.names.check(request.model)
-        self.metrics.dropped(request.dropped)
+        self.metrics.fields_dropped(request.dropped)
         answer = self._new_answer(is_chat=request.is_chat)
-        with self.mirroring.counting(answer.id, request) as counter:
-            fitted = await fit(request, counter, prepared.limits, refusals=self.refusals, now=arrived)
+        with self.cache.counting(answer.id, request) as counter:
+            fitted = await fit(request, counter, prepared.limits, refusals=self.overflow_history, now=arrived)
         job = Job(
-            request_id=request_id_var.get(),
+            request_id=current_request_id.get(),
             request=request,
             fitted=fitted,
             answer=answer,
             client=http_request[CLIENT],
             arrived=arrived,
             deadline=arrived + self.queue.max_wait_s,
-            via=via.onward(http_request.headers.getall("Via", ()), http_request.version),
+            via=via.forward(http_request.headers.getall("Via", ()), http_request.version),
         )
         with self.registry.track(job):
             try:
                 return await self.relay.serve(http_request, job)
             finally:
-                self._settle(job)
+                self._record(job)
 
     async def explain(self, http_request: web.Request) -> web.Response:
-        """What would become of a chat request; it is not run."""
-        request, prepared = await self._understood(http_request, parse_chat)
-        return _json(await self.explainer.document(request, prepared.limits, http_request[CLIENT]))
+        """Explain what would happen to a chat request, without running it."""
+        request, prepared = await self._read(http_request, parse_chat)
+        return json_response(await self.explainer.document(request, prepared.limits, http_request[CLIENT]))
 
-    async def _understood(
-        self, http_request: web.Request, parse: Parse
-    ) -> tuple[CompletionRequest, Prepared]:
-        """The request that the body makes, and the model that it is for; the body itself is let go of."""
-        server = self.server
-        with self.bodies.account() as account:
-            body = await read_body(
-                http_request,
-                most_bytes=server.max_body_bytes,
-                timeout_s=server.body_timeout_s,
-                bytes_per_s=server.body_min_bytes_per_s,
-                account=account,
-            )
+    async def _read(self, http_request: web.Request, parse: Parse) -> tuple[CompletionRequest, Prepared]:
+        """Read and parse the body, and fetch its images; the body's memory is released at the end."""
+        with self.body_budget.account() as account:
+            body = await read_body(http_request, self.server, account)
             prepared = await self.preparation.ready(min(PREPARATION_WAIT_S, self.queue.max_wait_s))
             request = parse(body, prepared.bounds)
             if request.remote:
-                request = request.with_images(await self.pictures.fetch(request.remote, account))
+                request = request.with_images(await self.images.fetch(request.remote, account))
             return request, prepared
 
     def _new_answer(self, *, is_chat: bool) -> Answer:
         unique, created = str(uuid.uuid4()), int(time.time())
         return Answer.new(unique=unique, created=created, model=self.names.served, is_chat=is_chat)
 
-    def _settle(self, job: Job) -> None:
-        """Measure and record; the gate's place was given back by the relay."""
-        self.metrics.settle(job)
+    def _record(self, job: Job) -> None:
+        """Count and log how the request ended; the relay has released its slot."""
+        self.metrics.request_ended(job)
         if job.usage is not None:
-            self.tokens.check(job.fitted.prompt_tokens, job.usage.prompt_tokens)
+            self.counter.check(job.fitted.prompt_tokens, job.usage.prompt_tokens)
         summary = job.summary()
-        del summary["request_id"]  # every line of a request carries it
+        del summary["request_id"]  # every line of a request has it
         log.info("answered", extra=summary)

@@ -1,4 +1,4 @@
-"""The small GET endpoints: models, health, metrics, status and the API description."""
+"""The GET endpoints: models, health, metrics, status and the API description."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
 
-import orjson
 from aiohttp import web
 
 from proxy.api import openapi
 from proxy.api.metrics import CONTENT_TYPE, Metrics
 from proxy.api.status import Status
+from proxy.http.responses import json_response
 from proxy.planning.preparation import Preparation
 from proxy.request.model_names import ModelNames
 from supervisor.lifecycle.state_machine import State
@@ -19,7 +19,7 @@ from supervisor.lifecycle.state_machine import State
 
 @dataclass(frozen=True, slots=True)
 class Pages:
-    """Everything that is asked with GET."""
+    """Handlers of every GET route."""
 
     names: ModelNames
     preparation: Preparation
@@ -27,38 +27,38 @@ class Pages:
     metrics: Metrics
 
     async def livez(self, _: web.Request) -> web.Response:
-        """The proxy is up, whatever the child does."""
-        return _json({"status": "ok"})
+        """200 while the gateway runs, whatever the child's state."""
+        return json_response({"status": "ok"})
 
     async def readyz(self, _: web.Request) -> web.Response:
-        """200 when requests would be served, 503 with the reason when they would not."""
+        """200 while requests are being served, else 503 with the reason."""
         child = self.status.child()
         if child.state is not State.READY:
             reason = child.explanation or f"the model server is {child.state}"
         elif self.preparation.prepared is None:
             reason = self.preparation.failure or "the tokenizer is still loading"
         else:
-            return _json({"status": "ok"})
-        return _json({"status": "unavailable", "state": child.state, "reason": reason}, status=503)
+            return json_response({"status": "ok"})
+        return json_response({"status": "unavailable", "state": child.state, "reason": reason}, status=503)
 
     async def models(self, _: web.Request) -> web.Response:
-        return _json({"object": "list", "data": [self._model()]})
+        return json_response({"object": "list", "data": [self._model()]})
 
     async def model(self, request: web.Request) -> web.Response:
         self.names.check(request.match_info["id"])
-        return _json(self._model())
+        return json_response(self._model())
 
     async def api_status(self, _: web.Request) -> web.Response:
-        return _json(self.status.document())
+        return json_response(self.status.document())
 
     async def exposition(self, _: web.Request) -> web.Response:
         return web.Response(body=self.metrics.exposition(), headers={"Content-Type": CONTENT_TYPE})
 
     async def openapi(self, _: web.Request) -> web.Response:
-        return _json(openapi.document(version("mlxguard-proxy")))
+        return json_response(openapi.document(version("mlxguard-proxy")))
 
     def _model(self) -> dict[str, Any]:
-        """The one model, with its context length under every name that some agent reads."""
+        """The served model, with its context length under each name that some agent reads."""
         entry: dict[str, Any] = {
             "id": self.names.served,
             "object": "model",
@@ -73,7 +73,3 @@ class Pages:
             entry[name] = limit
         entry["meta"] = {"n_ctx": limit, "n_ctx_train": context}
         return entry
-
-
-def _json(document: dict[str, Any], *, status: int = 200) -> web.Response:
-    return web.Response(body=orjson.dumps(document), status=status, content_type="application/json")

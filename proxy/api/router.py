@@ -1,15 +1,16 @@
-"""Builds the routing table: which path and method is answered by which handler."""
+"""The route table: which handler serves which method and path."""
 
 from __future__ import annotations
 
 from aiohttp import web
 
+from proxy.api.admin import AdminActions
 from proxy.api.completions import Completions
 from proxy.api.pages import Pages
 
 
-def routes(completions: Completions, pages: Pages) -> list[web.RouteDef]:
-    """Every path of the proxy."""
+def route_table(completions: Completions, pages: Pages, admin: AdminActions) -> list[web.RouteDef]:
+    """Every route of the gateway."""
     return [
         web.post("/v1/chat/completions", completions.chat),
         web.post("/chat/completions", completions.chat),
@@ -23,4 +24,6 @@ def routes(completions: Completions, pages: Pages) -> list[web.RouteDef]:
         web.get("/mlxguard/api/status", pages.api_status),
         web.get("/mlxguard/openapi.json", pages.openapi),
         web.post("/mlxguard/api/explain", completions.explain),
+        web.post("/mlxguard/api/recycle", admin.recycle),
+        web.post("/mlxguard/api/requests/{id}/cancel", admin.cancel),
     ]

@@ -1,26 +1,29 @@
-"""What is going on, for people and for programs: running requests, the last ones, and the child."""
+"""The state of the whole gateway at one moment: as a JSON document, and as Prometheus gauges."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-from proxy.api.metrics import Gauges
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
 from proxy.gate.gate import Gate
 from proxy.gate.snapshot import GateSnapshot
 from proxy.log.setup import lost_lines
-from proxy.memory.guard import MemorySnapshot
+from proxy.memory.guard import MemoryGuard
 from proxy.planning.learned_limits import LearnedLimits
 from proxy.planning.preparation import Preparation
 from proxy.relay.quarantine import Quarantine
 from proxy.relay.registry import Registry
+from supervisor.child.generation import ChildSnapshot
 from supervisor.lifecycle.state_machine import State
-from supervisor.supervisor import ChildSnapshot, Supervisor
+from supervisor.supervisor import Supervisor
 
 
-class Status:
-    """Reads all parts; keeps nothing itself.
+class Status(Collector):
+    """Reads the state of all parts when asked, and stores nothing that could become stale.
 
     Args:
         started_at: Unix time in whole seconds.
@@ -33,64 +36,71 @@ class Status:
         registry: Registry,
         preparation: Preparation,
         *,
-        inquest: Quarantine,
-        limits: LearnedLimits,
-        memory: Callable[[], MemorySnapshot],
+        quarantine: Quarantine,
+        learned_limits: LearnedLimits,
+        memory: MemoryGuard,
         started_at: int,
     ) -> None:
         self._supervisor = supervisor
         self._gate = gate
         self._registry = registry
         self._preparation = preparation
-        self._inquest = inquest
-        self._limits = limits
-        self._memory_now = memory
+        self._quarantine = quarantine
+        self._learned_limits = learned_limits
+        self._memory = memory
         self.started_at = started_at
 
     def child(self) -> ChildSnapshot:
         return self._supervisor.snapshot()
 
     def document(self) -> dict[str, Any]:
-        """The body of /mlxguard/api/status. Sizes in bytes, times in seconds, wall clock where absolute."""
-        child, gate = self.child(), self._gate.snapshot()
+        """The body of /mlxguard/api/status: sizes in bytes, durations in seconds, dates in Unix time."""
+        memory = self._memory.snapshot()
         return {
             "time": time.time(),
-            "started": self.started_at,
+            "started_at": self.started_at,
             "model": self._model(),
             "plan": plan.summary() if (plan := self._preparation.plan) else None,
-            "learned_limits": self._limits.document(),
-            "suspects": self._inquest.suspects(),
-            "child": _describe_child(child),
-            "queue": _queue(gate),
-            "memory": {"mark": (memory := self._memory_now()).mark.name.lower(), **memory.actions},
+            "learned": self._learned_limits.document(),
+            "suspects": self._quarantine.suspects(),
+            "child": _child(self.child()),
+            "queue": _queue(self._gate.snapshot()),
+            "memory": {"pressure": memory.mark.name.lower(), **memory.actions},
             "requests": self._registry.running(),
             "recent": self._registry.recent(),
         }
 
-    def gauges(self) -> Gauges:
-        """For metrics, read when they are scraped."""
-        child, gate = self.child(), self._gate.snapshot()
-        suspects, plan = self._inquest.suspects(), self._preparation.plan
-        return Gauges(
-            child_state=child.state,
-            child_states=tuple(State),
-            generation=child.generation,
-            deaths_by_cause=_by_name(child),
-            running=gate.running,
-            waiting=gate.waiting,
-            leaving=gate.leaving,
-            gate_bytes={kind: size for kind, size in _shared(gate).items() if size is not None},
-            corrections=dict(zip(("alone", "together"), gate.corrections, strict=True)),
-            memory_bytes={kind: size for kind, size in _memory(child).items() if size is not None},
-            memory_mark=(memory := self._memory_now()).mark,
-            memory_actions=memory.actions,
-            suspects=len(suspects),
-            quarantined=sum(each["until"] is not None for each in suspects),
-            ceiling_bytes=plan.ceiling.bytes if plan else None,
-            max_prompt_tokens=plan.max_prompt if plan else None,
-            learned_share=self._limits.learned.share,
-            lost_log_lines=lost_lines(),
-        )
+    def collect(self) -> Iterator[Metric]:
+        """The metrics that are read at each scrape; `Metrics` has the ones that are counted."""
+        child, gate, memory = self.child(), self._gate.snapshot(), self._memory.snapshot()
+        suspects, plan = self._quarantine.suspects(), self._preparation.plan
+        states = {state.value: float(state is child.state) for state in State}
+        yield _gauge("child_state", "1 for the current state of the child, else 0.", states, "state")
+        yield _gauge("child_generation", "Child process generations started.", child.generation)
+        yield _counter("child_exits", "Exits of the child process by cause.", _exits(child), "cause")
+        yield _gauge("child_memory_bytes", "Memory of the child process.", _memory_of(child), "kind")
+        yield _gauge("requests_running", "Requests that the child is working on.", gate.running)
+        yield _gauge("requests_waiting", "Requests in the queue.", gate.waiting)
+        about = "Running requests whose clients have disconnected."
+        yield _gauge("requests_disconnected", about, gate.disconnected)
+        about = "Memory as admission control accounts for it."
+        yield _gauge("gate_bytes", about, _gate_bytes(gate), "kind")
+        about = "Learned factor by which predicted memory, without the weights, is multiplied."
+        yield _gauge("cost_model_correction", about, _corrections(gate), "kind")
+        about = "0: enough memory; 1: no request is admitted; 2: running requests are ended."
+        yield _gauge("memory_pressure_level", about, memory.mark)
+        about = "Actions taken because memory was short."
+        yield _counter("memory_actions", about, memory.actions, "action")
+        yield _gauge("suspects", "Requests suspected of crashing the child.", len(suspects))
+        quarantined = sum(each["until"] is not None for each in suspects)
+        yield _gauge("quarantined", "Suspected requests that are refused at present.", quarantined)
+        about = "Part of the memory ceiling that may be used, as learned from crashes; 1 at first."
+        yield _gauge("learned_ceiling_ratio", about, self._learned_limits.learned.share)
+        yield _counter("log_lines_lost", "Log lines that could not be written.", lost_lines())
+        if plan is not None:
+            yield _gauge("memory_ceiling_bytes", "Memory that the child may use.", plan.ceiling.bytes)
+            if plan.max_prompt is not None:
+                yield _gauge("plan_max_prompt_tokens", "Longest prompt that fits in memory.", plan.max_prompt)
 
     def _model(self) -> dict[str, Any] | None:
         prepared = self._preparation.prepared
@@ -104,57 +114,83 @@ class Status:
         }
 
 
+Values = float | Mapping[str, float | None]
+
+
+def _gauge(name: str, about: str, values: Values, label: str = "") -> Metric:
+    return _filled(GaugeMetricFamily(f"mlxguard_{name}", about, labels=[label] if label else []), values)
+
+
+def _counter(name: str, about: str, values: Values, label: str = "") -> Metric:
+    return _filled(CounterMetricFamily(f"mlxguard_{name}", about, labels=[label] if label else []), values)
+
+
+def _filled(family: GaugeMetricFamily | CounterMetricFamily, values: Values) -> Metric:
+    """Add the values, by label value or one alone; unknown ones (None) are left out."""
+    if not isinstance(values, Mapping):
+        family.add_metric([], values)
+    else:
+        for label, value in values.items():
+            if value is not None:
+                family.add_metric([label], value)
+    return family
+
+
 def _queue(gate: GateSnapshot) -> dict[str, Any]:
-    """Who runs and waits, and the bytes that are shared out. `leaving`: running for nobody any more."""
+    """`disconnected`: running, but without a client; `paused`: no request is admitted, memory being short."""
     return {
         "running": gate.running,
-        "leaving": gate.leaving,
+        "disconnected": gate.disconnected,
         "waiting": gate.waiting,
         "max_running": gate.budget.max_running,
-        "held": gate.held,
-        "bytes": _shared(gate),
-        "law_corrections": gate.corrections,
+        "paused": gate.held,
+        "bytes": _gate_bytes(gate),
+        "cost_model_corrections": _corrections(gate),
     }
 
 
-def _shared(gate: GateSnapshot) -> dict[str, int | None]:
-    """Bytes: what all may come to hold, as foretold, and the most that they may; what finished ones hold."""
+def _gate_bytes(gate: GateSnapshot) -> dict[str, int | None]:
+    """Predicted peak, its limit, KV of finished sequences, and how much of that must be evicted."""
     return {
         "reserved": gate.reserved,
         "ceiling": gate.budget.ceiling,
         "retained": gate.retained,
-        "lacking": gate.lacking,
+        "eviction_needed": gate.eviction_needed,
     }
 
 
-def _memory(child: ChildSnapshot) -> dict[str, int | None]:
-    """Bytes: `footprint` as the system sees the process, the rest as MLX does from inside (telemetry)."""
-    inside = child.telemetry
+def _corrections(gate: GateSnapshot) -> dict[str, float]:
+    return dict(zip(("alone", "together"), gate.corrections, strict=True))
+
+
+def _memory_of(child: ChildSnapshot) -> dict[str, int | None]:
+    """`footprint`: as the system sees the process; the others: as MLX reports them, by telemetry."""
+    telemetry = child.telemetry
     return {
         "footprint": child.memory_bytes,
-        "active": inside.active_bytes if inside else None,
-        "peak": inside.peak_bytes if inside else None,
-        "cache": inside.cache_bytes if inside else None,
+        "active": telemetry.active_bytes if telemetry else None,
+        "peak": telemetry.peak_bytes if telemetry else None,
+        "cache": telemetry.cache_bytes if telemetry else None,
     }
 
 
-def _describe_child(child: ChildSnapshot) -> dict[str, Any]:
+def _child(child: ChildSnapshot) -> dict[str, Any]:
     return {
         "state": child.state,
-        "since": child.since,
+        "state_since": child.since,
         "generation": child.generation,
         "pid": child.pid,
         "port": child.port,
         "in_flight": child.in_flight,
         "restarts": child.restarts,
-        "ended_by_cause": _by_name(child),
+        "exits_by_cause": _exits(child),
         "last_death": _last_death(child),
         "next_restart_s": child.next_restart_s,
-        "memory": _memory(child),
+        "memory": _memory_of(child),
     }
 
 
-def _by_name(child: ChildSnapshot) -> dict[str, int]:
+def _exits(child: ChildSnapshot) -> dict[str, int]:
     return {cause.value: count for cause, count in child.restarts_by_cause.items()}
 
 

@@ -1,247 +1,233 @@
-"""What the gateway tells the tokenizer worker's mirror of the child's prompt cache, in order, and asks of it.
+"""The gateway's client of the tokenizer worker's cache predictor: what it is told, in order, and asked.
 
-The worker has the mirror (proxy/worker/cache_predictor.py), since it has the token ids. A request is foreseen
-in the same trip in which it is counted, and asked for again only where something has come in between that may
-matter to it. Nothing depends on the answers: where nothing is known, requests go as they would without the
-mirror.
+The worker predicts (proxy/worker/cache_predictor.py), since it has the token ids. A request is predicted in
+the same trip in which it is counted, and asked for again only if what the cache has received since may matter
+to it. Nothing depends on the answers: where nothing is known, requests are served as they would be without
+them.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Coroutine, Iterator, Sequence
+from collections.abc import Awaitable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from typing import Any, Protocol
+from typing import Any
 
-from proxy.cache.search_rate import WORTH_S, SearchRate
+from proxy.cache.search_times import SearchTimes
 from proxy.cache.simulator import CacheRules
 from proxy.cache.staleness import CachePrediction, Insertions, holds
+from proxy.job import has_images
+from proxy.prompt.counter import TokenCounter
 from proxy.prompt.fit import Counter
-from proxy.request.completion import ChatPrompt, CompletionRequest, Prompt, TextPrompt
-from proxy.request.images import image_urls
+from proxy.request.completion import CompletionRequest, Prompt, TextPrompt
 from supervisor.child.generation import Change
 from supervisor.lifecycle.state_machine import State
 from supervisor.memory_model import kv_cache
 from supervisor.memory_model.plan import Plan
 
-#: Seconds that a request waits for what is foreseen of it; usually it takes a few milliseconds.
-_PATIENCE_S = 1.0
-
-
-class TokenCounterLike(Counter, Protocol):
-    """What is used of proxy.prompt.counter.TokenCounter."""
-
-    async def count_and_predict(
-        self, prompt: Prompt, limit: int | None, *, of: str, batched: bool
-    ) -> tuple[int, dict[str, Any] | None]: ...
-
-    def ask_predictor(
-        self, do: str, prompt: Prompt | None = None, **fields: Any
-    ) -> Coroutine[Any, Any, Any | None]: ...
-
-    def tell_predictor(self, do: str, **fields: Any) -> None: ...
+#: A request waits this many seconds for its prediction; usually it takes a few milliseconds.
+_TIMEOUT_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
 class _TrackedRequest:
-    """`told`, of `prompt`, after `arrivals`; None: nothing is known of it."""
+    """`prediction` for `prompt`, made after `insertions` insertions; None: nothing is known."""
 
     prompt: Prompt | None
-    told: CachePrediction | None
-    arrivals: int
+    prediction: CachePrediction | None
+    insertions: int
 
 
 class CacheClient:
-    """One per gateway. `most_copied`: a search that copies more is a stall."""
+    """One per gateway. `searches`: how long the searches take that it predicts."""
 
-    def __init__(self, tokens: TokenCounterLike) -> None:
-        self.most_copied = SearchRate().items(WORTH_S)
-        self._tokens = tokens
+    def __init__(self, counter: TokenCounter, searches: SearchTimes) -> None:
+        self.searches = searches
+        self._counter = counter
         self._rules, self._batched = CacheRules(), True
-        self._generation: int | None = None  # of the child that serves
-        self._mirrored: int | None = None  # of the child that the worker follows
-        self._arrivals = Insertions()
-        self._followed: dict[str, _TrackedRequest] = {}
+        self._generation: int | None = None  # the child that serves
+        self._simulated: int | None = None  # the child whose cache the worker simulates
+        self._insertions = Insertions()
+        self._tracked: dict[str, _TrackedRequest] = {}
 
     @property
     def sequences(self) -> int:
-        """The most that the child keeps."""
+        """How many sequences the child's cache holds at most."""
         return self._rules.sequences
 
     def planned(self, plan: Plan) -> None:
-        """The next child keeps sequences as this plan says."""
+        """Let the next child's cache have the limits of this plan."""
         self._rules, self._batched = rules(plan), plan.serving.model.batched
 
     def changed(self, change: Change) -> None:
-        """The child's state changed: each one that is ready begins with an empty cache."""
+        """Note the child's new state: each child that becomes ready begins with an empty cache."""
         if change.state is State.READY:
             self._generation = change.generation
+            self.searches.restart()
 
-    # A request's way
+    # A request's steps, in order
 
     @contextmanager
     def counting(self, id: str, request: CompletionRequest) -> Iterator[Counter]:
-        """Counts prompts for a request, and foresees its own; what raises within the block has ended it."""
+        """Count prompts for a request, and predict its own with its count; an exception ends the request."""
         try:
-            yield _Counting(self, self._tokens, id, request)
+            yield _PredictingCounter(self, self._counter, id, request)
         except BaseException:
             self.ended(id, 0, None, complete=False)
             raise
 
     async def count(self, id: str, request: CompletionRequest, limit: int | None) -> int:
-        """The tokens of a request's prompt, with what is foreseen of it. Raises as `TokenCounter.count`.
+        """Count the tokens of a request's prompt, and predict it. Raises as `TokenCounter.count`.
 
         Prompts with images are not followed: the server keeps them under keys that are made from pixels.
         """
         prompt = request.prompt
         if has_images(prompt):
-            return await self._tokens.count(prompt, limit)
+            return await self._counter.count(prompt, limit)
         await self._follow_child()
-        arrivals = self._arrivals.count
-        asking = self._tokens.count_and_predict(prompt, limit, of=id, batched=self._runs_in_batch(request))
-        count, told = await asking
-        self._note(id, prompt, told, arrivals)
+        insertions, batched = self._insertions.count, self._runs_in_batch(request)
+        count, fields = await self._counter.count_and_predict(prompt, limit, of=id, batched=batched)
+        self._track(id, prompt, fields, insertions)
         return count
 
-    async def foresee(
+    async def predict(
         self, id: str, prompt: Prompt, request: CompletionRequest | None = None
     ) -> CachePrediction | None:
-        """What is known of a prompt, by its count or asked for. `request`: None for one of our own."""
-        known = self._followed.get(id)
-        if known is not None and known.prompt is prompt:
-            return known.told
+        """What is known of a prompt, from its count or by asking. `request`: None for an internal one."""
+        tracked = self._tracked.get(id)
+        if tracked is not None and tracked.prompt is prompt:
+            return tracked.prediction
         if has_images(prompt):
             return None
         await self._follow_child()
-        batched, arrivals = self._runs_in_batch(request), self._arrivals.count
-        asking = self._tokens.ask_predictor("foresee", prompt, of=id, batched=batched)
-        return self._note(id, prompt, await _patiently(asking), arrivals)
+        batched, insertions = self._runs_in_batch(request), self._insertions.count
+        asking = self._counter.ask_predictor("predict", prompt, of=id, batched=batched)
+        return self._track(id, prompt, await _in_time(asking), insertions)
 
-    async def asked(self, id: str) -> CachePrediction | None:
-        """The child is asked next, unless it is a key: what holds now, and after waiting for its turn."""
+    async def ask(self, id: str, *, anyway: bool = False) -> CachePrediction | None:
+        """Tell that the child is asked next, unless it is an exact hit and not `anyway`; what holds now.
+
+        The watch is told how long the child will search.
+        """
         await self._follow_child()
-        known = self._followed.get(id)
-        if known is None or known.told is None or not self._holds(known):
-            return await self._ask_now(id)
-        if not known.told.key:
-            self._tokens.tell_predictor("asked", of=id)
-        return known.told
-
-    async def asked_anyway(self, id: str) -> CachePrediction | None:
-        """The same, and a key is asked too."""
-        return await self._ask_now(id, anyway=True)
+        tracked = self._tracked.get(id)
+        prediction = tracked.prediction if tracked else None
+        if anyway or tracked is None or prediction is None or not self._holds(tracked):
+            insertions = self._insertions.count
+            fields = await _in_time(self._counter.ask_predictor("asked", of=id, anyway=anyway))
+            tracked = self._tracked.get(id)
+            prediction = self._track(id, tracked.prompt if tracked else None, fields, insertions)
+        elif not prediction.exact_hit:
+            self._counter.tell_predictor("asked", of=id)
+        if prediction is not None and (anyway or not prediction.exact_hit):
+            self.searches.expect(prediction.cost)
+        return prediction
 
     def read(self, id: str, cached: int | None) -> None:
-        """The child has read the prompt; `cached` of its tokens came from the cache, as far as it told."""
-        known = self._followed.get(id)
-        if known is not None:
-            self._came(known.told.leaves if known.told else None)
-        self._tokens.tell_predictor("read", of=id, cached=cached)
+        """The child has read the prompt; it took `cached` tokens from its cache, if it said so."""
+        tracked = self._tracked.get(id)
+        if tracked is not None:
+            self._note(tracked.prediction.inserts if tracked.prediction else None)
+        self._counter.tell_predictor("read", of=id, cached=cached)
 
     def ended(self, id: str, generated: int, cached: int | None, *, complete: bool) -> None:
         """No attempt follows."""
-        known = self._followed.pop(id, None)
-        if known is not None and complete:
-            self._came([*known.told.leaves, known.told.tokens + generated] if known.told else None)
-        self._tokens.tell_predictor("ended", of=id, generated=generated, cached=cached, complete=complete)
+        tracked = self._tracked.pop(id, None)
+        if tracked is not None and complete:
+            known = tracked.prediction
+            self._note([*known.inserts, known.tokens + generated] if known else None)
+        self._counter.tell_predictor("ended", of=id, generated=generated, cached=cached, complete=complete)
 
-    # Requests of our own
+    # Workarounds for defects of mlx-lm
 
-    async def cure(self) -> Any | None:
-        """The cure that is wanted most, followed and asked (Foresight.cure)."""
-        cure = await self._tokens.ask_predictor("cure")
-        if cure is not None:
-            self._followed[cure["id"]] = _TrackedRequest(None, None, 0)
-        return cure
+    async def shortcut(self) -> Any | None:
+        """The search shortcut that is wanted most, already asked (`CachePredictor.shortcut`)."""
+        shortcut = await self._counter.ask_predictor("shortcut")
+        if shortcut is not None:
+            self._tracked[shortcut["id"]] = _TrackedRequest(None, None, 0)
+            self.searches.expect(shortcut["cost"])
+        return shortcut
 
-    async def evade(self, id: str) -> Any | None:
-        """What to send before this request (Foresight.evade)."""
-        return await _patiently(self._tokens.ask_predictor("evade", of=id))
-
-    # Telling
+    async def avoid_exact_hit(self, id: str) -> Any | None:
+        """What to send before this request (`CachePredictor.avoid_exact_hit`)."""
+        return await _in_time(self._counter.ask_predictor("avoid_exact_hit", of=id))
 
     async def _follow_child(self) -> None:
-        """Begin anew where another child serves than the one that is followed."""
-        if self._generation == self._mirrored:
+        """Start the simulation over if another child serves than the one it follows."""
+        if self._generation == self._simulated:
             return
-        self._mirrored = self._generation
-        self._came(None)
-        telling = self._tokens.ask_predictor("reset", rules=asdict(self._rules), most_copied=self.most_copied)
-        await _patiently(telling)
+        self._simulated = self._generation
+        self._note(None)
+        max_cost = self.searches.max_cost
+        await _in_time(self._counter.ask_predictor("reset", rules=asdict(self._rules), max_cost=max_cost))
 
-    async def _ask_now(self, id: str, **fields: Any) -> CachePrediction | None:
-        arrivals = self._arrivals.count
-        told = await _patiently(self._tokens.ask_predictor("asked", of=id, **fields))
-        known = self._followed.get(id)
-        return self._note(id, known.prompt if known else None, told, arrivals)
-
-    def _note(
-        self, id: str, prompt: Prompt | None, fields: dict[str, Any] | None, arrivals: int
+    def _track(
+        self, id: str, prompt: Prompt | None, fields: dict[str, Any] | None, insertions: int
     ) -> CachePrediction | None:
-        told = CachePrediction(**fields) if fields else None
-        self._followed[id] = _TrackedRequest(prompt, told, arrivals)
-        return told
+        prediction = CachePrediction(**fields) if fields else None
+        self._tracked[id] = _TrackedRequest(prompt, prediction, insertions)
+        return prediction
 
-    def _came(self, lengths: Sequence[int] | None) -> None:
+    def _note(self, lengths: Sequence[int] | None) -> None:
+        """Note the insertions of entries of these lengths; None: of any."""
         if lengths is None:
-            self._arrivals.unknown()
+            self._insertions.add_unknown()
         else:
-            self._arrivals.came(lengths)
+            self._insertions.add(lengths)
 
-    def _holds(self, known: _TrackedRequest) -> bool:
-        came = self._arrivals.since(known.arrivals)
-        assert known.told is not None
-        return holds(known.told, came, sequences=self.sequences, most_copied=self.most_copied)
+    def _holds(self, tracked: _TrackedRequest) -> bool:
+        assert tracked.prediction is not None
+        inserted = self._insertions.since(tracked.insertions)
+        max_cost = self.searches.max_cost
+        return holds(tracked.prediction, inserted, sequences=self.sequences, max_cost=max_cost)
 
     def _runs_in_batch(self, request: CompletionRequest | None) -> bool:
         return self._batched and (request is None or request.sampling.get("seed") is None)
 
 
 @dataclass(frozen=True, slots=True)
-class _Counting:
-    """`TokenCounter` for one request: its own prompt is foreseen with its count."""
+class _PredictingCounter:
+    """A `TokenCounter` for one request, whose own prompt is predicted with its count."""
 
-    mirroring: CacheClient
-    tokens: TokenCounterLike
+    cache: CacheClient
+    counter: TokenCounter
     id: str
     request: CompletionRequest
 
     async def count(self, prompt: Prompt, limit: int | None = None) -> int:
         if prompt is self.request.prompt:
-            return await self.mirroring.count(self.id, self.request, limit)
-        return await self.tokens.count(prompt, limit)
+            return await self.cache.count(self.id, self.request, limit)
+        return await self.counter.count(prompt, limit)
 
     async def shared(self, prompt: Prompt, other: Prompt) -> int:
-        return await self.tokens.shared(prompt, other)
+        return await self.counter.shared(prompt, other)
 
     async def trim(self, prompt: TextPrompt, head: int, limit: int) -> tuple[TextPrompt, int]:
-        return await self.tokens.trim(prompt, head, limit)
+        return await self.counter.trim(prompt, head, limit)
 
 
-def has_images(prompt: Prompt) -> bool:
-    return isinstance(prompt, ChatPrompt) and bool(image_urls(prompt.messages))
-
-
-async def _patiently(asking: Awaitable[Any | None]) -> Any | None:
+async def _in_time(asking: Awaitable[Any | None]) -> Any | None:
     try:
-        async with asyncio.timeout(_PATIENCE_S):  # wait_for would make a task of it
+        async with asyncio.timeout(_TIMEOUT_S):  # wait_for would make a task of it
             return await asking
     except TimeoutError:
         return None
 
 
 def rules(plan: Plan) -> CacheRules:
-    """How the child that is started by this plan keeps finished sequences."""
-    serving, law = plan.serving, plan.serving.model.law
-    windows = [part.size for part in law.parts if part.kind is kv_cache.GrowthKind.WINDOW]
+    """The limits of the prompt cache of a child that is started by this plan."""
+    serving, cost_model = plan.serving, plan.serving.model.cost_model
+    windows = [part.size for part in cost_model.parts if part.kind is kv_cache.GrowthKind.WINDOW]
     trimmable_below = min(windows, default=None)
-    if any(part.kind is kv_cache.GrowthKind.CONSTANT for part in law.parts):  # ArraysCache.is_trimmable
+    if any(
+        part.kind is kv_cache.GrowthKind.CONSTANT for part in cost_model.parts
+    ):  # ArraysCache.is_trimmable
         trimmable_below = 0
     return CacheRules(
-        sequences=serving.kept_sequences,
-        most_bytes=serving.kept_bytes,
+        sequences=serving.prompt_cache_size,
+        most_bytes=serving.prompt_cache_bytes,
         trimmable_below=trimmable_below,
-        row_bytes=law.slope,
-        constant_bytes=law.constant,
+        row_bytes=cost_model.bytes_per_row,
+        constant_bytes=cost_model.constant,
     )

@@ -1,13 +1,13 @@
-"""What pushes kept sequences out of the server's prompt cache: tiny requests, when, and how many. Pure.
+"""Pure. Evicting retained sequences from the server's prompt cache: which filler requests, and how many.
 
-The cache (mlx_lm/models/cache.py, LRUPromptCache) drops one entry for each that comes in over its size: the
-oldest answer while there are at least as many answers as prompts, else the oldest prompt. An answer that
-ended leaves an answer; one that its client left during or before its first tokens leaves a prompt. So both
-kinds are sent by turns: with one kind alone, half of the cache stays (measured: five of ten entries). Since
-the oldest go first, sessions that were seen lately keep theirs longest.
+The cache (mlx_lm/models/cache.py, LRUPromptCache) drops one entry for each that is inserted above its size:
+the oldest answer while there are at least as many answers as prompts, else the oldest prompt. A completed
+answer is kept as an answer; one whose client disconnected before or during its first tokens is kept as a
+prompt. So both kinds are sent in turn: with one kind alone, half of the cache stays (measured: five of ten
+entries). Since the oldest are dropped first, sessions that were used recently keep their entries longest.
 
-Answers are pushed by completions, not chats: they share no first tokens with what is kept, so the server
-neither searches along a long session nor copies from one. A completion of one token adds as little as can be.
+Answers are evicted by completions, not chats: they share no first tokens with what is retained, so the server
+neither searches along a long session nor copies from one. A completion of one token adds the least possible.
 """
 
 from __future__ import annotations
@@ -15,23 +15,23 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-#: So many for each entry: both kinds have to be pushed out, by turns, however many there are of each. That
-#: nothing comes free at first means nothing: the oldest may be tiny ones of the last time.
-_PER_ENTRY = 2
-#: Of a server whose cache is not known: its own default.
+#: Filler requests for each entry: both kinds have to be evicted, in turn, however many there are of each.
+#: That no memory comes free at first proves nothing: the oldest entries may be fillers of the last time.
+FILLERS_PER_ENTRY = 2
+#: The server's own default size, for a server whose cache is not known.
 _ENTRIES = 10
 
 
 @dataclass(frozen=True, slots=True)
 class FillerRequest:
-    """One tiny request. `abandon`: leave once the child has begun on it."""
+    """One small request. `abandon`: disconnect once the child has begun on it."""
 
     body: dict[str, Any]
     abandon: bool
 
 
-def tiny(number: int) -> FillerRequest:
-    """The `number`th since the proxy started. No text is the beginning of another: that would replace it."""
+def filler(number: int) -> FillerRequest:
+    """The `number`th since the proxy started. No text begins another, which would replace its entry."""
     text = f"{number % 10**6:06d}"
     if number % 2:
         return FillerRequest(
@@ -42,16 +42,16 @@ def tiny(number: int) -> FillerRequest:
 
 @dataclass(frozen=True, slots=True)
 class Eviction:
-    """One go at it, after `sent` tiny requests. `entries`: that the cache has at most; 0 is not known."""
+    """One eviction, after `sent` filler requests. `entries`: the size of the cache; 0: not known."""
 
     entries: int
     sent: int = 0
 
     def after(self, more: int) -> Eviction:
-        """So many more were sent."""
+        """The eviction after `more` filler requests."""
         return Eviction(self.entries, self.sent + more)
 
     @property
     def exhausted(self) -> bool:
-        """Nothing old can be left."""
-        return self.sent >= _PER_ENTRY * (self.entries or _ENTRIES)
+        """Whether nothing old can be left."""
+        return self.sent >= FILLERS_PER_ENTRY * (self.entries or _ENTRIES)

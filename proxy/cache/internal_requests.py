@@ -1,82 +1,100 @@
-"""Requests of the proxy's own to the child: they displace what it keeps, cure its search, evade a key.
+"""The way to the child for the gateway's own requests: they evict entries and work around defects of mlx-lm.
 
-They are tiny, are counted apart from what users ask, and never share the child with a suspect that runs
-alone: what happens then must be that one's doing. A death while one is out blames nobody (inquest.py).
+They are small, are counted apart from users' requests, and never run next to an isolated suspect, since a
+crash then must be that suspect's doing. A death while one is at the child blames no request
+(proxy/relay/quarantine.py).
 """
 
 from __future__ import annotations
 
+import itertools
 import logging
 import time
-from collections.abc import Awaitable, Callable, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Mapping
 from http import HTTPStatus
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import orjson
 
+from proxy.cache.client import CacheClient
+from proxy.gate.gate import Gate
+from proxy.request.completion import ChatPrompt, Prompt, TextPrompt
 from proxy.upstream.broken import UpstreamBroken
 from proxy.upstream.client import Upstream
-from proxy.upstream.exchange import Exchange, GenerationLike
+from proxy.upstream.exchange import Exchange, SupervisorPort
 from supervisor.child.generation import NotReady
 
-log = logging.getLogger("mlxguard.synthetic")
+log = logging.getLogger("mlxguard.internal_requests")
 
-GrowthKind = Literal["displace", "cure", "evade"]
-
-
-class SupervisorLike(Protocol):
-    """What is used of supervisor.supervisor.Supervisor."""
-
-    def ready(self, timeout_s: float) -> Awaitable[GenerationLike]: ...
-
-
-class GateLike(Protocol):
-    """What is used of proxy.gate.gate.Gate."""
-
-    def errand(self) -> AbstractContextManager[bool]: ...
+InternalRequestKind = Literal["eviction", "search_shortcut", "exact_hit"]
 
 
 class InternalRequests:
-    """Sends them, one call each; any number may be out together.
+    """Sends internal requests, one for each call; any number may be out together.
 
     Args:
-        on_sent: told of each at its end: its kind, whether the child answered, and the seconds it took.
+        on_sent: called at the end of each with its kind, whether the child answered, and the seconds it took.
     """
 
     def __init__(
         self,
-        supervisor: SupervisorLike,
-        gate: GateLike,
+        supervisor: SupervisorPort,
+        gate: Gate,
         upstream: Upstream,
+        cache: CacheClient,
         *,
-        on_sent: Callable[[GrowthKind, bool, float], None] = lambda *_: None,
+        on_sent: Callable[[InternalRequestKind, bool, float], None],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._supervisor = supervisor
         self._gate = gate
         self._upstream = upstream
+        self._cache = cache
         self._on_sent = on_sent
         self._clock = clock
+        self._numbers = itertools.count(1)
         self._out = 0
 
     @property
     def out(self) -> int:
-        """How many the child has now."""
+        """How many are at the child now."""
         return self._out
 
-    async def send(self, kind: GrowthKind, body: Mapping[str, Any], *, abandon: bool = False) -> bool:
-        """Ask the child at once, or not at all. A body with `messages` is a chat, else a completion.
+    async def send(
+        self, kind: InternalRequestKind, body: Mapping[str, Any], *, abandon: bool = False
+    ) -> bool:
+        """Predict, deliver and record one, as its entries change what later requests find in the cache.
 
-        There is no time limit here: a child that answers nothing is found out by its watch, and then is dead.
+        Arguments and result as for `deliver`. One that is an exact hit itself is not sent: it would kill the
+        child.
+        """
+        id, answered = f"{kind}-{next(self._numbers)}", False
+        await self._cache.predict(id, _prompt(body))
+        prediction = await self._cache.ask(id)
+        try:
+            if not (prediction and prediction.exact_hit):
+                answered = await self.deliver(kind, body, abandon=abandon)
+        finally:
+            if answered:
+                self._cache.read(id, None)
+            self._cache.ended(id, 1, None, complete=answered and not abandon)
+        return answered
+
+    async def deliver(
+        self, kind: InternalRequestKind, body: Mapping[str, Any], *, abandon: bool = False
+    ) -> bool:
+        """Ask the child at once, or not at all; its caller has predicted it, and records it.
+
+        There is no time limit: a child that answers nothing is found by its watch, and then is dead.
 
         Args:
-            abandon: leave as soon as the child has begun to answer; it ends the request at its next write.
+            body: one with `messages` is a chat, any other a completion.
+            abandon: disconnect as soon as the child begins to answer; it ends the request at its next write.
 
         Returns:
-            False if the child did not answer: it does not serve, a suspect has it alone, or it refused.
+            False if the child did not answer: it is not ready, a suspect has it to itself, or it refused.
         """
-        with self._gate.errand() as allowed:
+        with self._gate.internal_request() as allowed:
             if not allowed:
                 return False
             began = self._clock()
@@ -88,7 +106,7 @@ class InternalRequests:
         self._on_sent(kind, answered, self._clock() - began)
         return answered
 
-    async def _ask(self, kind: GrowthKind, body: Mapping[str, Any], *, abandon: bool) -> bool:
+    async def _ask(self, kind: InternalRequestKind, body: Mapping[str, Any], *, abandon: bool) -> bool:
         path = "/v1/chat/completions" if "messages" in body else "/v1/completions"
         whole = orjson.dumps({**body, "model": "default_model", "stream": abandon})
         try:
@@ -96,22 +114,23 @@ class InternalRequests:
             with generation.busy():
                 async with self._upstream.post(generation, path, whole) as exchange:
                     if not abandon:
-                        await _to_the_end(exchange)
-                    return _was_served(kind, exchange)
+                        await _read_to_the_end(exchange)
+                    if exchange.status != HTTPStatus.OK:
+                        extra = {"kind": kind, "status": exchange.status}
+                        log.warning("internal_request_refused", extra=extra)
+                    return exchange.status == HTTPStatus.OK
         except NotReady:
             return False
         except UpstreamBroken as broken:
-            log.warning("own_request_broke", extra={"kind": kind, "how": broken.how.name.lower()})
+            log.warning("internal_request_failed", extra={"kind": kind, "how": broken.how.name.lower()})
             return False
 
 
-async def _to_the_end(exchange: Exchange) -> None:
-    """The child is done with it only then."""
+async def _read_to_the_end(exchange: Exchange) -> None:
+    """Only then the child is done with it."""
     while await exchange.read():
         pass
 
 
-def _was_served(kind: GrowthKind, exchange: Exchange) -> bool:
-    if exchange.status != HTTPStatus.OK:
-        log.warning("own_request_refused", extra={"kind": kind, "status": exchange.status})
-    return exchange.status == HTTPStatus.OK
+def _prompt(body: Mapping[str, Any]) -> Prompt:
+    return ChatPrompt(tuple(body["messages"])) if "messages" in body else TextPrompt(body["prompt"])

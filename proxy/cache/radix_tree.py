@@ -1,7 +1,7 @@
-"""Paths of token ids, and the walks along them: the trie of the server's prompt cache, compressed. Pure.
+"""Pure. The trie of the server's prompt cache as a radix tree, with its searches and what they cost.
 
 `PromptTrie` of mlx_lm/models/cache.py (0.32.2) has a dictionary for each token; here a run of tokens is one
-node. What its search finds, in which order, and what that costs follow from the runs' lengths.
+node. What its search finds, in which order, and what that costs follow from the lengths of the runs.
 """
 
 from __future__ import annotations
@@ -10,24 +10,24 @@ from array import array
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
-GrowthKind = Literal["assistant", "user", "system"]
+EntryKind = Literal["assistant", "user", "system"]
 #: Token ids, of type code "i".
 Ids: TypeAlias = "array[int]"
 
 
 @dataclass(slots=True, eq=False)
 class CacheEntry:
-    """One kept sequence. `label`: whose it is, for the owner of the mirror."""
+    """One retained sequence of `length` tokens. `label`: set by whoever inserts it, to find it again."""
 
     node: Node
-    kind: GrowthKind
+    kind: EntryKind
     length: int
     label: str
 
 
 @dataclass(slots=True, eq=False)
 class Node:
-    """A run of tokens, and what comes after it, in the order in which it came: the search goes by that."""
+    """A run of tokens and the runs after it, in the order of their insertion, which the search follows."""
 
     run: Ids
     parent: Node | None
@@ -37,7 +37,10 @@ class Node:
 
 @dataclass(slots=True)
 class PrefixMatch:
-    """How far a prompt follows the paths: `inside` tokens into the run of `node`; entries `passed`."""
+    """How much of a prompt the tree has: `depth` tokens, the last `inside` of them in the run of `node`.
+
+    `passed`: the entries on the way.
+    """
 
     node: Node
     inside: int
@@ -47,49 +50,51 @@ class PrefixMatch:
 
     @property
     def shorter(self) -> int:
-        """The server takes no beginning of one token (`last_index > 0`)."""
+        """Length of the longest entry that the prompt begins with. The server takes none of one token
+        (`last_index > 0`).
+        """
         return next((entry.length for entry in reversed(self.passed) if entry.length > 1), 0)
 
     def ending(self) -> Node:
-        """A node that ends where the path does."""
+        """The node that ends where the match does, made by a split if needed."""
         return self.node if self.inside == len(self.node.run) else split(self.node, self.inside)
 
 
 @dataclass(frozen=True, slots=True)
 class NearestEntry:
-    """The nearest entry below a place, its distance, and what finding it costs."""
+    """The nearest entry below a position, its distance in tokens, and the cost of finding it."""
 
     entry: CacheEntry
     distance: int
-    copied: int
+    cost: int
 
 
 def follow(root: Node, ids: Ids) -> PrefixMatch:
-    """As far as the paths go."""
-    path = PrefixMatch(root, 0, 0, [])
-    while path.depth < len(ids) and (after := path.node.after.get(ids[path.depth])) is not None:
-        path.node, path.inside = after, _common(after.run, ids, path.depth)
-        path.depth += path.inside
-        if path.inside < len(after.run):
+    """Match a prompt with the tree."""
+    match = PrefixMatch(root, 0, 0, [])
+    while match.depth < len(ids) and (after := match.node.after.get(ids[match.depth])) is not None:
+        match.node, match.inside = after, _common(after.run, ids, match.depth)
+        match.depth += match.inside
+        if match.inside < len(after.run):
             break
         if after.entry is not None:
-            path.passed.append(after.entry)
-    path.exact = bool(path.passed) and path.passed[-1].length == len(ids)
-    return path
+            match.passed.append(after.entry)
+    match.exact = bool(match.passed) and match.passed[-1].length == len(ids)
+    return match
 
 
 def add(root: Node, ids: Ids) -> Node:
     """The node at the end of `ids`, made if it is new."""
-    path = follow(root, ids)
-    node = path.ending()
-    if path.depth == len(ids):
+    match = follow(root, ids)
+    node = match.ending()
+    if match.depth == len(ids):
         return node
-    leaf = node.after[ids[path.depth]] = Node(ids[path.depth :], node)
+    leaf = node.after[ids[match.depth]] = Node(ids[match.depth :], node)
     return leaf
 
 
 def split(node: Node, inside: int) -> Node:
-    """The node's run in two; the first half keeps its place among its siblings."""
+    """Split the node's run in two; the first half keeps its position among its siblings."""
     assert node.parent is not None
     upper = Node(node.run[:inside], node.parent)
     node.parent.after[node.run[0]] = upper
@@ -99,7 +104,7 @@ def split(node: Node, inside: int) -> Node:
 
 
 def join(node: Node) -> None:
-    """A node that is neither an end nor a fork becomes part of the one after it."""
+    """Join a node that is neither an end nor a fork with the one after it."""
     if node.entry is not None or node.parent is None or len(node.after) != 1:
         return
     (below,) = node.after.values()
@@ -108,23 +113,26 @@ def join(node: Node) -> None:
 
 
 def descend(start: Node, inside: int) -> NearestEntry:
-    """The nearest end below a place, in the server's own order of search: what came last goes first."""
+    """Find the nearest entry below a position in the server's own order of search, the latest branch first.
+
+    The cost is the number of list items that the server copies.
+    """
     best: CacheEntry | None = None
-    nearest, copied = _FAR, 0
+    nearest, cost = _FAR, 0
     stack = [(start, 0, len(start.run) - inside)]
     while stack:
         node, depth, left = stack.pop()
         end = min(depth + left, max(nearest, depth))
-        copied += _sum(end) - _sum(depth)
+        cost += _sum(end) - _sum(depth)
         if end < depth + left or end >= nearest:
             continue
         if node.entry is not None:
             best, nearest = node.entry, end
             continue
-        copied += (end + 1) * len(node.after)
+        cost += (end + 1) * len(node.after)
         stack += [(after, end + 1, len(after.run) - 1) for after in node.after.values()]
     assert best is not None, "every path ends in an entry"
-    return NearestEntry(best, nearest, copied)
+    return NearestEntry(best, nearest, cost)
 
 
 def _sum(depth: int) -> int:
@@ -133,7 +141,7 @@ def _sum(depth: int) -> int:
 
 
 def _common(run: Ids, ids: Ids, start: int) -> int:
-    """How many tokens of `run` stand in `ids` from `start` on. Compares whole stretches, as memory."""
+    """How many tokens `run` shares with `ids` from `start` on. Compares whole stretches, as memory."""
     low, high = 0, min(len(run), len(ids) - start)
     if run[:high] == ids[start : start + high]:
         return high
@@ -146,5 +154,5 @@ def _common(run: Ids, ids: Ids, start: int) -> int:
     return low
 
 
-#: Farther than any entry.
+#: A distance beyond any entry.
 _FAR = 2**62

@@ -1,223 +1,158 @@
-"""Search stalls: tells the watch of those that are foreseen, and ends them beforehand by short requests.
+"""Follows jobs through the child's prompt cache, and works around two defects of mlx-lm on the way.
 
-So it does with keys of the cache that a prompt equals, which would kill the child
-(proxy/worker/exact_hits.py). What is foreseen comes from the mirror of the child's prompt cache
-(proxy/cache/client.py), which is told here of each request's steps.
+A search that is predicted to be long is announced to the watch, for which it would look like a wedge. Two
+workarounds send internal requests: search shortcuts end long searches beforehand, in idle moments
+(proxy/worker/search_shortcuts.py), and exact hits, which would kill the child, are avoided before the job is
+sent (proxy/worker/exact_hits.py). Each is one method here, with one caller, and can be deleted with its
+module.
 """
 
 from __future__ import annotations
 
 import asyncio
-import itertools
 import logging
 import time
-from collections.abc import Awaitable, Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any, NamedTuple, Protocol
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
 
 from proxy.cache.client import CacheClient
-from proxy.cache.internal_requests import GrowthKind
-from proxy.cache.search_rate import WORTH_S, SearchRate
+from proxy.cache.eviction import FILLERS_PER_ENTRY
+from proxy.cache.internal_requests import InternalRequests
+from proxy.cache.search_times import WORTH_S
 from proxy.cache.staleness import CachePrediction
-from proxy.job import Job
-from proxy.request.completion import ChatPrompt, Prompt, TextPrompt
+from proxy.job import Job, Outcome
 from supervisor.aio import Tasks
-from supervisor.child.generation import Change
-from supervisor.lifecycle.state_machine import State
 
-log = logging.getLogger("mlxguard.stalls")
+log = logging.getLogger("mlxguard.search_stalls")
 
-#: The child is left alone for so long after an answer, since an agent's next request often comes at once.
+#: The child is left alone for this long after an answer, since an agent's next request often comes at once.
 SETTLE_S = 0.05
-#: What is foreseen may take so many times as long before the watch may take it for a wedge.
-_DOUBT = 3.0
 
 
-class SupervisorLike(Protocol):
-    """What is used of supervisor.supervisor.Supervisor."""
-
-    def expect_silence(self, until: float) -> None: ...
-
-
-class InternalRequestsLike(Protocol):
-    """What is used of proxy.cache.internal_requests.InternalRequests."""
-
-    def send(
-        self, kind: GrowthKind, body: Mapping[str, Any], /, *, abandon: bool = False
-    ) -> Awaitable[bool]: ...
-
-
-class PredictedRead(NamedTuple):
-    """How the child will read a prompt: tokens that its cache has, and segments at most; 0: not known."""
-
-    cached: int = 0
-    segments: int = 0
-
-
-class Blind:
-    """Foresees nothing."""
-
-    async def foresee(self, job: Job) -> PredictedRead:
-        del job
-        return PredictedRead()
-
-    async def asking(self, job: Job) -> None: ...
-
-    def asked(self, job: Job) -> AbstractContextManager[None]:
-        del job
-        return nullcontext()
-
-    def answering(self, job: Job) -> None: ...
-
-    def read(self, job: Job) -> None: ...
-
-    def ended(self, job: Job, *, complete: bool) -> None: ...
-
-
-BLIND = Blind()
-
-
-class SearchStalls(Blind):
+class SearchStalls:
     """One per gateway. All methods are for the event loop's thread.
 
     Args:
-        idle: whether the child has nothing to do and nobody waits.
-        fits: whether there is memory for a prompt of so many tokens.
-        on_stall: told of each that could be measured: the seconds foreseen, and those seen.
+        idle: whether the child has nothing to do and no request waits.
+        fits: whether there is memory for a prompt of this many tokens.
+        on_stall: called for each stall that could be measured, with the seconds predicted and observed.
     """
 
     def __init__(
         self,
-        mirroring: CacheClient,
-        supervisor: SupervisorLike,
-        synthetics: InternalRequestsLike,
+        cache: CacheClient,
+        internal_requests: InternalRequests,
         *,
         idle: Callable[[], bool],
-        fits: Callable[[int], bool] = lambda _: True,
-        on_stall: Callable[[float, float], None] = lambda *_: None,
+        fits: Callable[[int], bool],
+        on_stall: Callable[[float, float], None],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._mirroring, self._supervisor, self._synthetics = mirroring, supervisor, synthetics
-        self._idle, self._fits, self._on_stall, self._clock = idle, fits, on_stall, clock
-        self._rate = SearchRate()
-        self._silent_until = 0.0
-        self._numbers = itertools.count(1)
-        self._asked: dict[str, int] = {}  # jobs that the child has, and what their searches copy
+        self.cache, self.on_stall, self.clock = cache, on_stall, clock
+        self.attempts = 0  # that the child has now
+        self._internal_requests, self._idle, self._fits = internal_requests, idle, fits
         self._tasks = Tasks()
-        self._curing: asyncio.Task[None] | None = None
-        self._evading = asyncio.Lock()
-
-    def changed(self, change: Change) -> None:
-        """Another child searches for nothing yet."""
-        if change.state is State.READY:
-            self._silent_until = 0.0
-
-    # A request's way
-
-    async def foresee(self, job: Job) -> PredictedRead:
-        """How its prompt will be read, as far as is known before it queues."""
-        told = await self._mirroring.foresee(job.answer.id, job.fitted.prompt, job.request)
-        return PredictedRead(told.cached, max(1, len(told.leaves))) if told else PredictedRead()
-
-    async def asking(self, job: Job) -> None:
-        """The child is asked next: tell the watch how long it will search, and see that it is not killed."""
-        told = await self._mirroring.asked(job.answer.id)
-        if told and told.key:
-            told = await self._evade(job.answer.id)
-        copied = self._asked[job.answer.id] = told.copied if told else 0
-        self._expect(copied)
-
-    def answering(self, job: Job) -> None:
-        """The child's answer began, as it does when the search is over: learn how long that took."""
-        copied = self._asked.get(job.answer.id, 0)
-        foreseen = self._rate.seconds(copied)
-        if foreseen < WORTH_S or job.asked is None or len(self._asked) > 1 or job.unstreamed:
-            return
-        seen = self._clock() - job.asked
-        self._rate = self._rate.observed(copied, seen)
-        self._mirroring.most_copied = self._rate.items(WORTH_S)
-        self._on_stall(foreseen, seen)
-        log.info("search_stall", extra={"foreseen_s": round(foreseen, 2), "seen_s": round(seen, 2)})
-
-    def read(self, job: Job) -> None:
-        """Its first content came, so its prompt is read. A stream tells how many tokens had to be."""
-        progress = job.seen.progress if job.seen else None
-        cached = job.fitted.prompt_tokens - progress[1] if progress else None
-        self._mirroring.read(job.answer.id, cached)
+        self._sending: asyncio.Task[None] | None = None
+        self._avoiding = asyncio.Lock()
 
     @contextmanager
-    def asked(self, job: Job) -> Iterator[None]:
-        """The child has it within the block."""
+    def follow(self, job: Job) -> Iterator[FollowedJob]:
+        """Follow a job for the length of the block, at whose end its outcome is known."""
         try:
-            yield
+            yield FollowedJob(self, job)
         finally:
-            self._asked.pop(job.answer.id, None)
+            cached, complete = job.usage.cached_tokens if job.usage else None, job.outcome is Outcome.OK
+            self.cache.ended(job.answer.id, job.completion_tokens, cached, complete=complete)
+            if self._sending is None or self._sending.done():
+                self._sending = self._tasks.start(self._send_shortcuts(), "search shortcuts")
 
-    def ended(self, job: Job, *, complete: bool) -> None:
-        """No attempt follows."""
-        cached = job.usage.cached_tokens if job.usage else None
-        self._mirroring.ended(job.answer.id, job.completion_tokens, cached, complete=complete)
-        if self._curing is None or self._curing.done():
-            self._curing = self._tasks.start(self._cure(), "cure")
+    async def ask(self, id: str) -> int:
+        """Tell the predictor that the child is asked next; the cost of its search, 0 if that is not known."""
+        prediction = await self.cache.ask(id)
+        if prediction is not None and prediction.exact_hit:
+            prediction = await self._avoid_exact_hit(id)
+        return prediction.cost if prediction else 0
 
     async def stop(self) -> None:
+        """End the internal requests that are under way."""
         self._tasks.cancel()
         await self._tasks.finish()
 
-    # Requests of our own
+    async def _avoid_exact_hit(self, id: str) -> CachePrediction | None:
+        """Remove the entry that the prompt equals, if possible, then ask the prompt whatever it is.
 
-    async def send(self, kind: GrowthKind, body: Mapping[str, Any], *, abandon: bool = False) -> bool:
-        """`InternalRequests.send`, for one that changes what is kept: the mirror has to follow it too."""
-        id, answered = f"{kind}-{next(self._numbers)}", False
-        await self._mirroring.foresee(id, _prompt(body))
-        told = await self._mirroring.asked(id)
-        self._expect(told.copied if told else 0)
-        try:
-            if not (told and told.key):
-                answered = await self._synthetics.send(kind, body, abandon=abandon)
-        finally:
-            if answered:
-                self._mirroring.read(id, None)
-            self._mirroring.ended(id, 1, None, complete=answered and not abandon)
-        return answered
-
-    async def _evade(self, id: str) -> CachePrediction | None:
-        """See that the prompt is no key of the cache, as far as can be, and ask it then, whatever it is.
-
-        One at a time: two of the same prompt need it once. Pushing takes two requests for each entry.
+        One at a time: two requests with the same prompt need it once.
         """
-        async with self._evading:
+        async with self._avoiding:
             sent = 0
-            while sent <= 2 * self._mirroring.sequences:
-                way = await self._mirroring.evade(id)
-                if way is None or not await self.send("evade", way["body"], abandon=way["abandon"]):
+            while sent <= FILLERS_PER_ENTRY * self.cache.sequences:
+                before = await self.cache.avoid_exact_hit(id)
+                if before is None or not await self._internal_requests.send("exact_hit", **before):
                     break
                 sent += 1
-            log.info("evaded", extra={"sent": sent})
-            return await self._mirroring.asked_anyway(id)
+            log.info("exact_hit_avoided", extra={"sent": sent})
+            return await self.cache.ask(id, anyway=True)
 
-    async def _cure(self) -> None:
-        """In an idle moment, one request after the other, as long as any is wanted."""
+    async def _send_shortcuts(self) -> None:
+        """Send search shortcuts in an idle moment, one after the other, for as long as any is wanted."""
         await asyncio.sleep(SETTLE_S)
-        while self._idle() and (cure := await self._mirroring.cure()) is not None:
-            began = self._clock()
-            self._expect(cure["copied"])
-            body = {**cure["prompt"], "max_tokens": 1}
-            answered = self._fits(cure["tokens"]) and await self._synthetics.send("cure", body)
-            self._mirroring.ended(cure["id"], 1, None, complete=answered)
-            took, foreseen = self._clock() - began, self._rate.seconds(cure["copied"])
-            log.info("cured", extra={"took_s": round(took, 3), "search_s": round(foreseen, 3)})
+        while self._idle() and (shortcut := await self.cache.shortcut()) is not None:
+            began = self.clock()
+            body = {**shortcut["prompt"], "max_tokens": 1}
+            fits = self._fits(shortcut["tokens"])
+            answered = fits and await self._internal_requests.deliver("search_shortcut", body)
+            self.cache.ended(shortcut["id"], 1, None, complete=answered)
+            took, search = self.clock() - began, self.cache.searches.seconds(shortcut["cost"])
+            log.info("search_shortcut_sent", extra={"took_s": round(took, 3), "search_s": round(search, 3)})
             if not answered:
                 return
 
-    def _expect(self, copied: int) -> None:
-        """Searches follow each other in the child: one thread does them all."""
-        seconds = self._rate.seconds(copied)
-        if seconds < WORTH_S:
+
+@dataclass(frozen=True, slots=True)
+class FollowedJob:
+    """A job from its acceptance to its end."""
+
+    stalls: SearchStalls
+    job: Job
+
+    async def predict(self) -> CachePrediction | None:
+        """How its prompt will be read, if that is known before it queues."""
+        return await self.stalls.cache.predict(self.job.answer.id, self.job.fitted.prompt, self.job.request)
+
+    @asynccontextmanager
+    async def attempt(self) -> AsyncIterator[FollowedAttempt]:
+        """Prepare the child for the job, which it has within the block."""
+        cost = await self.stalls.ask(self.job.answer.id)
+        self.stalls.attempts += 1
+        try:
+            yield FollowedAttempt(self.stalls, self.job, cost)
+        finally:
+            self.stalls.attempts -= 1
+
+
+@dataclass(frozen=True, slots=True)
+class FollowedAttempt:
+    """A job at the child. `cost`: of the search for its prompt."""
+
+    stalls: SearchStalls
+    job: Job
+    cost: int
+
+    def answer_began(self) -> None:
+        """The response headers came, as they do when the search is over: learn how long it took."""
+        stalls, searches = self.stalls, self.stalls.cache.searches
+        predicted = searches.seconds(self.cost)
+        if predicted < WORTH_S or self.job.asked is None or stalls.attempts > 1 or self.job.unstreamed:
             return
-        self._silent_until = max(self._silent_until, self._clock()) + _DOUBT * seconds
-        self._supervisor.expect_silence(self._silent_until)
+        observed = stalls.clock() - self.job.asked
+        searches.observed(self.cost, observed)
+        stalls.on_stall(predicted, observed)
+        extra = {"predicted_s": round(predicted, 2), "observed_s": round(observed, 2)}
+        log.info("search_stall", extra=extra)
 
-
-def _prompt(body: Mapping[str, Any]) -> Prompt:
-    return ChatPrompt(tuple(body["messages"])) if "messages" in body else TextPrompt(body["prompt"])
+    def prompt_read(self) -> None:
+        """The first content came, so the prompt is read. A stream tells how many tokens were to be read."""
+        progress = self.job.seen.progress if self.job.seen else None
+        cached = self.job.fitted.prompt_tokens - progress[1] if progress else None
+        self.stalls.cache.read(self.job.answer.id, cached)

@@ -1,13 +1,14 @@
-"""A mirror of the server's prompt cache, made from the token ids that the proxy has seen. Pure.
+"""Pure. Simulates the server's prompt cache, from the token ids that the proxy has seen.
 
-It follows `LRUPromptCache` and `PromptTrie` of mlx_lm/models/cache.py (0.32.2) entry by entry, so it says
+It follows `LRUPromptCache` and `PromptTrie` of mlx_lm/models/cache.py (0.32.2) entry by entry, so it predicts
 what a prompt will be given from the cache, and how long the server will search for it. The search is what
 stalls a server: where a prompt leaves the known paths, every path below is followed to its nearest end, and
 each step copies the list of steps so far (`extra + [tok]`), which is quadratic in the distance.
-`SearchResult.copied` counts the items of those lists; seconds per item are the machine's (core/stalls.py).
+`SearchResult.cost` counts the items of those lists; the seconds per item depend on the machine
+(proxy/cache/search_times.py).
 
-Two things differ from the server's own: runs of tokens are one node here, and generated tokens, whose ids
-nobody tells, stand as negative numbers, which no prompt contains, until a later prompt shows what they were.
+Two things differ from the server: a run of tokens is one node here, and generated tokens, whose ids are not
+known, are negative numbers, which no prompt contains, until a later prompt shows what they were.
 """
 
 from __future__ import annotations
@@ -17,22 +18,22 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 
-from proxy.cache.radix_tree import CacheEntry, GrowthKind, Ids, Node, add, descend, follow, join
+from proxy.cache.radix_tree import CacheEntry, EntryKind, Ids, Node, add, descend, follow, join
 
-#: In this order they give way, the first while there are at least as many of it as of the next.
-_ORDER: tuple[GrowthKind, ...] = ("assistant", "user", "system")
+#: The order of eviction: each kind is evicted while it has at least as many entries as the next.
+_ORDER: tuple[EntryKind, ...] = ("assistant", "user", "system")
 
 
 @dataclass(frozen=True, slots=True)
 class CacheRules:
-    """How the child's cache was set up.
+    """The limits of the child's cache.
 
     Attributes:
-        sequences, most_bytes: --prompt-cache-size and --prompt-cache-bytes; None: no limit. The server holds
-            the second only when a request joins its batch.
-        trimmable_below: a cache of fewer tokens can be cut back; 0 with linear attention, None always. With
-            sliding windows it is the smallest window.
-        row_bytes, constant_bytes: what a kept sequence counts for, per token and once.
+        sequences, most_bytes: --prompt-cache-size and --prompt-cache-bytes; None: no limit. The server
+            applies the second only when a request joins its batch.
+        trimmable_below: an entry of fewer tokens can be cut back; 0 with linear attention, None: every entry.
+            With sliding windows it is the smallest window.
+        row_bytes, constant_bytes: size of a retained sequence, per token and once.
     """
 
     sequences: int = 10
@@ -54,11 +55,11 @@ class SearchResult:
 
     Attributes:
         length: of the prompt, in tokens.
-        shared: where the prompt leaves the known paths; all of it if it does not.
+        shared: tokens before the prompt leaves the known paths; all of it if it does not.
         exact: the whole prompt is an entry.
         shorter: tokens of the longest entry that the prompt begins with; 0 if there is none.
-        longer: tokens of the nearest entry below the place where it leaves; 0 if there is none.
-        copied: items of lists that the search copies: `distance**2 / 2` for one path of that length.
+        longer: tokens of the nearest entry below the position where it leaves; 0 if there is none.
+        cost: list items that the search copies: `distance**2 / 2` for one path of that length.
     """
 
     length: int
@@ -66,16 +67,16 @@ class SearchResult:
     exact: bool
     shorter: int
     longer: int
-    copied: int
+    cost: int
 
 
 class CacheSimulator:
-    """One generation's prompt cache."""
+    """The prompt cache of one generation of the child."""
 
     def __init__(self, rules: CacheRules) -> None:
         self.rules = rules
         self._root = Node(array("i"), None)
-        self._queues: dict[GrowthKind, dict[CacheEntry, None]] = {kind: {} for kind in _ORDER}
+        self._queues: dict[EntryKind, dict[CacheEntry, None]] = {kind: {} for kind in _ORDER}
         self._bytes = 0
         self._unknown = 0
 
@@ -83,18 +84,18 @@ class CacheSimulator:
         return sum(map(len, self._queues.values()))
 
     def entries(self) -> Iterator[CacheEntry]:
-        """All that is kept, the first to give way first within each kind."""
+        """All entries, within each kind in the order of their eviction."""
         for queue in self._queues.values():
             yield from queue
 
     def search(self, ids: Ids) -> SearchResult:
-        """`PromptTrie.search`: the same result, and what it costs."""
-        path = follow(self._root, ids)
-        if path.exact or not path.depth:
-            return SearchResult(len(ids), path.depth, path.exact, 0, 0, 0)
-        below = descend(path.node, path.inside)
+        """`PromptTrie.search`: the same result, and its cost."""
+        match = follow(self._root, ids)
+        if match.exact or not match.depth:
+            return SearchResult(len(ids), match.depth, match.exact, 0, 0, 0)
+        below = descend(match.node, match.inside)
         return SearchResult(
-            len(ids), path.depth, False, path.shorter, path.depth + below.distance, below.copied
+            len(ids), match.depth, False, match.shorter, match.depth + below.distance, below.cost
         )
 
     def cached(self, found: SearchResult) -> int:
@@ -105,8 +106,8 @@ class CacheSimulator:
             return min(found.length - 1, found.shared)
         return found.shorter
 
-    def insert(self, ids: Ids, kind: GrowthKind, *, unknown: int = 0, label: str = "") -> None:
-        """`insert_cache`: `ids`, and then `unknown` generated tokens."""
+    def insert(self, ids: Ids, kind: EntryKind, *, unknown: int = 0, label: str = "") -> None:
+        """`insert_cache`: `ids`, then `unknown` generated tokens."""
         if unknown:
             self._unknown += 1
             ids = ids + array("i", [-self._unknown]) * unknown
@@ -117,35 +118,38 @@ class CacheSimulator:
         self._queues[kind][node.entry] = None
         self._bytes += self.rules.bytes_of(len(ids))
         if self.rules.trims(len(ids)):
-            self._drop_beginnings(node)
+            self._drop_prefixes(node)
         if len(self) > self.rules.sequences:
             self._evict()
 
     def joined(self, active_bytes: int) -> None:
-        """`trim_to`, when a request joins the batch: what runs takes its room from what is kept."""
+        """`trim_to`, when a request joins the batch: running requests take memory from retained sequences."""
         if self.rules.most_bytes is None:
             return
         while len(self) and self._bytes > max(0, self.rules.most_bytes - active_bytes):
             self._evict()
 
     def correct(self, ids: Ids, cached: int) -> None:
-        """The server gave `cached` tokens of this prompt: entries are gone, or generated tokens known now."""
+        """Apply that the server took `cached` tokens of this prompt from its cache.
+
+        Fewer than simulated: entries are gone. More: generated tokens are known now.
+        """
         while (expected := self.cached(self.search(ids))) > cached:
-            self._drop(self._giver(ids))
+            self._drop(self._source(ids))
         if expected < cached:
             self._reveal(ids, cached)
 
-    def keyed(self, ids: Ids, *, guess: bool) -> CacheEntry | None:
-        """The entry of just these tokens; `guess`: or one that may be, its generated ones being unknown."""
+    def exact_entry(self, ids: Ids, *, guess: bool) -> CacheEntry | None:
+        """The entry with just these tokens; `guess`: or one that may have them, if some are unknown."""
         for entry in self.entries():
             if entry.length == len(ids):
                 known = entry.length - sum(token < 0 for token in entry.node.run)
-                if (known == len(ids) or guess) and _key(entry)[:known] == ids[:known]:
+                if (known == len(ids) or guess) and _tokens(entry)[:known] == ids[:known]:
                     return entry
         return None
 
-    def settle(self, entry: CacheEntry, ids: Ids) -> None:
-        """Its tokens are taken to be these."""
+    def set_tokens(self, entry: CacheEntry, ids: Ids) -> None:
+        """Take the tokens of an entry to be these."""
         node, known = entry.node, add(self._root, ids)
         if known is node:
             return
@@ -155,34 +159,34 @@ class CacheSimulator:
         node.entry, known.entry, entry.node = None, entry, known
         _prune(node)
 
-    # Paths
+    # The tree
 
-    def _giver(self, ids: Ids) -> CacheEntry:
+    def _source(self, ids: Ids) -> CacheEntry:
         """The entry that the prompt would be served from."""
-        path = follow(self._root, ids)
-        if path.exact:
-            return path.passed[-1]
-        below = descend(path.node, path.inside).entry
-        if path.depth > path.shorter and self.rules.trims(below.length):
+        match = follow(self._root, ids)
+        if match.exact:
+            return match.passed[-1]
+        below = descend(match.node, match.inside).entry
+        if match.depth > match.shorter and self.rules.trims(below.length):
             return below
-        return next(entry for entry in reversed(path.passed) if entry.length == path.shorter)
+        return next(entry for entry in reversed(match.passed) if entry.length == match.shorter)
 
     def _reveal(self, ids: Ids, cached: int) -> None:
-        """Generated tokens from where the prompt leaves were those that the prompt has there."""
-        path = follow(self._root, ids)
-        if path.inside < len(path.node.run) and path.node.run[path.inside] >= 0:
+        """Take generated tokens after the shared part to be those that the prompt has there."""
+        match = follow(self._root, ids)
+        if match.inside < len(match.node.run) and match.node.run[match.inside] >= 0:
             return
-        node, tokens = path.ending(), cached - path.depth
+        node, tokens = match.ending(), cached - match.depth
         tail = next((node.after[token] for token in reversed(node.after) if token < 0), None)
         if tail is None or (not self.rules.trims(cached) and len(tail.run) != tokens):
             return
         tokens = min(tokens, len(tail.run))
-        tail.run[:tokens] = ids[path.depth : path.depth + tokens]
+        tail.run[:tokens] = ids[match.depth : match.depth + tokens]
         node.after = {after.run[0]: after for after in node.after.values()}
 
     # Entries
 
-    def _drop_beginnings(self, node: Node) -> None:
+    def _drop_prefixes(self, node: Node) -> None:
         """`pop_prefixes`."""
         while node.parent is not None and node.parent.parent is not None:
             above = node.parent
@@ -209,20 +213,20 @@ class CacheSimulator:
         self._bytes -= self.rules.bytes_of(entry.length)
 
 
-def _key(entry: CacheEntry) -> Ids:
-    """All of its tokens."""
+def _tokens(entry: CacheEntry) -> Ids:
+    """All tokens of an entry."""
     runs, node = [entry.node.run], entry.node.parent
     while node is not None:
         runs.append(node.run)
         node = node.parent
-    key = array("i")
+    tokens = array("i")
     for run in reversed(runs):
-        key += run
-    return key
+        tokens += run
+    return tokens
 
 
 def _prune(node: Node) -> None:
-    """Nothing ends here any more: take away what leads nowhere."""
+    """Remove nodes that lead to no entry, after one was taken from here."""
     while node.entry is None and not node.after and node.parent is not None:
         above = node.parent
         del above.after[node.run[0]]

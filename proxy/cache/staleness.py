@@ -1,8 +1,8 @@
-"""Whether what was foreseen of a request holds, after more has come into the child's prompt cache. Pure.
+"""Pure. Whether a prediction still holds after the child's prompt cache has received more entries.
 
-What was foreseen of one must be asked again before it is sent, if what has come since may have made its
-prompt a key of the cache, or its search long. Neither needs token ids to be ruled out: a key is as long as
-the prompt, and a search is bounded by how long the longest entry is.
+A prediction must be asked for again before its request is sent if an insertion since may have made its prompt
+an exact hit, or its search long. Lengths alone can rule out both: an exact hit is an entry as long as the
+prompt, and the cost of a search is bounded by the length of the longest entry.
 """
 
 from __future__ import annotations
@@ -11,75 +11,84 @@ from collections import deque
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
-#: Latest entries that are remembered; for a request that has waited longer it is quicker to ask.
+#: The latest insertions are remembered, up to this number; after more of them it is quicker to ask again.
 _REMEMBERED = 512
 
 
 @dataclass(frozen=True, slots=True)
 class CachePrediction:
-    """What the mirror says of a prompt of `tokens` tokens.
+    """What the cache simulator says of a prompt of `tokens` tokens.
 
     Attributes:
-        cached: how many of them would come from the cache.
-        copied: items that the search copies (`core.mirror.SearchResult`).
-        key: whether it is an entry as a whole, or may be.
-        twin: whether any entry is as long as it is.
-        longest: tokens of the longest entry that there is.
-        leaves: lengths of the entries that it may leave itself, while it is read.
+        cached: how many of them come from the cache.
+        cost: list items that the search copies (`SearchResult.cost`).
+        exact_hit: an entry has just these tokens, or may have.
+        same_length: some entry is as long as the prompt.
+        longest: length of the longest entry.
+        inserts: lengths of the entries that the prompt itself may insert while it is read.
     """
 
     tokens: int
     cached: int
-    copied: int
-    key: bool
-    twin: bool
+    cost: int
+    exact_hit: bool
+    same_length: bool
     longest: int
-    leaves: Sequence[int]
+    inserts: Sequence[int]
+
+    @property
+    def segments(self) -> int:
+        """The most segments that the child may read the prompt in."""
+        return max(1, len(self.inserts))
 
 
 class Insertions:
-    """Lengths of the entries that have come, as far as they are known, in order."""
+    """Lengths of the entries that the cache has received, in order, where they are known."""
 
     def __init__(self, remembered: int = _REMEMBERED) -> None:
         self._lengths: deque[int] = deque(maxlen=remembered)
         self.count = 0
 
-    def came(self, lengths: Iterable[int]) -> None:
-        """Of what has come or may have."""
+    def add(self, lengths: Iterable[int]) -> None:
+        """Note entries that were inserted, or may have been."""
         for length in lengths:
             self._lengths.append(length)
             self.count += 1
 
-    def unknown(self) -> None:
-        """Anything may have come."""
+    def add_unknown(self) -> None:
+        """Note that anything may have been inserted."""
         self._lengths.clear()
         self.count += 1
 
     def since(self, count: int) -> list[int] | None:
-        """What came after so many; None where that is not known."""
+        """The insertions after the first `count`; None if they are not known."""
         new = self.count - count
         if new > len(self._lengths):
             return None
         return list(self._lengths)[len(self._lengths) - new :]
 
 
-def holds(told: CachePrediction, came: Collection[int] | None, *, sequences: int, most_copied: int) -> bool:
-    """Whether a prompt that was no key is none now, and its search what it was, or of at most `most_copied`.
+def holds(
+    prediction: CachePrediction, inserted: Collection[int] | None, *, sequences: int, max_cost: int
+) -> bool:
+    """Whether a prompt that was no exact hit is none now, and its search costs what it did or at most
+    `max_cost`.
 
-    `came`: lengths of what has come since, None: not known. `sequences`: the most that the cache has.
+    `inserted`: lengths of the insertions since; None: not known. `sequences`: the size of the cache.
     """
-    if came is None:
+    if inserted is None:
         return False
-    if not came:
+    if not inserted:
         return True
-    longest = max(told.longest, *came)
-    return not told.twin and told.tokens not in came and most(sequences, longest) <= most_copied
+    longest = max(prediction.longest, *inserted)
+    new_hit = prediction.same_length or prediction.tokens in inserted
+    return not new_hit and most(sequences, longest) <= max_cost
 
 
 def most(sequences: int, longest: int) -> int:
-    """A bound on what a search copies among so many entries of at most so many tokens (core.paths.descend).
+    """A bound on the cost of any search among `sequences` entries of `longest` tokens (`radix_tree.descend`).
 
-    Each entry's path is followed once, step by step; a fork copies the way to it for each of its branches,
-    of which there are at most two for each entry.
+    The path of each entry is followed once, step by step. A fork copies the way to it for each of its
+    branches, and there are at most two branches for each entry.
     """
     return sequences * (longest * (longest + 1) // 2 + 2 * (longest + 1))

@@ -1,4 +1,4 @@
-"""`mlxguard-proxy plan`: what fits on this machine and why, with no child running and nothing downloaded."""
+"""`mlxguard-proxy plan`: prints what fits on this machine and why; runs no child and downloads nothing."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from proxy.config.folders import cache_folder, state_folder
 from proxy.config.settings import Settings
 from proxy.exit_codes import ExitCode
 from proxy.planning.learned_limits import LearnedLimits
-from proxy.planning.limits_file import FILE
+from proxy.planning.learned_state import LearnedFile
 from proxy.planning.planner import Planner, local_folder
 from proxy.request.model_names import served_name
 from supervisor.memory_model.ceiling import gb
@@ -24,11 +24,11 @@ from supervisor.model.resolve import ModelFacts, ModelUnavailable, describe
 
 def run(settings: Settings, *, as_json: bool) -> int:
     """Print the plan to stdout; the exit code is one of `ExitCode`."""
-    logging.getLogger("mlxguard").addHandler(logging.NullHandler())  # what it says, the plan says too
+    logging.getLogger("mlxguard").addHandler(logging.NullHandler())  # the plan says the same
     try:
         folder = local_folder(settings, cache_folder())
         facts = describe(folder)
-        limits = LearnedLimits(state_folder(settings.supervisor.state_dir) / FILE)
+        limits = LearnedLimits(LearnedFile(state_folder(settings.supervisor.state_dir)))
         plan = asyncio.run(Planner(settings, cache_folder(), limits).plan(folder))
     except (ModelUnavailable, OSError, ValueError) as failure:
         sys.stderr.write(f"{failure}\n")
@@ -52,23 +52,23 @@ NOT_CORRECTED = (1.0, 1.0)
 
 
 def screen(plan: Plan, facts: ModelFacts, name: str, factors: tuple[float, float] = NOT_CORRECTED) -> str:
-    """For people; 80 columns where words allow.
+    """The plan for people, in 80 columns where possible.
 
-    `factors`: by what the gate multiplies the law, for one request alone and for several.
+    `factors`: the gate's factors on predicted costs, for one request alone and for several.
     """
     lines = [f"{label:<{_NAME}}{text}" for label, text in _rows(plan, facts, name)]
     if factors != NOT_CORRECTED:
-        shown = f"x {factors[0]:.2f} for one alone, x {factors[1]:.2f} for several, as requests have shown"
-        lines.append(f"{'costs at the gate':<{_NAME}} {shown}")
-    lines += ["", "With the same length in each session, each can have", *_sessions(plan)]
-    lines += ["", "The server's flags", *_flags(plan)]
+        shown = f"x {factors[0]:.2f} alone, x {factors[1]:.2f} together, learned from finished requests"
+        lines.append(f"{'cost correction':<{_NAME}}{shown}")
+    lines += ["", "Longest session, with equal lengths in all of them", *_sessions(plan)]
+    lines += ["", "Server flags", *_flags(plan)]
     remarks = [*plan.warnings, *plan.advice]
     return "\n".join([*lines, *(["", "Advice"] if remarks else []), *(f"  {each}" for each in remarks)])
 
 
 def document(plan: Plan, facts: ModelFacts, name: str) -> dict[str, Any]:
-    """For programs. Sizes in bytes, lengths in tokens."""
-    law = plan.model.law
+    """The plan for programs, with sizes in bytes and lengths in tokens."""
+    cost_model = plan.model.cost_model
     return {
         "model": {
             "name": name,
@@ -79,10 +79,10 @@ def document(plan: Plan, facts: ModelFacts, name: str) -> dict[str, Any]:
         },
         "kv": {
             "exact": plan.model.traced.reason is None,
-            "bytes_per_token": law.slope,
-            "windows": [{"rows": rows, "bytes_per_row": size} for rows, size in law.windows.items()],
-            "constant_bytes": law.constant,
-            "bytes_at": {str(rows): law.cold(rows) for rows in (1024, 8192, SESSION)},
+            "bytes_per_token": cost_model.bytes_per_row,
+            "windows": [{"rows": rows, "bytes_per_row": size} for rows, size in cost_model.windows.items()],
+            "constant_bytes": cost_model.constant,
+            "bytes_at": {str(rows): cost_model.cold(rows) for rows in (1024, 8192, SESSION)},
         },
         "ceiling": {
             "bytes": plan.ceiling.bytes,
@@ -106,11 +106,11 @@ def document(plan: Plan, facts: ModelFacts, name: str) -> dict[str, Any]:
 def _rows(plan: Plan, facts: ModelFacts, name: str) -> Iterator[tuple[str, str]]:
     yield "model", _model(facts, name)
     yield "weights", gb(plan.model.weights)
-    yield "may be used", f"{gb(plan.ceiling.bytes)}: {plan.ceiling.source}"
+    yield "ceiling", f"{gb(plan.ceiling.bytes)}: {plan.ceiling.source}"
     for bound in plan.ceiling.others:
         yield "", f"({gb(bound.bytes)}: {bound.source})"
-    kept = f", and {gb(plan.cache_limit.value)} for MLX to keep freed memory" if plan.cache_limit else ""
-    yield "left for prompts", gb(max(0, plan.headroom)) + kept
+    mlx = f", and {gb(plan.cache_limit.value)} for memory that MLX retains" if plan.cache_limit else ""
+    yield "left for prompts", gb(max(0, plan.headroom)) + mlx
     yield "KV per token", _kv(plan)
     yield "longest prompt", _longest(plan, facts)
 
@@ -126,26 +126,26 @@ def _model(facts: ModelFacts, name: str) -> str:
 
 
 def _kv(plan: Plan) -> str:
-    law = plan.model.law
-    parts = [f"{law.slope:,} bytes"]
-    parts += [f"{size:,} up to a window of {rows:,}" for rows, size in sorted(law.windows.items())]
-    if law.constant:
-        parts.append(f"{gb(law.constant)} whatever the length")
-    return " + ".join(parts) + ("" if plan.model.traced.reason is None else " (a bound)")
+    cost_model = plan.model.cost_model
+    parts = [f"{cost_model.bytes_per_row:,} bytes"]
+    parts += [f"{size:,} up to a window of {rows:,}" for rows, size in sorted(cost_model.windows.items())]
+    if cost_model.constant:
+        parts.append(f"{gb(cost_model.constant)} at any length")
+    return " + ".join(parts) + ("" if plan.model.traced.reason is None else " (upper bound)")
 
 
 def _longest(plan: Plan, facts: ModelFacts) -> str:
     if plan.max_prompt is None:
         return "not limited"
-    of_model = " (the model's context)" if plan.max_prompt == facts.context_length else ""
-    return f"{plan.max_prompt:,} tokens{of_model}"
+    source = " (the model's context)" if plan.max_prompt == facts.context_length else ""
+    return f"{plan.max_prompt:,} tokens{source}"
 
 
 def _sessions(plan: Plan) -> Iterator[str]:
     for members in SESSIONS:
         rows = plan.fits[members]
         number = "alone" if members == 1 else f"{members} at once"
-        kv = f"  ({gb(members * plan.model.law.cold(rows))} of KV)" if rows else ""
+        kv = f"  ({gb(members * plan.model.cost_model.cold(rows))} of KV)" if rows else ""
         yield f"  {number:<{_NAME - 2}}{rows:>9,} tokens{kv}"
 
 

@@ -1,6 +1,6 @@
-"""The keys that let clients in: `KEY` or `NAME:KEY`, from proxy.toml and from a file of their own.
+"""API keys of clients: entries `KEY` or `NAME:KEY`, from proxy.toml and from a file.
 
-The name is what logs, metrics and the queue show; the key itself is shown nowhere.
+Logs, metrics and the queue show the name. The key itself is never shown.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _ENTRY = TypeAdapter(ApiKey)
 
 
 class KeysUnreadable(Exception):
-    """The keys file cannot be used; `line` is where, or None for the file as a whole."""
+    """The keys file cannot be used; `line` is the faulty line, or None for the whole file."""
 
     def __init__(self, message: str, line: int | None = None) -> None:
         super().__init__(message)
@@ -25,20 +25,19 @@ class KeysUnreadable(Exception):
 
 
 def known_keys(server: ServerSettings) -> Mapping[str, str]:
-    """Every key -> its name; keys without one are called `key-1`, `key-2`, in order.
+    """Every key -> its name; keys without a name are called `key-1`, `key-2` and so on.
 
     Raises:
         KeysUnreadable: `api_keys_file` cannot be read, or is open to others.
     """
-    listed = server.api_keys
-    return _named([*listed, *(read(server.api_keys_file) if server.api_keys_file else ())])
+    return _named([*server.api_keys, *(read(server.api_keys_file) if server.api_keys_file else ())])
 
 
 def read(path: Path) -> tuple[str, ...]:
-    """The entries of a keys file: one per line; empty lines and lines that begin with # are passed over.
+    """The entries of a keys file, one per line; empty lines and lines that begin with # are skipped.
 
     Raises:
-        KeysUnreadable: as it says; the text of a faulty line is not repeated.
+        KeysUnreadable: with the reason, which does not repeat the text of a faulty line.
     """
     try:
         mode = path.stat().st_mode

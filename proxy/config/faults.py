@@ -1,29 +1,30 @@
-"""What is wrong with the settings, where, and in words: places, nearest names, pydantic's errors reworded."""
+"""Faults in the settings: where they are, in which words, and which name was probably meant."""
 
 from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any, NamedTuple
 
 from pydantic_core import ErrorDetails
 
-from proxy.config.settings import SECTIONS
+from proxy.config.settings import RENAMED, SECTIONS
 
 #: Table and key of a setting.
 Key = tuple[str, str]
 
 KEYS: tuple[Key, ...] = tuple((name, key) for name, schema in SECTIONS.items() for key in schema.model_fields)
 
-#: Fields whose values are shown nowhere.
+#: Settings whose values are never shown.
 _SECRET = {(section, key) for section, key in KEYS if not SECTIONS[section].model_fields[key].repr}
 
-#: Longest value that a fault repeats.
+#: Longest value that a fault shows, in characters.
 _SHOWN = 60
 
+#: Type of a pydantic error -> what the value must be.
 _EXPECTED = {
     "bool_type": "true or false",
     "float_type": "a number",
@@ -40,7 +41,7 @@ _EXPECTED = {
 
 
 class SettingPlace(NamedTuple):
-    """Where something was set; places sort as they are read: file, environment, options, defaults."""
+    """Where something was set. Places sort in this order: file, environment, options, defaults."""
 
     layer: int
     line: int
@@ -49,13 +50,13 @@ class SettingPlace(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """One thing that is wrong.
+    """One thing that is wrong with the settings.
 
     Attributes:
         place: where.
-        message: what, and what would be right.
-        about: the setting it is about, if that is known; rules that involve it cannot be judged.
-        unreadable: a whole file could not be read; no rule between settings can be judged.
+        message: what is wrong, and what would be right.
+        about: the setting, if known. Rules that involve it are not checked.
+        unreadable: whether a whole file could not be read. Then no rule between settings is checked.
     """
 
     place: SettingPlace
@@ -74,7 +75,7 @@ def key_of(name: str) -> Key:
 
 
 def nearest(section: str, key: str) -> Key | None:
-    """The known setting most like this one: in the table that was meant, else by its key alone in any."""
+    """The most similar setting: in the table that was meant, else by its key alone in any table."""
     key = key or section
     meant = difflib.get_close_matches(section, SECTIONS, n=1)
     here = difflib.get_close_matches(key, [k for s, k in KEYS if s in meant], n=1, cutoff=0.7)
@@ -84,8 +85,17 @@ def nearest(section: str, key: str) -> Key | None:
     return next((known for known in KEYS if known[1] in elsewhere), None)
 
 
+def hint(section: str, key: str, spell: Callable[[Key], str]) -> tuple[Key | None, str]:
+    """The setting that was meant by an unknown name, if any, and the end of the fault that says so."""
+    if (section, key) in RENAMED:
+        known = RENAMED[section, key]
+        return known, f"; it is now called {spell(known)}"
+    meant = nearest(section, key)
+    return meant, f"; did you mean {spell(meant)}?" if meant else ""
+
+
 def value_faults(errors: list[ErrorDetails], places: Mapping[Key, SettingPlace]) -> Iterator[Fault]:
-    """pydantic's errors, one fault for each value: the branches of a union are one sentence."""
+    """Reword pydantic's errors, one fault per value: the branches of a union become one sentence."""
     for (section, key, *item), group in groupby(errors, _value_of):
         about = (str(section), str(key))
         alternatives = list(group)
@@ -96,7 +106,7 @@ def value_faults(errors: list[ErrorDetails], places: Mapping[Key, SettingPlace])
 
 
 def _value_of(error: ErrorDetails) -> tuple[Any, ...]:
-    """Table, key and list index; what follows in a location are pydantic's names for a union's branches."""
+    """Table, key and list index of an error, without pydantic's names for the branches of a union."""
     section, key, *rest = error["loc"]
     return (section, key, *(part for part in rest if isinstance(part, int)))
 
@@ -112,6 +122,6 @@ def _expected(error: ErrorDetails) -> str:
 def _show(value: object) -> str:
     try:
         text = json.dumps(value, ensure_ascii=False)
-    except TypeError:  # a date or a time, which TOML has and JSON has not
+    except TypeError:  # a date or a time, which JSON does not have
         text = str(value)
     return text if len(text) <= _SHOWN else text[:_SHOWN] + "..."

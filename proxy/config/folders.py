@@ -1,7 +1,7 @@
-"""Where the proxy keeps what outlives it, by the platform's own custom.
+"""Folders for state and cache, by the conventions of the platform.
 
 macOS: Apple's File System Programming Guide, "The Library Directory". Elsewhere: the XDG Base Directory
-Specification 0.8, whose variables hold on a Mac too when they are set.
+Specification 0.8, whose variables also apply on a Mac if they are set.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ def state_folder(configured: Path | None, environ: Mapping[str, str] = os.enviro
 
 
 def cache_folder(environ: Mapping[str, str] = os.environ) -> Path:
-    """The folder for what can be made again, as the embedded model."""
+    """The folder for what can be made again, such as the embedded model."""
     return _folder(environ, "XDG_CACHE_HOME", ".cache", "Library/Caches")
 
 

@@ -1,6 +1,6 @@
-"""Finds and reads the settings: proxy.toml, then the environment, then `--set`; the later one wins.
+"""Finds and reads the settings: proxy.toml, then the environment, then `--set`; later sources win.
 
-Everything is validated together and every fault is told at once, each with its place: `proxy.toml:12`,
+Everything is validated together, and every fault is reported at once with its place: `proxy.toml:12`,
 `MLXGUARD_SERVER__PORT` or `--set server.port`.
 """
 
@@ -19,22 +19,22 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from proxy.config import toml_lines
-from proxy.config.faults import KEYS, Fault, Key, SettingPlace, key_of, nearest, value_faults
+from proxy.config.faults import KEYS, Fault, Key, SettingPlace, hint, key_of, value_faults
 from proxy.config.rules import conflicts
 from proxy.config.settings import SECTIONS, Settings
 
-#: Read when it is there and no other file was asked for.
+#: Read if it exists and no other file is given.
 DEFAULT_FILE = Path("proxy.toml")
 
 _FILE, _ENVIRONMENT, _OPTION, _DEFAULT = range(4)
 _PREFIX = "MLXGUARD_"
 
-#: Settings that are paths; in a file they are relative to its folder, so that it works from everywhere.
+#: Settings that are paths. In a file they are relative to its folder, so that it works from everywhere.
 _PATHS = {key for key in KEYS if Path in get_args(SECTIONS[key[0]].model_fields[key[1]].annotation)}
 
 
 class ConfigurationError(Exception):
-    """The settings cannot be used; `faults` has every reason, in the order of their places."""
+    """The settings cannot be used; `faults` has all reasons in the order of their places."""
 
     def __init__(self, faults: Iterable[Fault]) -> None:
         self.faults = tuple(sorted(faults, key=lambda fault: fault.place))
@@ -43,12 +43,12 @@ class ConfigurationError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """Valid settings and where they came from.
+    """Valid settings and their sources.
 
     Attributes:
-        settings: what holds.
+        settings: the values in effect.
         source: the file that was read, or that there was none; for the log.
-        places: where each setting that is not left to its default was set.
+        places: where each setting that does not have its default was set.
     """
 
     settings: Settings
@@ -57,7 +57,7 @@ class Loaded:
 
 
 class _Given(NamedTuple):
-    """A setting as one source gives it."""
+    """A setting from one source."""
 
     key: Key
     value: Any
@@ -65,9 +65,12 @@ class _Given(NamedTuple):
 
 
 def load(path: Path | None, environ: Mapping[str, str], sets: Sequence[str]) -> Loaded:
-    """The settings from all their sources.
+    """The settings from all sources.
 
-    `path`: the file that was asked for; None reads ./proxy.toml if it exists. `sets`: as `server.port=9000`.
+    Args:
+        path: the file to read; None reads ./proxy.toml if it exists.
+        environ: environment variables, of which `MLXGUARD_...` are read.
+        sets: options such as `server.port=9000`.
 
     Raises:
         ConfigurationError: with every fault.
@@ -113,7 +116,7 @@ def _from_file(file: Path) -> Iterator[_Given | Fault]:
 
 
 def _unreadable(file: Path, error: OSError | ValueError) -> Fault:
-    """The fault of a file that is not there, is not text or is not TOML."""
+    """The fault of a file that does not exist, is not text or is not TOML."""
     line, message = 0, str(error)
     if isinstance(error, OSError):
         message = error.strerror or message
@@ -129,25 +132,22 @@ def _unreadable(file: Path, error: OSError | ValueError) -> Fault:
 def _unknown_table(name: str, value: object, place: SettingPlace) -> Fault:
     if isinstance(value, dict):
         close = difflib.get_close_matches(name, SECTIONS, n=1)
-        hint = f"did you mean [{close[0]}]?" if close else f"the tables are {', '.join(SECTIONS)}"
-        return Fault(place, f"there is no table [{name}]; {hint}")
-    known = nearest("", name)
-    hint = f"; did you mean {known[1]} in [{known[0]}]?" if known else ""
-    return Fault(place, f"there is no key {name} outside tables{hint}", known)
+        meant = f"did you mean [{close[0]}]?" if close else f"the tables are {', '.join(SECTIONS)}"
+        return Fault(place, f"there is no table [{name}]; {meant}")
+    known, meant = hint("", name, lambda key: f"{key[1]} in [{key[0]}]")
+    return Fault(place, f"there is no key {name} outside tables{meant}", known)
 
 
 def _from_table(file: Path, path: Key, value: object, place: SettingPlace) -> _Given | Fault:
     section, key = path
     if path in KEYS:
         return _Given(path, _anchored(file, path, value), place)
-    known = nearest(section, key)
-    where = "" if known is None or known[0] == section else f" in [{known[0]}]"
-    hint = f"; did you mean {known[1]}{where}?" if known else ""
-    return Fault(place, f"there is no key {key} in [{section}]{hint}", known)
+    known, meant = hint(section, key, lambda key: key[1] + ("" if key[0] == section else f" in [{key[0]}]"))
+    return Fault(place, f"there is no key {key} in [{section}]{meant}", known)
 
 
 def _anchored(file: Path, path: Key, value: object) -> object:
-    """A path as seen from the file's folder; a model may also be a name, so it must begin with a dot."""
+    """A path relative to the file's folder. A model may be a hub id, so its path must begin with a dot."""
     is_path = path in _PATHS or (path == ("model", "path") and str(value).startswith(("./", "../")))
     if not is_path or not isinstance(value, str) or not value:
         return value
@@ -163,9 +163,9 @@ def _from_environment(environ: Mapping[str, str]) -> Iterator[_Given | Fault]:
         if (section, key) in KEYS and name == _variable((section, key)):
             yield _Given((section, key), _meant((section, key), text), place)
         else:
-            known = next((k for k in KEYS if "_".join(k) == section), None) or nearest(section, key)
-            hint = f"; did you mean {_variable(known)}?" if known else ""
-            yield Fault(place, f"there is no such setting{hint}", known)
+            joined = next((known for known in KEYS if "_".join(known) == section), (section, key))
+            known, meant = hint(*joined, _variable)
+            yield Fault(place, f"there is no such setting{meant}", known)
 
 
 def _variable(key: Key) -> str:
@@ -178,17 +178,16 @@ def _from_options(sets: Sequence[str]) -> Iterator[_Given | Fault]:
         place = SettingPlace(_OPTION, 0, f"--set {name}")
         section, key = key_of(name.strip())
         if not equals:
-            yield Fault(place, "must be as table.key=value, for example server.port=9000")
+            yield Fault(place, "must be table.key=value, for example server.port=9000")
         elif (section, key) in KEYS:
             yield _Given((section, key), _meant((section, key), text), place)
         else:
-            known = nearest(section, key)
-            hint = f"; did you mean {'.'.join(known)}?" if known else ""
-            yield Fault(place, f"there is no such setting{hint}", known)
+            known, meant = hint(section, key, ".".join)
+            yield Fault(place, f"there is no such setting{meant}", known)
 
 
 def _meant(path: Key, text: str) -> object:
-    """The value that a text stands for: as TOML, else as it is, else as the only item of a list."""
+    """The value of a text: as TOML, else as a string, else as the only item of a list."""
     candidates: list[object] = [*_as_toml(text), text.strip(), [text.strip()]]
     section, key = path
     fitting = (value for value in candidates if not _errors({section: {key: value}}))

@@ -1,12 +1,14 @@
-"""What must hold between settings, and between them and this machine, beyond each value by itself."""
+"""What must hold between settings, and between settings and this machine."""
 
 from __future__ import annotations
 
 import ipaddress
+import operator
 import os
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from proxy.config import api_keys
 from proxy.config.folders import state_folder
@@ -17,12 +19,12 @@ from proxy.request.allowlist import RESERVED_ARGUMENTS, template_arguments
 
 @dataclass(frozen=True, slots=True)
 class Conflict:
-    """A rule that is broken.
+    """A rule that does not hold.
 
     Attributes:
-        settings: those that take part, as `server.host`; the one to change first.
+        settings: the settings involved, as `server.host`; the one to change first.
         message: what is wrong and what to do.
-        where: the place, when it is not where a setting was made (a line of the keys file).
+        where: the place, if it is not where a setting was made (a line of the keys file).
     """
 
     settings: tuple[str, ...]
@@ -31,27 +33,26 @@ class Conflict:
 
 
 def conflicts(settings: Settings) -> Iterator[Conflict]:
-    """Every broken rule."""
+    """Check every rule."""
     for rule in _RULES:
         yield from rule(settings)
 
 
 def is_loopback(host: str) -> bool:
-    """True if only this machine can reach `host`; a name other than localhost is taken for reachable."""
+    """Whether only this machine can reach `host`; names other than localhost count as reachable."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host.lower() == "localhost"
 
 
-def _strangers(settings: Settings) -> Iterator[Conflict]:
+def _network_access(settings: Settings) -> Iterator[Conflict]:
     server = settings.server
     if is_loopback(server.host) or server.insecure or server.api_keys or server.api_keys_file:
         return
     yield Conflict(
         ("server.host", "server.api_keys", "server.api_keys_file", "server.insecure"),
-        f"{server.host} can be reached from other machines: set api_keys or api_keys_file, "
-        "or insecure = true",
+        f"{server.host} can be reached from other machines: set api_keys, api_keys_file or insecure = true",
     )
 
 
@@ -69,25 +70,44 @@ def _keys_file(settings: Settings) -> Iterator[Conflict]:
             yield Conflict(("server.api_keys_file",), str(fault), where=f"{path}:{fault.line}")
 
 
-def _prompt_lengths(settings: Settings) -> Iterator[Conflict]:
-    prompt = settings.prompt
-    longest, keep, rows = prompt.max_prompt_tokens, prompt.prompt_keep_tokens, prompt.max_kv_size
-    if longest != "auto" and keep >= longest:
-        yield Conflict(
-            ("prompt.prompt_keep_tokens", "prompt.max_prompt_tokens"),
-            f"prompt_keep_tokens ({keep}) must be less than max_prompt_tokens ({longest})",
-        )
-    if rows is not None and keep >= rows:
-        yield Conflict(
-            ("prompt.prompt_keep_tokens", "prompt.max_kv_size"),
-            f"prompt_keep_tokens ({keep}) must be less than max_kv_size ({rows})",
-        )
-    if rows is not None and longest != "auto" and longest >= rows:
-        yield Conflict(
-            ("prompt.max_kv_size", "prompt.max_prompt_tokens"),
-            f"max_kv_size ({rows}) must be more than max_prompt_tokens ({longest}): "
-            "the longest prompt would leave no room for its answer",
-        )
+#: Setting, relation that must hold, other setting, and why. Settings without a number are not compared.
+_ORDER: tuple[tuple[str, str, str, str], ...] = (
+    ("prompt.prompt_keep_tokens", "be less than", "prompt.max_prompt_tokens", ""),
+    ("prompt.prompt_keep_tokens", "be less than", "prompt.max_kv_size", ""),
+    (
+        "prompt.max_kv_size",
+        "be more than",
+        "prompt.max_prompt_tokens",
+        ": the longest prompt would leave no room for its answer",
+    ),
+    (
+        "memory.max_active_kv_bytes",
+        "be less than",
+        "memory.max_active_memory_bytes",
+        ", which includes the weights",
+    ),
+    ("supervisor.backoff_base_s", "not be more than", "supervisor.backoff_max_s", ""),
+)
+_RELATIONS = {"be less than": operator.lt, "be more than": operator.gt, "not be more than": operator.le}
+
+
+def _order(settings: Settings) -> Iterator[Conflict]:
+    for first, relation, second, reason in _ORDER:
+        value, bound = _value(settings, first), _value(settings, second)
+        numbers = isinstance(value, int | float) and isinstance(bound, int | float)
+        if numbers and not _RELATIONS[relation](value, bound):
+            key, other = first.partition(".")[2], second.partition(".")[2]
+            message = f"{key} ({_shown(value)}) must {relation} {other} ({_shown(bound)}){reason}"
+            yield Conflict((first, second), message)
+
+
+def _value(settings: Settings, name: str) -> Any:
+    table, key = name.split(".")
+    return getattr(getattr(settings, table), key)
+
+
+def _shown(number: float) -> str:
+    return f"{number:g}" if isinstance(number, float) else str(number)
 
 
 def _template_arguments(settings: Settings) -> Iterator[Conflict]:
@@ -95,29 +115,8 @@ def _template_arguments(settings: Settings) -> Iterator[Conflict]:
         if name in RESERVED_ARGUMENTS:
             yield Conflict(
                 ("request.template_arguments",),
-                f"{name} is an argument of the tokenizer itself, and kills the server: take it out",
+                f"{name} is an argument of the tokenizer itself and would kill the server: remove it",
             )
-
-
-def _memory(settings: Settings) -> Iterator[Conflict]:
-    memory = settings.memory
-    whole, kv = memory.max_active_memory_bytes, memory.max_active_kv_bytes
-    if whole != "auto" and kv != "auto" and kv >= whole:
-        yield Conflict(
-            ("memory.max_active_kv_bytes", "memory.max_active_memory_bytes"),
-            f"max_active_kv_bytes ({kv}) must be less than max_active_memory_bytes ({whole}), "
-            "which holds the weights too",
-        )
-
-
-def _back_off(settings: Settings) -> Iterator[Conflict]:
-    supervisor = settings.supervisor
-    if supervisor.backoff_base_s > supervisor.backoff_max_s:
-        yield Conflict(
-            ("supervisor.backoff_base_s", "supervisor.backoff_max_s"),
-            f"backoff_base_s ({supervisor.backoff_base_s:g}) must not be more than "
-            f"backoff_max_s ({supervisor.backoff_max_s:g})",
-        )
 
 
 def _owned_flags(settings: Settings) -> Iterator[Conflict]:
@@ -157,12 +156,10 @@ def _state_dir(settings: Settings) -> Iterator[Conflict]:
 
 
 _RULES: tuple[Callable[[Settings], Iterator[Conflict]], ...] = (
-    _strangers,
+    _network_access,
     _keys_file,
-    _prompt_lengths,
+    _order,
     _template_arguments,
-    _memory,
-    _back_off,
     _owned_flags,
     _command,
     _log_file,

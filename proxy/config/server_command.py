@@ -1,7 +1,6 @@
-"""The mlx_lm.server command that someone uses today, read as settings of proxy.toml.
+"""Translates an existing mlx_lm.server command into settings of proxy.toml.
 
-The flags are those of mlx-lm 0.32.2 (its server.py, `main`). A flag that is not among them is handed on
-to the server as it is.
+The flags are those of mlx-lm 0.32.2 (its server.py, `main`). Any other flag is passed on to the server.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any, NoReturn
 
-#: Flags of the server that a setting of ours decides, so that they may not be in [upstream] args.
+#: Flags of the server that a setting decides; they are not allowed in [upstream] args.
 OWNED_FLAGS = {
     "--model": "model.path",
     "--host": "server.host",
@@ -30,8 +29,8 @@ OWNED_FLAGS = {
     "--prompt-cache-bytes": "upstream.prompt_cache_bytes",
 }
 
-#: The server's other flags; they are known here because argparse takes any unambiguous beginning of a flag.
-_HANDED_ON = (
+#: The server's other flags, which are passed on. They are listed because argparse accepts abbreviations.
+_PASSED_ON = (
     "--adapter-path",
     "--draft-model",
     "--num-draft-tokens",
@@ -45,10 +44,10 @@ _HANDED_ON = (
     "--kv-group-size",
     "--quantized-kv-start",
 )
-_HANDED_ON_SWITCHES = ("--use-default-chat-template", "--pipeline")
+_PASSED_ON_SWITCHES = ("--use-default-chat-template", "--pipeline")
 
-#: How flags that are no whole numbers are read.
-_READ_AS: Mapping[str, dict[str, Any]] = {
+#: How flags whose values are not whole numbers are parsed.
+_ARGUMENTS: Mapping[str, dict[str, Any]] = {
     "--model": {},
     "--host": {},
     "--allowed-origins": {"type": lambda text: text.split(",")},
@@ -57,19 +56,20 @@ _READ_AS: Mapping[str, dict[str, Any]] = {
     "--prompt-cache-bytes": {},
 }
 
-#: Where the parser collects what is handed on.
-_KEPT = "kept"
+#: Attribute of the parsed command with the flags that are passed on.
+_PASSED = "passed"
 
-#: What ends a command in a shell.
+#: Words that end a command in a shell.
 _SHELL = re.compile(r"[&|;]+|[0-9]*[<>].*")
+#: Words in front of a command that set environment variables.
 _VARIABLE = re.compile(r"(env|[A-Za-z_][A-Za-z0-9_]*=.*)", re.DOTALL)
 
-#: Words before the server's name that say nothing but "run what is on PATH".
+#: Words before the server's name that only mean "run what is on PATH".
 _PLAIN = re.compile(r"exec|nohup|python[0-9.]*|-m")
 
 
 class NotAServerCommand(ValueError):
-    """The text does not run mlx_lm.server, or it is one that the server itself would refuse."""
+    """The text does not run mlx_lm.server, or the server itself would refuse it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,19 +86,19 @@ class ServerCommand:
 
 
 def setting_of_flag(word: str) -> str | None:
-    """The setting that decides the flag in `word`, also abbreviated or with `=value`; None: none does."""
+    """The setting that decides the flag in `word`, which may be abbreviated or have `=value`; else None."""
     name = word.partition("=")[0]
     if not name.startswith("--") or name == "--":
         return None
     if name in OWNED_FLAGS:
         return OWNED_FLAGS[name]
-    every = (*OWNED_FLAGS, *_HANDED_ON, *_HANDED_ON_SWITCHES)
+    every = (*OWNED_FLAGS, *_PASSED_ON, *_PASSED_ON_SWITCHES)
     meant = [flag for flag in every if flag.startswith(name)]
     return OWNED_FLAGS.get(meant[0]) if len(meant) == 1 else None
 
 
 def read(command: str) -> ServerCommand:
-    """The settings that make the proxy do what the command does, on the same address.
+    """The settings that make the proxy do what the command does, at the same address.
 
     Raises:
         NotAServerCommand: with the reason.
@@ -106,8 +106,8 @@ def read(command: str) -> ServerCommand:
     words, remarks = _of_shell(command)
     runner, flags = _at_server(words)
     found, unknown = _parser().parse_known_args(flags)
-    values = {name: value for name, value in vars(found).items() if name != _KEPT}
-    args = [*vars(found)[_KEPT], *unknown]
+    values = {name: value for name, value in vars(found).items() if name != _PASSED}
+    args = [*vars(found)[_PASSED], *unknown]
     if args:
         values["upstream.args"] = args
     if runner:
@@ -116,7 +116,7 @@ def read(command: str) -> ServerCommand:
     if unknown:
         remarks.append(f"unknown to mlx_lm.server 0.32.2, kept in upstream.args: {shlex.join(unknown)}")
     if "model.path" not in values:
-        remarks.append("the command names no model: set model.path, or the embedded one is served")
+        remarks.append("the command names no model: set model.path, or the embedded model is served")
     if values.get("server.allowed_origins") == ["*"]:
         del values["server.allowed_origins"]
         remarks.append("--allowed-origins * is not kept: list the web pages in server.allowed_origins")
@@ -124,7 +124,7 @@ def read(command: str) -> ServerCommand:
 
 
 def _of_shell(command: str) -> tuple[list[str], list[str]]:
-    """The words of the command itself, and remarks on what the shell would do around it."""
+    """The words of the command itself, and remarks on the parts that the shell would interpret."""
     try:
         words = shlex.split(command.replace("\\\n", " "))
     except ValueError as error:
@@ -139,7 +139,7 @@ def _of_shell(command: str) -> tuple[list[str], list[str]]:
 
 
 def _at_server(words: Sequence[str]) -> tuple[list[str], list[str]]:
-    """What runs the server, empty if that is PATH's own, and the flags it is given."""
+    """The command that runs the server (empty if it is the one on PATH), and its flags."""
     for index, word in enumerate(words):
         name, following = PurePath(word).name, words[index + 1 : index + 2]
         length = 1 if name == "mlx_lm.server" else 2 if name == "mlx_lm" and following == ["server"] else 0
@@ -150,13 +150,13 @@ def _at_server(words: Sequence[str]) -> tuple[list[str], list[str]]:
     raise NotAServerCommand("the command does not run mlx_lm.server")
 
 
-class _Keep(argparse.Action):
-    """Puts the option and its value, as the server knows them, on the list of what is handed on."""
+class _PassOn(argparse.Action):
+    """Adds the option, unabbreviated, and its value to the flags that are passed on."""
 
     def __call__(self, parser: object, namespace: object, values: Any, option: str | None = None) -> None:
         flag = self.option_strings[0]
-        kept = [*getattr(namespace, _KEPT), flag, *([values] if isinstance(values, str) else [])]
-        setattr(namespace, _KEPT, kept)
+        passed = [*getattr(namespace, _PASSED), flag, *([values] if isinstance(values, str) else [])]
+        setattr(namespace, _PASSED, passed)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -165,14 +165,14 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _parser() -> _Parser:
-    """The server's own command line, with settings for destinations; absent flags leave nothing."""
+    """The server's command line with settings as destinations; absent flags leave no attribute."""
     parser = _Parser(add_help=False, argument_default=argparse.SUPPRESS)
-    parser.set_defaults(**{_KEPT: []})
+    parser.set_defaults(**{_PASSED: []})
     for flag, setting in OWNED_FLAGS.items():
-        how: dict[str, Any] = _READ_AS.get(flag, {"type": int})
+        how: dict[str, Any] = _ARGUMENTS.get(flag, {"type": int})
         parser.add_argument(flag, dest=setting, **how)
-    for flag in _HANDED_ON:
-        parser.add_argument(flag, action=_Keep)
-    for flag in _HANDED_ON_SWITCHES:
-        parser.add_argument(flag, action=_Keep, nargs=0)
+    for flag in _PASSED_ON:
+        parser.add_argument(flag, action=_PassOn)
+    for flag in _PASSED_ON_SWITCHES:
+        parser.add_argument(flag, action=_PassOn, nargs=0)
     return parser

@@ -1,11 +1,7 @@
-"""proxy.toml as frozen, typed settings.
+"""The schema of proxy.toml as frozen, typed settings.
 
-Every key is a field here, with its default and the comment that `proxy.toml` shows beside it.
-The names in [prompt] and [memory] are those of mlx-lm pull request #948 and mean what it meant;
-docs/configuration.md tells where they go further.
-
-Reading files, the environment and `--set` is `config_file.py`; what must hold between settings is
-`config_rules.py`; writing a proxy.toml is `config_template.py`.
+Every key is a field here, with its default and the comment that `proxy.toml` shows. The names in [prompt] and
+[memory] are those of mlx-lm pull request #948; docs/configuration.md says where their meaning differs.
 """
 
 from __future__ import annotations
@@ -26,13 +22,13 @@ _POWER = {"K": 1, "M": 2, "G": 3, "T": 4}
 
 
 def parse_size(value: object) -> int:
-    """Bytes from `24GB`, `512MiB`, `0.75` (a share of this machine's RAM) or a whole number of bytes.
+    """Bytes from `24GB`, `512MiB`, `0.75` (a fraction of this machine's RAM) or a whole number of bytes.
 
-    `GB` is a power of 1000, as in the server's own --prompt-cache-bytes and on a Mac's disks; `GiB` is
-    a power of 1024, as the Metal working set is often given.
+    `GB` is a power of 1000, as in the server's own --prompt-cache-bytes; `GiB` is a power of 1024, as the
+    Metal working set is often given.
 
     Raises:
-        PydanticCustomError: it is none of these.
+        PydanticCustomError: the value is none of these.
     """
     text = "" if isinstance(value, bool) else str(value).strip()
     match = _SIZE.fullmatch(text)
@@ -45,7 +41,7 @@ def parse_size(value: object) -> int:
     if "." not in number:
         return int(number)
     if float(number) > 1:
-        raise PydanticCustomError("size", "a share of RAM between 0.0 and 1.0, or a size with its unit")
+        raise PydanticCustomError("size", "a fraction of RAM between 0.0 and 1.0, or a size with its unit")
     return int(float(number) * psutil.virtual_memory().total)
 
 
@@ -78,9 +74,8 @@ Flag = Annotated[bool, Strict()]
 Whole = Annotated[int, Strict(), Field(ge=0)]
 Count = Annotated[int, Strict(), Field(ge=1)]
 Size = Annotated[int, BeforeValidator(parse_size)]
-Seconds = Annotated[float, Strict(), Field(ge=0)]
-Hours = Annotated[float, Strict(), Field(ge=0)]
-SomeSeconds = Annotated[float, Strict(), Field(gt=0)]
+Duration = Annotated[float, Strict(), Field(ge=0)]
+SomeDuration = Annotated[float, Strict(), Field(gt=0)]
 SomeBytes = Annotated[Size, Field(ge=1)]
 AutoCount = Literal["auto"] | Count
 AutoSize = Literal["auto"] | Size
@@ -90,14 +85,14 @@ Text = Annotated[str, StringConstraints(min_length=1)]
 OptionalText = Annotated[str | None, BeforeValidator(_empty_is_none)]
 OptionalPath = Annotated[Path | None, BeforeValidator(_path_text)]
 Unique = AfterValidator(_unique)
-#: RFC 6750 `b64token`, the only thing that can follow `Bearer `; it has no colon, so a name may precede it.
+#: A key is a `b64token` of RFC 6750, which can follow `Bearer `. It has no colon, so a name may precede it.
 ApiKey = Annotated[
     str,
     _matching(
         r"([A-Za-z0-9_.-]+:)?[A-Za-z0-9._~+/-]+=*", "KEY or NAME:KEY, of letters, digits and - . _ ~ + / ="
     ),
 ]
-#: Not only http: desktop apps send origins such as `app://obsidian.md`.
+#: Any scheme is allowed: desktop apps send origins such as `app://obsidian.md`.
 Origin = Annotated[
     str, _matching(r"[a-z][a-z0-9+.-]*://[^/*\s]+", 'an origin as "http://localhost:3000", without path or *')
 ]
@@ -115,17 +110,17 @@ TemplateArgument = Annotated[
 
 
 class Section(BaseModel):
-    """One table of proxy.toml; its docstring is the line above it there."""
+    """One table of proxy.toml; the docstring of a subclass is the comment above the table."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
 
 
 class ServerSettings(Section):
-    """Where agents come in."""
+    """Where agents connect, and limits on their connections."""
 
     host: Text = Field("127.0.0.1", description="Address to listen on. Anything but loopback needs api_keys.")
     port: Annotated[int, Strict(), Field(ge=0, le=65535)] = Field(
-        8080, description="Port to listen on; 0 takes a free one."
+        8080, description="Port to listen on; 0 picks a free one."
     )
     api_keys: Annotated[tuple[ApiKey, ...], Unique] = Field(
         (),
@@ -137,27 +132,27 @@ class ServerSettings(Section):
     )
     insecure: Flag = Field(False, description="Allow an address other than loopback without keys.")
     allowed_hosts: Annotated[tuple[Host, ...], Unique] = Field(
-        (), description="Host names let in beside loopback and `host` (against DNS rebinding)."
+        (), description="Accepted host names, besides loopback and `host` (DNS rebinding)."
     )
     allowed_origins: Annotated[tuple[Origin, ...], Unique] = Field(
-        (), description='Web pages let in, as "http://localhost:3000". Empty: none.'
+        (), description='Web pages that may connect, as "http://localhost:3000". Empty: none.'
     )
     max_body_bytes: SomeBytes = Field(64 * 10**6, description="Largest request body.")
-    body_timeout_s: SomeSeconds = Field(
-        60.0, description="A request body must have arrived within this time."
+    body_timeout_s: SomeDuration = Field(60.0, description="A request body must arrive within this time.")
+    body_min_bytes_per_s: Count = Field(
+        1000, description="After 10 s, a body must have arrived this fast on average."
     )
-    body_min_bytes_per_s: Count = Field(1000, description="And, after its first 10 s, on average so fast.")
-    header_timeout_s: SomeSeconds = Field(
-        15.0, description="Request line and headers must have arrived within this time."
+    header_timeout_s: SomeDuration = Field(
+        15.0, description="Request line and headers must arrive within this time."
     )
-    idle_timeout_s: SomeSeconds = Field(
+    idle_timeout_s: SomeDuration = Field(
         75.0, description="A connection without a request is closed after this time."
     )
-    read_timeout_s: SomeSeconds = Field(
-        120.0, description="A client that reads nothing of its answer is dropped after this time."
+    send_timeout_s: SomeDuration = Field(
+        120.0, description="A client that reads nothing of its response for this long is dropped."
     )
-    max_connections: Count = Field(512, description="Open connections; one more gets 503.")
-    connections_per_address: Count = Field(256, description="The same for those of one address.")
+    max_connections: Count = Field(512, description="Open connections; another one gets 503.")
+    connections_per_address: Count = Field(256, description="Open connections from one address.")
 
 
 class ModelSettings(Section):
@@ -184,26 +179,26 @@ class UpstreamSettings(Section):
     command: tuple[Text, ...] = Field(
         (), description="Command that runs the server. Empty: the mlx_lm.server installed here."
     )
-    args: tuple[str, ...] = Field((), description='Further flags for it, as ["--temp", "0.7"].')
+    args: tuple[str, ...] = Field((), description='More flags for it, as ["--temp", "0.7"].')
     telemetry: Literal["on", "off"] = Field(
-        "on", description='"off": the server\'s own command, without memory figures from inside.'
+        "on", description='"off": run the plain server command, without its memory figures.'
     )
     prefill_step_size: AutoCount = Field("auto", description="Tokens per prefill step.")
     decode_concurrency: AutoCount = Field("auto", description="Requests that decode together.")
     prompt_concurrency: AutoCount = Field("auto", description="Requests that prefill together.")
-    prompt_cache_bytes: AutoSize = Field("auto", description="Bytes that the server's prompt cache may keep.")
-    prompt_cache_size: AutoCount = Field("auto", description="Sequences that the prompt cache may keep.")
+    prompt_cache_bytes: AutoSize = Field("auto", description="Bytes that the server's prompt cache may use.")
+    prompt_cache_size: AutoCount = Field("auto", description="Sequences that the prompt cache may hold.")
     mlx_cache_limit: AutoSize = Field("auto", description="Freed memory that MLX may keep for reuse.")
 
 
 class PromptSettings(Section):
-    """What a prompt may be."""
+    """Limits of prompts, and what happens to longer ones."""
 
     max_prompt_tokens: AutoCount = Field(
         "auto", description='Longest prompt. "auto": what the model\'s context and the plan allow.'
     )
     compaction_headroom_tokens: Whole = Field(
-        0, description="Extra room for one request of a refused conversation: its compaction."
+        0, description="By how much the compaction of a refused conversation may be longer."
     )
     prompt_overflow_policy: Literal["error", "truncate"] = Field(
         "error", description='Over the limit: refuse ("error") or cut the oldest turns ("truncate").'
@@ -212,10 +207,10 @@ class PromptSettings(Section):
         0, description="With truncate: tokens at the start to keep, rounded up to messages."
     )
     default_max_tokens: Count = Field(
-        4096, description="max_tokens where a request names none (the server itself takes 512)."
+        4096, description="max_tokens if a request gives none (the server's own default is 512)."
     )
     max_kv_size: Annotated[Count | None, BeforeValidator(_zero_is_none)] = Field(
-        None, description="Rows (prompt + completion) one request can ever hold. 0: no bound."
+        None, description="Most tokens of prompt and completion together. 0: no limit."
     )
     trim_tool_output: Flag = Field(
         False, description="With truncate: also shorten the largest old tool results."
@@ -223,31 +218,31 @@ class PromptSettings(Section):
 
 
 class RequestSettings(Section):
-    """What a request may ask for beside text and sampling; what is not listed is refused."""
+    """What a request may ask for besides text and sampling; anything not listed is refused."""
 
     template_arguments: Annotated[tuple[TemplateArgument, ...], Unique] = Field(
-        (), description='More of chat_template_kwargs, as "NAME" or "NAME=VALUE|VALUE".'
+        (), description='More chat_template_kwargs to allow: "NAME" or "NAME=VALUE|VALUE".'
     )
     role_mapping: Flag = Field(False, description="Allow role_mapping, for models without a chat template.")
     adapters: Annotated[tuple[Text, ...], Unique] = Field(
-        (), description="Folders that `adapters` may name. Changing them loads the model again."
+        (), description="Folders that `adapters` may name. Switching loads the model again."
     )
     draft_models: Annotated[tuple[Text, ...], Unique] = Field(
-        (), description="What `draft_model` may name. Changing it loads the model again."
+        (), description="What `draft_model` may name. Switching loads the model again."
     )
-    max_images: Whole = Field(8, description="Images of a request, where the model takes any. 0: none.")
+    max_images: Whole = Field(8, description="Images per request, if the model accepts any. 0: none.")
     max_image_bytes: SomeBytes = Field(20 * 10**6, description="Largest image.")
     max_image_pixels: Count = Field(50 * 10**6, description="Pixels of all images of a request together.")
     image_hosts: Annotated[tuple[ImageHost, ...], Unique] = Field(
-        (), description="HOST or HOST:PORT that the proxy may fetch images from. Empty: none."
+        (), description="HOST or HOST:PORT from which the proxy may fetch images."
     )
-    image_timeout_s: SomeSeconds = Field(
-        10.0, description="All images of a request must have been fetched within this time."
+    image_timeout_s: SomeDuration = Field(
+        10.0, description="All images of a request must be fetched within this time."
     )
 
 
 class MemorySettings(Section):
-    """What memory may be used. "auto" leaves a limit to the plan."""
+    """Limits on memory. "auto" leaves a limit to the plan."""
 
     max_active_memory_bytes: AutoSomeBytes = Field(
         "auto", description='All memory of the child, as "24GB" or 0.75 (of RAM).'
@@ -256,67 +251,69 @@ class MemorySettings(Section):
         "auto", description="KV cache of all running requests together."
     )
     reserve_system_bytes: AutoSize = Field(
-        "auto", description="Memory left to the system and other programs."
+        "auto", description="Memory left for the system and other programs."
     )
 
 
 class QueueSettings(Section):
-    """How requests wait."""
+    """How requests are queued."""
 
-    max_waiting: Whole = Field(64, description="Requests that may wait; one more gets 503.")
-    max_wait_s: Seconds = Field(
-        600.0, description="A request waits, and is held over restarts, at most this long."
+    max_waiting: Whole = Field(64, description="Requests that may be queued; another one gets 503.")
+    max_wait_s: Duration = Field(
+        600.0, description="Longest time that a request waits, restarts of the child included."
     )
     fairness: Literal["key", "session", "none"] = Field(
         "key",
-        description='Turns by "key" (without keys by "session"), or "none".',
+        description='Take turns by "key" (without keys by "session"), or "none".',
     )
-    hold_grace_s: Seconds = Field(
+    headers_after_s: Duration = Field(
         2.0, description="A stream that waits longer gets its 200, then keep-alives."
     )
-    keepalive_s: SomeSeconds = Field(5.0, description="A comment is sent on a silent stream this often.")
+    keepalive_s: SomeDuration = Field(5.0, description="A silent stream gets a comment this often.")
 
 
 class SupervisorSettings(Section):
     """How the child is watched and restarted."""
 
     state_dir: OptionalPath = Field(
-        None, description="Lock, crash reports, learned limits. Empty: the platform's own folder."
+        None, description="Lock, crash reports, learned limits. Empty: the platform's folder."
     )
-    start_timeout_s: SomeSeconds = Field(
-        600.0, description="The child must have produced a token within this time of its start."
+    start_timeout_s: SomeDuration = Field(
+        600.0, description="The child must produce a token within this time of its start."
     )
-    stall_s: SomeSeconds = Field(
+    stall_s: SomeDuration = Field(
         60.0, description="A busy child without progress for this long is tested, then restarted."
     )
-    canary_timeout_s: SomeSeconds = Field(
-        10.0, description="A test request must be answered within this time."
+    canary_timeout_s: SomeDuration = Field(
+        10.0, description="A test request (canary) must be answered within this time."
     )
     max_restarts: Whole = Field(
-        5, description="More crashes than this within restart_window_s: restarting stops."
+        5, description="After more crashes than this within restart_window_s, it gives up."
     )
-    restart_window_s: SomeSeconds = Field(300.0, description="The window of max_restarts.")
-    backoff_base_s: Seconds = Field(
-        0.5, description="Longest wait before the second restart of a window; then it doubles."
+    restart_window_s: SomeDuration = Field(300.0, description="Time window of max_restarts.")
+    backoff_base_s: Duration = Field(
+        0.5, description="Longest wait before the second restart in a window; then it doubles."
     )
-    backoff_max_s: Seconds = Field(30.0, description="Longest wait before a restart.")
-    cooldown_s: Seconds = Field(600.0, description="A child given up for is tried again after this long.")
-    drain_s: Seconds = Field(30.0, description="At a stop, running requests may finish within this time.")
-    sigint_grace_s: Seconds = Field(10.0, description="Then SIGINT, and this long to go.")
-    sigterm_grace_s: Seconds = Field(5.0, description="Then SIGTERM, and this long before SIGKILL.")
-    max_age_h: Hours = Field(
-        0.0, description="Restart a child, in order, after it served this many hours. 0: never."
+    backoff_max_s: Duration = Field(30.0, description="Longest wait before any restart.")
+    cooldown_s: Duration = Field(
+        600.0, description="After giving up, the child is tried again after this long."
+    )
+    drain_s: Duration = Field(30.0, description="At a stop, running requests may finish within this time.")
+    sigint_grace_s: Duration = Field(10.0, description="Then the child gets SIGINT, and this long to exit.")
+    sigterm_grace_s: Duration = Field(5.0, description="Then SIGTERM, and this long before SIGKILL.")
+    max_age_h: Duration = Field(
+        0.0, description="Restart the child gracefully after this many hours. 0: never."
     )
 
 
 class LogSettings(Section):
-    """What is written where."""
+    """What is logged, and where."""
 
     level: Literal["debug", "info", "warning", "error"] = Field(
-        "info", description="Least severe level that is written."
+        "info", description="Least severe level that is logged."
     )
     format: Literal["auto", "human", "json"] = Field(
-        "auto", description='"auto": human on a terminal, JSON elsewhere.'
+        "auto", description='"auto": human-readable on a terminal, JSON elsewhere.'
     )
     file: OptionalPath = Field(None, description="Also append to this file, as JSON.")
 
@@ -335,7 +332,13 @@ class Settings(Section):
     log: LogSettings = LogSettings()
 
 
-#: Table name -> its schema; the order is that of proxy.toml.
+#: Table name -> its schema, in the order of proxy.toml.
 SECTIONS: dict[str, type[Section]] = {
     name: type(field.default) for name, field in Settings.model_fields.items()
+}
+
+#: Old name of a setting -> its present name, for the fault that it gives.
+RENAMED = {
+    ("queue", "hold_grace_s"): ("queue", "headers_after_s"),
+    ("server", "read_timeout_s"): ("server", "send_timeout_s"),
 }

@@ -1,4 +1,4 @@
-"""Writes proxy.toml: every key with its default and what it is for, from the schema."""
+"""Writes proxy.toml from the schema: every key with its default and description."""
 
 from __future__ import annotations
 
@@ -7,25 +7,25 @@ from collections.abc import Iterator, Mapping
 
 from proxy.config.settings import SECTIONS, Section
 
+#: Longest line, in characters.
 _WIDTH = 110
-
-#: Comments stand in one column as far as the values let them.
+#: Column of the comments, unless a value is too long.
 _COMMENT_COLUMN = 34
 
-#: How "not set" is written; for text it is the empty text.
+#: How "not set" is written; for text it is the empty string.
 _UNSET = {"max_kv_size": "0"}
 
 _HEAD = """\
-# Settings of mlxguard-proxy. Every key is here with its default; take away the "# " to change one.
+# Settings of mlxguard-proxy. Every key is here with its default; remove the "# " to change one.
 # Sizes: 24GB (powers of 1000), 24GiB (of 1024), 0.75 (of this machine's RAM) or bytes. Times: seconds.
-# Paths are relative to this file. "auto": chosen for the model and the machine when the proxy starts.
-# Also: MLXGUARD_SERVER__PORT=9000 in the environment, or --set server.port=9000.
-# To see what is wrong with this file, or what will run: mlxguard-proxy check
+# Paths are relative to this file. "auto": chosen for the model and the machine at start-up.
+# Other ways: MLXGUARD_SERVER__PORT=9000 in the environment, or --set server.port=9000.
+# To check this file and see what will run: mlxguard-proxy check
 """
 
 
 def render(values: Mapping[str, object]) -> str:
-    """A proxy.toml in which `values` (`server.port` -> value) are set and all else is a comment."""
+    """The text of a proxy.toml that sets `values` (`server.port` -> value); all else is a comment."""
     sections = (_section(name, schema, values) for name, schema in SECTIONS.items())
     return "\n".join([_HEAD, *sections])
 
@@ -41,17 +41,17 @@ def _section(name: str, schema: type[Section], values: Mapping[str, object]) -> 
 
 
 def _commented(assignment: str, description: str) -> Iterator[str]:
-    """The assignment with its description beside it, or above it where it is too long for that."""
-    beside = f"{assignment:<{_COMMENT_COLUMN}}  # {description}"
-    if len(assignment) <= _COMMENT_COLUMN and len(beside) <= _WIDTH:
-        yield beside
+    """The assignment and its description, on one line or, if that is too long, above it."""
+    line = f"{assignment:<{_COMMENT_COLUMN}}  # {description}"
+    if len(assignment) <= _COMMENT_COLUMN and len(line) <= _WIDTH:
+        yield line
     else:
         yield f"# {description}"
         yield assignment
 
 
 def _toml(key: str, value: object) -> str:
-    """A value as a person would write it: sizes with a unit, whole seconds without a fraction."""
+    """A value in TOML as a person would write it: sizes with a unit, seconds without a zero fraction."""
     if value is None:
         return _UNSET.get(key, '""')
     if isinstance(value, bool):

@@ -1,6 +1,6 @@
-"""Which line of a TOML document sets a key: tomllib tells values, not positions.
+"""Finds the line of a TOML document that sets a key: tomllib gives values, but not positions.
 
-The document has been parsed by tomllib before, so this only has to find where statements begin and end.
+The document has been parsed by tomllib before, so only the start and end of statements must be found.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ from collections.abc import Iterator, Mapping
 
 Path = tuple[str, ...]
 
-#: First what may contain brackets, `=`, `#` and newlines that mean nothing; then those; then the rest.
+#: First strings and comments, in which brackets, `=`, `#` and newlines have no meaning; then those; then the
+#: rest.
 _TOKEN = re.compile(
     r"""
     (?P<string> \"{3}(?:\\.|[^\\])*?\"{3,5} | '{3}.*?'{3,5} | "(?:\\.|[^"\\])*" | '[^']*' )
@@ -27,7 +28,7 @@ _TOKEN = re.compile(
 
 
 def lines(document: str) -> Mapping[Path, int]:
-    """Path of each table and key, but for those in inline tables -> the line, from 1, that first names it."""
+    """Path of each table and key, except in inline tables -> the line, from 1, that first names it."""
     found: dict[Path, int] = {}
     table: Path = ()
     for number, left in _statements(document):
@@ -41,7 +42,7 @@ def lines(document: str) -> Mapping[Path, int]:
 
 
 def line_of(found: Mapping[Path, int], path: Path) -> int | None:
-    """The line of a path, or of what is around it: a key in an inline table has none of its own."""
+    """The line of a path, or of the inline table that contains it."""
     for end in range(len(path), 0, -1):
         if path[:end] in found:
             return found[path[:end]]
@@ -49,7 +50,7 @@ def line_of(found: Mapping[Path, int], path: Path) -> int | None:
 
 
 def _statements(document: str) -> Iterator[tuple[int, str]]:
-    """Line and left side of each statement: `key` of `key = value`, or the whole of `[table]`."""
+    """Line and left side of each statement: `key` of `key = value`, or `[table]`."""
     line = begin = 1
     depth, left, in_value = 0, "", False
     for token in _TOKEN.finditer(document + "\n"):
@@ -68,7 +69,7 @@ def _statements(document: str) -> Iterator[tuple[int, str]]:
 
 
 def _path(key: str) -> Path:
-    """The parts of a dotted or quoted key; tomllib knows the rules of quoting."""
+    """The parts of a dotted or quoted key, parsed by tomllib."""
     value: object = tomllib.loads(f"{key} = 0")
     parts: list[str] = []
     while isinstance(value, dict):

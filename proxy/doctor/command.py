@@ -33,7 +33,7 @@ from proxy.exit_codes import ExitCode
 from proxy.http import early_listener
 from proxy.planning.draft_models import found
 from proxy.planning.learned_limits import LearnedLimits
-from proxy.planning.limits_file import FILE
+from proxy.planning.learned_state import LearnedFile
 from proxy.planning.planner import Planner, local_folder, machine_ceiling
 from supervisor.machine import memory_limits, system
 from supervisor.model.resolve import ModelUnavailable, may_be_downloaded
@@ -173,7 +173,7 @@ async def _served() -> Sequence[CheckResult]:
 
 async def _model(settings: Settings) -> Sequence[CheckResult]:
     name = settings.model.path
-    learned = LearnedLimits(state_folder(settings.supervisor.state_dir) / FILE)
+    learned = LearnedLimits(LearnedFile(state_folder(settings.supervisor.state_dir)))
     try:
         folder = local_folder(settings, cache_folder())
         seen = ModelSeen(name, await Planner(settings, cache_folder(), learned).plan(folder))
@@ -232,5 +232,5 @@ def _port_fault(settings: Settings) -> str | None:
     try:
         early_listener.listen(settings.server).close()
     except OSError as error:
-        return early_listener.why_not(settings.server, error)
+        return early_listener.explain_listen_error(settings.server, error)
     return None

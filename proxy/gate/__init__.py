@@ -15,8 +15,8 @@ admissions, the ceiling watch a ceiling that moved, and internal requests that o
 Invariants:
 - A grant reserves memory in the same call; there is no await between reading the state and changing it.
 - Each ticket ends once: refused, or left after any number of grants.
-- Nothing runs beside a request in isolation, and no request waits for ever: one that was overtaken often or
-  long enough cannot be overtaken again.
+- Nothing runs at the same time as a request in isolation, and no request waits for ever: one that was
+  overtaken often or long enough cannot be overtaken again.
 - A decision never frees memory. Pressure and eviction belong to proxy.memory.
 
 Modules: `gate` is the asyncio shell (futures, one timer, what is learned); `slot` is what the relay holds.

@@ -135,7 +135,7 @@ class Admission:
         return self._freed(now) if was_unread else []
 
     def end_isolation(self, id: str, now: float) -> list[Effect]:
-        """A request that runs alone is no longer a suspect: others may run beside it."""
+        """A request that runs alone is no longer a suspect: others may join it."""
         self.capacity.end_isolation(id)
         return self._freed(now)
 

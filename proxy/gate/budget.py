@@ -32,7 +32,7 @@ class Costs(Protocol):
         """Longest prompt, in tokens, that fits alone under `ceiling` bytes with nothing retained."""
 
     def corrected(self, alone: float, together: float, /) -> Costs:
-        """The same model with the bytes beside the weights multiplied: for one request, and for several."""
+        """The same model with a factor on the bytes above the weights: for one request, and for several."""
 
 
 class _FreeCosts:
@@ -74,7 +74,7 @@ class Budget:
     costs: Costs = FREE
 
     def has_room(self, running: Sequence[SequenceDemand], newcomer: SequenceDemand, retained: int) -> bool:
-        """Whether `newcomer` fits beside `running`, slots aside."""
+        """Whether `newcomer` fits together with `running`, slots aside."""
         together, kv_limit = (*running, newcomer), self.max_active_kv_bytes
         if running and kv_limit is not None and self.costs.kv(together) > kv_limit:
             return False

@@ -131,7 +131,7 @@ class Capacity:
         return id in self._running and not self._running[id].generated
 
     def grow(self, id: str, tokens: int) -> None:
-        """It has generated `tokens` so far: its prompt has been read, and none will be read beside it.
+        """It has generated `tokens` so far: its prompt has been read, and no newcomer's will be read with it.
 
         The predicted completion stays reserved until it is exceeded.
         """
@@ -147,7 +147,7 @@ class Capacity:
         running.generated = tokens
 
     def end_isolation(self, id: str) -> None:
-        """If it runs, let others run beside it."""
+        """If it runs, let others run at the same time."""
         running = self._running.get(id)
         if running is not None:
             running.ticket = replace(running.ticket, alone=False)

@@ -7,9 +7,9 @@ from typing import Annotated
 
 from pydantic import Field
 
-#: The smallest factor on the predicted bytes beside the weights.
+#: The smallest factor on the predicted bytes above the weights.
 LEAST_FACTOR = 0.75
-#: The largest factor on the predicted bytes beside the weights.
+#: The largest factor on the predicted bytes above the weights.
 MOST_FACTOR = 1.5
 #: A sample that differs from the current belief by more than this factor is an outlier and is set aside.
 _OUTLIER = 1.5
@@ -32,7 +32,7 @@ _FARTHEST = 1e11
 
 @dataclass(frozen=True, slots=True)
 class Correction:
-    """A factor on the predicted bytes beside the weights, learned from predicted and observed peaks.
+    """A factor on the predicted bytes above the weights, learned from predicted and observed peaks.
 
     Attributes:
         belief: the factor before it is rounded to steps.
@@ -41,7 +41,7 @@ class Correction:
     """
 
     belief: Annotated[float, Field(ge=LEAST_FACTOR, le=MOST_FACTOR)] = 1.0
-    outliers: Annotated[tuple[float, ...], Field(max_length=_AGREEING)] = ()
+    outliers: Annotated[tuple[Annotated[float, Field(ge=0, le=1e12)], ...], Field(max_length=_AGREEING)] = ()
     at: Annotated[float, Field(ge=-_FARTHEST, le=_FARTHEST)] = 0.0
 
     def factor(self, now: float) -> float:
@@ -86,10 +86,10 @@ def _bounded(factor: float) -> float:
 
 @dataclass(frozen=True, slots=True)
 class PeakSample:
-    """One request's predicted and observed peak, in bytes beside the weights.
+    """One request's predicted and observed peak, in bytes above the weights.
 
     Attributes:
-        together: other requests ran beside it.
+        together: other requests ran at the same time.
         exact: `observed` is the true peak; else a short peak between two samples of telemetry may be missing.
     """
 
@@ -138,7 +138,7 @@ class _Watched:
 
 
 class Peaks:
-    """Predicted and observed peaks while each request runs, in bytes beside the weights.
+    """Predicted and observed peaks while each request runs, in bytes above the weights.
 
     What is observed is everything that the child holds, so a prediction is for all running requests, too: the
     highest prediction made while a request ran is compared with the highest observation. Requests that ran
@@ -180,12 +180,8 @@ class Peaks:
 
     def ended(self, id: str) -> PeakSample | None:
         """Stop watching a request; None if it yields no sample."""
-        watched = self._watched.pop(id, None)
-        if (
-            watched is None
-            or watched.observed_at <= self._sampled_at
-            or 2 * watched.retained > watched.predicted
-        ):
+        one = self._watched.pop(id, None)
+        if one is None or one.observed_at <= self._sampled_at or 2 * one.retained > one.predicted:
             return None
-        self._sampled_at = watched.observed_at
-        return PeakSample(watched.predicted, watched.observed, watched.together, watched.exact)
+        self._sampled_at = one.observed_at
+        return PeakSample(one.predicted, one.observed, one.together, one.exact)

@@ -19,7 +19,7 @@ class PlannedCosts:
     """The batch cost model for a child that runs as planned; see proxy.gate.budget.Costs.
 
     Attributes:
-        alone, together: factors on the bytes beside the weights, for one request and for several.
+        alone, together: factors on the predicted bytes above the weights, for one request and for several.
     """
 
     serving: Serving
@@ -40,9 +40,9 @@ class PlannedCosts:
     def peak(self, demands: Sequence[SequenceDemand], retained: int, /) -> int:
         if not demands:
             return self.weights + retained
-        beside = self._total(tuple(demands), retained) - self.weights - retained
+        predicted = self._total(tuple(demands), retained) - self.weights - retained
         factor = self.alone if len(demands) == 1 else self.together
-        return self.weights + retained + round(factor * beside)
+        return self.weights + retained + round(factor * predicted)
 
     def _total(self, demands: tuple[SequenceDemand, ...], retained: int) -> int:
         # A decision asks for the same set up to five times: does it fit, now and ever, what does it add.
@@ -60,8 +60,8 @@ class PlannedCosts:
         return batch.stale(self.serving, last)
 
     def largest_prompt(self, ceiling: int, completion: int, /) -> int:
-        beside = (ceiling - self.weights) / self.alone
-        return batch.largest_prompt(self.serving, self.weights + round(beside), completion)
+        uncorrected = (ceiling - self.weights) / self.alone
+        return batch.largest_prompt(self.serving, self.weights + round(uncorrected), completion)
 
     def corrected(self, alone: float, together: float, /) -> PlannedCosts:
         if (alone, together) == (self.alone, self.together):

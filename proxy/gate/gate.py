@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import functools
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -15,7 +13,7 @@ from proxy.gate.answer_lengths import AnswerLengths
 from proxy.gate.budget import Budget
 from proxy.gate.corrections import Corrections, Peaks, PeakSample
 from proxy.gate.queue import Fairness, Ticket, fairness_key
-from proxy.gate.slot import NoRoomEver, RetainedSlots, Slot
+from proxy.gate.slot import NoRoomEver, Slot
 from proxy.gate.snapshot import GateSnapshot
 from supervisor.aio import Timer
 from supervisor.memory_model.plan import least_answer
@@ -46,9 +44,8 @@ class Gate:
         self._fairness: Fairness = fairness
         self._clock = clock
         self._on_sample = on_sample
-        self._grants: dict[str, asyncio.Future[int]] = {}
-        self._on_rise: dict[str, Callable[[int], None]] = {}
-        self._slots = RetainedSlots()
+        self._slots: dict[str, Slot] = {}  # of requests that have not left
+        self._disconnected = 0  # slots that are retained after their request has left
         self._measured = False
         self._lengths = AnswerLengths()
         self._peaks = Peaks()
@@ -94,31 +91,22 @@ class Gate:
 
     @contextmanager
     def enter(self, ticket: Ticket, on_rise: Callable[[int], None] = lambda _: None) -> Iterator[Slot]:
-        """A slot for `ticket`, waiting or running. It ends with the block, unless it is retained.
-
-        `on_rise`: called with the bytes by which the child's memory has risen while the request runs.
-        """
-        self._grants[ticket.id] = asyncio.get_running_loop().create_future()
-        self._on_rise[ticket.id] = on_rise
-        slot = Slot(self, ticket.id, alone=ticket.alone)
+        """A slot for `ticket`, waiting or running. It ends with the block, unless it is retained."""
+        slot = self._slots[ticket.id] = Slot(self, ticket, on_rise)
         try:
             self._apply(self._admission.arrive(ticket, self._clock()))
             yield slot
         finally:
-            grant = self._grants.pop(ticket.id)
-            if not grant.cancel() and not grant.cancelled():
-                grant.exception()  # mark as retrieved: a refusal that its client did not wait for is no error
-            del self._on_rise[ticket.id]
-            if self._slots.leave(ticket.id):
+            del self._slots[ticket.id]
+            if not slot.grant.cancel() and not slot.grant.cancelled():
+                slot.grant.exception()  # retrieve it: a refusal that its client did not wait for is no error
+            self._disconnected += slot.holders > 0
+            if not slot.holders:
                 self._end(ticket.id)
             elif slot.dropped:
                 self._apply(self._admission.free_slot(ticket.id, self._clock()))
 
-    async def wait(self, id: str) -> int:
-        return await self._grants[id]
-
     def requeue(self, id: str, *, alone: bool = False) -> None:
-        self._grants[id] = asyncio.get_running_loop().create_future()
         self._peaks.ended(id)  # what was observed of an attempt that failed says nothing
         self._apply(self._admission.requeue(id, self._clock(), alone=alone))
 
@@ -128,9 +116,10 @@ class Gate:
     def grew(self, id: str, tokens: int) -> None:
         self._apply(self._admission.grew(id, tokens, self._clock()))
 
-    def retain(self, id: str) -> Callable[[], None]:
-        self._slots.retain(id)
-        return functools.partial(self._release, id)
+    def release(self, slot: Slot) -> None:
+        if not slot.holders and slot.id not in self._slots:
+            self._disconnected -= 1
+            self._end(slot.id)
 
     def answered(self, client: str, tokens: int) -> None:
         """Learn from an answer of `tokens` that came to its own end."""
@@ -175,8 +164,8 @@ class Gate:
         weights = self._capacity.budget.costs.weights
         rises = self._peaks.observe(active - weights, None if peak is None else peak - weights)
         for id, rise in rises.items():
-            if id in self._on_rise:
-                self._on_rise[id](rise)
+            if id in self._slots:
+                self._slots[id].on_rise(rise)
 
     @contextmanager
     def internal_request(self) -> Iterator[bool]:
@@ -199,14 +188,10 @@ class Gate:
 
     def snapshot(self) -> GateSnapshot:
         return self._admission.snapshot(
-            disconnected=len(self._slots), corrections=self.corrections.factors(self._clock())
+            disconnected=self._disconnected, corrections=self.corrections.factors(self._clock())
         )
 
     # Machinery
-
-    def _release(self, id: str) -> None:
-        if self._slots.release(id):
-            self._end(id)
 
     def _end(self, id: str) -> None:
         now = self._clock()
@@ -223,7 +208,7 @@ class Gate:
         for effect in effects:
             if isinstance(effect, Grant):
                 self._note_prediction(effect.id)
-            grant = self._grants[effect.id]
+            grant = self._slots[effect.id].grant
             if grant.done():
                 continue  # its client was cancelled a moment ago, and it is about to leave
             match effect:

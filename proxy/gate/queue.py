@@ -188,8 +188,8 @@ class FairQueue:
         # 2. The keys in turn: the one whose last grant is longest ago first; among new ones, by arrival.
         at = 0
         for entry in self._rounds():
-            # 3. A suspect comes before the first request that arrived later: it is last among those of its
-            #    crash, yet later requests cannot keep it waiting for ever.
+            # 3. A suspect comes before the first request that arrived later: the other replays of
+            #    its crash go first, yet later requests cannot keep it waiting for ever.
             before = bisect_left(self._suspects, entry)
             if before > at:
                 yield from self._suspects[at:before]

@@ -1,7 +1,8 @@
-"""Who may come in: which Host, which Origin, which key. The edge asks for every request.
+"""Pure. Access control: which Host, which Origin and which API key a request may have.
 
-Why each: a page on a rebound DNS name reaches loopback, but its Host gives it away; any web page may send
-requests to loopback, but browsers add its Origin; and who has no key should not learn that by timing.
+The middleware asks for every request. Host: a page on a rebound DNS name reaches loopback, but its Host
+header still has the attacker's name. Origin: any web page may send requests to loopback, but its browser adds
+an Origin. Key: compared in constant time, so that timing does not reveal it.
 """
 
 from __future__ import annotations
@@ -22,15 +23,15 @@ _AUTHORITY = re.compile(r"(?:\[([0-9A-Fa-f:.]{2,45})\]|([A-Za-z0-9._-]{1,255}))(
 
 @dataclass(frozen=True, slots=True)
 class AccessControl:
-    """Who may come in.
+    """The hosts, origins and keys that are allowed.
 
     Attributes:
-        keys: bearer key -> the name it goes by in logs and in the queue; empty lets everyone in. It may
+        keys: bearer key -> its name in logs and in the queue; if empty, no key is needed. The mapping may
             change between requests, as the keys file does.
-        hosts: names and addresses that a Host may carry, as `canonical` gives them.
-        origins: web origins that may call, as browsers send them; empty lets no web page in but our own.
-        any_address: the proxy listens beyond loopback, so any IP address is a plausible Host. No name is
-            rebound to get one: a page's own address is its origin.
+        hosts: names and addresses allowed as Host, in the form that `canonical` returns.
+        origins: web origins that may call, as browsers send them; if empty, only the gateway's own pages.
+        any_address: the gateway listens beyond loopback, so any IP address is a plausible Host. That is safe:
+            DNS rebinding needs a name, and a page served from an address has that address as its origin.
     """
 
     keys: Mapping[str, str]
@@ -39,7 +40,7 @@ class AccessControl:
     any_address: bool = False
 
     def check_host(self, authority: str | None) -> None:
-        """Refuse what is not ours. `authority`: of the Host header, or of an absolute-form target.
+        """Check the authority of the Host header, or of an absolute-form target.
 
         Raises:
             Forbidden: it is missing, malformed or names another host.
@@ -49,9 +50,9 @@ class AccessControl:
             raise errors.Forbidden("This Host is not allowed; see [server] allowed_hosts.")
 
     def check_origin(self, origin: str | None, authority: str | None, *, own_only: bool = False) -> None:
-        """Refuse web pages that are neither listed nor ours. `authority`: the Host that was checked.
+        """Check the Origin header. `authority`: the Host header, which must have been checked.
 
-        `own_only`: for what no other page may do, listed or not (dashboard and administration).
+        `own_only`: refuse listed origins too, for paths reserved to the gateway's own pages.
 
         Raises:
             Forbidden: an Origin is present and not allowed.
@@ -63,14 +64,14 @@ class AccessControl:
 
     @staticmethod
     def is_own(origin: str, authority: str | None) -> bool:
-        """Whether a page of our own sent this. Only plain http is ours; TLS is a fronting server's."""
+        """Whether a page that this gateway served sent the request. Only plain http; TLS ends before us."""
         return authority is not None and origin.lower() == f"http://{authority.lower()}"
 
     def client_of(self, authorization: Sequence[str]) -> str:
-        """The name of the client that this Authorization belongs to; all its header lines, as sent.
+        """The client's name, from all Authorization header lines as sent.
 
         Raises:
-            Unauthorized: keys are configured and this is none of them, or more than one.
+            Unauthorized: keys are configured, and there is not exactly one known key.
         """
         if not self.keys:
             return ANONYMOUS
@@ -82,9 +83,9 @@ class AccessControl:
         return found[0]
 
 
-@lru_cache(maxsize=64)  # most requests of a proxy say the same, and an address takes 20 us to understand
+@lru_cache(maxsize=64)  # nearly all requests send the same Host, and parsing an address takes 20 us
 def host_of(authority: str) -> str | None:
-    """The host of `host[:port]` in its canonical form, or None if this is not one."""
+    """The canonical host of `host[:port]`, or None if the authority is malformed."""
     match = _AUTHORITY.match(authority.strip(" \t"))
     if match is None:
         return None
@@ -94,7 +95,7 @@ def host_of(authority: str) -> str | None:
 
 
 def canonical(host: str) -> str:
-    """A name in lower case without the dot of the root; an address in its shortest form."""
+    """A name in lower case without a trailing dot; an address in its shortest form."""
     host = host.strip("[]")
     try:
         return str(ipaddress.ip_address(host))

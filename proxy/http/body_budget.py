@@ -1,4 +1,4 @@
-"""How much of request bodies may be in memory at once, over all connections."""
+"""Pure. The memory that request bodies may use at once, over all connections."""
 
 from __future__ import annotations
 
@@ -9,36 +9,32 @@ from proxy.errors import Unavailable
 
 
 class BodyBudget:
-    """Bytes that are held now, and the most that may be."""
+    """Bytes of request bodies in memory, and the most there may be."""
 
-    def __init__(self, most_bytes: int) -> None:
-        self._most = most_bytes
-        self.held = 0
+    def __init__(self, max_bytes: int) -> None:
+        self.max_bytes = max_bytes
+        self.used = 0
 
     @contextmanager
     def account(self) -> Iterator[BodyAccount]:
-        """One request's share, given back at the end of the block."""
+        """Open one request's account; its bytes are returned at the end of the block."""
         account = BodyAccount(self)
         try:
             yield account
         finally:
-            self.held -= account.held
-
-    def add(self, size: int) -> None:
-        """Raises Unavailable where that would be too much; then nothing is added."""
-        if self.held + size > self._most:
-            raise Unavailable("too_many_large_bodies")
-        self.held += size
+            self.used -= account.used
 
 
 class BodyAccount:
-    """What one request holds."""
+    """The bytes that one request uses of a budget."""
 
-    def __init__(self, holdings: BodyBudget) -> None:
-        self._holdings = holdings
-        self.held = 0
+    def __init__(self, budget: BodyBudget) -> None:
+        self._budget = budget
+        self.used = 0
 
     def add(self, size: int) -> None:
-        """Raises Unavailable."""
-        self._holdings.add(size)
-        self.held += size
+        """Charge `size` bytes. Raises Unavailable, and charges nothing, if that exceeds the budget."""
+        if self._budget.used + size > self._budget.max_bytes:
+            raise Unavailable("too_many_large_bodies")
+        self._budget.used += size
+        self.used += size

@@ -1,8 +1,8 @@
-"""Client connections: how many, how slow they may be, and how what is not HTTP is answered.
+"""Client connections: their number, their timeouts, and error responses to what is not HTTP.
 
-aiohttp parses and writes; this adds what it leaves open. What it refuses by itself (a bad request line, a
-header that is too long, two framings) leaves as the contract's error object, without the sender's bytes,
-which aiohttp's own answer and log quote. One sweep a second asks every connection whether it is late.
+aiohttp parses and writes; this module adds what aiohttp leaves open. A request that aiohttp itself refuses
+(malformed, a header too long, two framings) gets the documented error object; aiohttp's own response and log
+line would quote the sender's bytes. Once a second, a sweep checks the timeouts of all connections.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
 
@@ -20,66 +19,64 @@ from aiohttp.http import HttpVersion10, HttpVersion11
 from aiohttp.http_exceptions import LineTooLong
 
 from proxy import errors
+from proxy.config.settings import ServerSettings
 from proxy.http.connection_limits import ConnectionCounts, ConnectionVerdict
 from proxy.http.early_listener import EarlyListener
-from proxy.http.responses import error_response, identify, raw_answer
+from proxy.http.responses import add_standard_headers, error_response, raw_error_response
 from proxy.http.timeouts import ConnectionTimeouts, Lateness
 
-log = logging.getLogger("mlxguard.edge")
+log = logging.getLogger("mlxguard.http")
 
-#: Bytes of a request line and of one header; headers of one request. Agents send a few hundred bytes.
-_LONGEST_LINE, _MOST_HEADERS = 16 * 1024, 100
+#: Longest request line and longest header, in bytes; agents send a few hundred.
+_MAX_LINE = 16 * 1024
 
-#: After an answer that came before the end of its request's body, the rest is read away for so long, so
-#: that the answer is not lost to a reset.
+#: Most headers of one request.
+_MAX_HEADERS = 100
+
+#: Seconds to read and discard the rest of a body that was answered early, so that a reset does not destroy
+#: the response on its way.
 _LINGER_S = 5.0
 
 _SWEEP_S = 1.0
 
-#: Set on a request after whose answer nothing is read any more, also not the rest of its body.
+#: Set on a request after whose response the connection closes, without reading the rest of its body.
 LAST = web.RequestKey("last", bool)
 
 
-@dataclass(frozen=True, slots=True)
-class ConnectionLimits:
-    """Seconds and counts; see [server] in proxy.toml."""
-
-    total: int = 512
-    per_address: int = 256
-    head_s: float = 15.0
-    idle_s: float = 75.0
-    reading_s: float = 120.0
-
-
 class Site(web.BaseSite):
-    """An open door whose connections are `Connection`s. `settle(status)`: an answer left that no
-    handler gave."""
+    """A listener whose connections are `Connection`s.
+
+    Args:
+        on_response: called with the status of each response that is sent without a handler.
+    """
 
     def __init__(
         self,
         runner: web.AppRunner,
-        door: EarlyListener,
-        limits: ConnectionLimits,
-        settle: Callable[[int], None],
+        listener: EarlyListener,
+        settings: ServerSettings,
+        on_response: Callable[[int], None],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         super().__init__(runner)
-        self._door = door
-        self.limits = limits
-        self.settle = settle
+        self._listener = listener
+        self.settings = settings
+        self.on_response = on_response
         self.clock = clock
-        self.census = ConnectionCounts(total=limits.total, per_address=limits.per_address)
+        self.counts = ConnectionCounts(
+            total=settings.max_connections, per_address=settings.connections_per_address
+        )
         self.connections: set[Connection] = set()
         self._sweeper: asyncio.TimerHandle | None = None
 
     @property
     def name(self) -> str:
-        host, port = self._door.address
+        host, port = self._listener.address
         return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
     async def start(self) -> None:
         await super().start()
-        self._server = self._door.hand_over(self._connection)
+        self._server = self._listener.hand_over(self._connection)
         self._sweep()
 
     async def stop(self) -> None:
@@ -100,29 +97,30 @@ class Site(web.BaseSite):
 
 
 class Connection(web.RequestHandler):
-    """One connection: aiohttp's, with a place in the census and a limit to our patience."""
+    """One aiohttp connection, counted against the limits and subject to the timeouts."""
 
-    __slots__ = ("_address", "_entry", "_patience", "_site", "_wire")
+    __slots__ = ("_address", "_site", "_timeouts", "_verdict", "_wire")
 
     def __init__(self, server: web.Server, site: Site) -> None:
         super().__init__(
             server,
             loop=asyncio.get_running_loop(),
-            logger=logging.getLogger("mlxguard.http"),
-            access_log=None,  # type: ignore[arg-type]  # as AppRunner documents it: none
-            keepalive_timeout=site.limits.idle_s,
-            max_line_size=_LONGEST_LINE,
-            max_field_size=_LONGEST_LINE,
-            max_headers=_MOST_HEADERS,
+            logger=log,
+            access_log=None,  # type: ignore[arg-type]  # AppRunner documents None as "no access log"
+            keepalive_timeout=site.settings.idle_timeout_s,
+            max_line_size=_MAX_LINE,
+            max_field_size=_MAX_LINE,
+            max_headers=_MAX_HEADERS,
             lingering_time=_LINGER_S,
         )
         self._site = site
-        self._entry = ConnectionVerdict.DROPPED
+        self._verdict = ConnectionVerdict.DROPPED
         self._address = ""
         self._wire: asyncio.Transport | None = None
-        limits = site.limits
-        self._patience = ConnectionTimeouts.begin(
-            site.clock(), head_s=limits.head_s, reading_s=limits.reading_s
+        self._timeouts = ConnectionTimeouts(
+            head_s=site.settings.header_timeout_s,
+            reading_s=site.settings.send_timeout_s,
+            head_since=site.clock(),
         )
 
     # --- the life of a connection ---------------------------------------------------------------------
@@ -131,61 +129,61 @@ class Connection(web.RequestHandler):
         assert isinstance(transport, asyncio.Transport)
         self._wire = transport
         self._address = str((transport.get_extra_info("peername") or ("",))[0])
-        self._entry = self._site.census.enter(self._address)
-        if self._entry is ConnectionVerdict.ADMITTED:
+        self._verdict = self._site.counts.opened(self._address)
+        if self._verdict is ConnectionVerdict.ADMITTED:
             self._site.connections.add(self)
             super().connection_made(transport)
-        elif self._entry is ConnectionVerdict.REFUSED:
+        elif self._verdict is ConnectionVerdict.REFUSED:
             self._site.connections.add(self)
-            self.last_words(errors.Unavailable("too_many_connections"))
+            self.send_final_error(errors.Unavailable("too_many_connections"))
         else:
             self.force_close()
             transport.abort()
 
     def connection_lost(self, exc: BaseException | None) -> None:
         self._site.connections.discard(self)
-        self._site.census.leave(self._address, self._entry)
+        self._site.counts.closed(self._address, self._verdict)
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
         if data:
-            self._patience.bytes_came(self._site.clock())
+            self._timeouts.data_received(self._site.clock())
         super().data_received(data)
 
     @property
     def unsent(self) -> int:
-        """Bytes that wait in our buffer for the client to read."""
+        """Bytes in the write buffer that the client has not read yet."""
         return self._wire.get_write_buffer_size() if self._wire else 0
 
     def check(self, now: float) -> None:
-        """Give up on a client that is late; called once a second."""
+        """Close the connection if the client is too slow; called once a second."""
         wire = self._wire
         assert wire is not None, "only connections that were made are checked"
-        if self._entry is ConnectionVerdict.REFUSED:
-            wire.abort()  # it had a second to read why
+        if self._verdict is ConnectionVerdict.REFUSED:
+            wire.abort()  # by now the client had a second to read the refusal
             return
-        late = self._patience.late(now, unsent=self.unsent, writing_paused=self.writing_paused)
+        late = self._timeouts.late(now, unsent=self.unsent, writing_paused=self.writing_paused)
         if late is Lateness.READING:
-            log.info("client_late", extra={"late": late.value, "address": self._address})
+            log.info("client_timeout", extra={"late": late.value, "address": self._address})
             wire.abort()
         elif late is Lateness.HEAD and not wire.is_closing():
-            log.info("client_late", extra={"late": late.value, "address": self._address})
-            self.last_words(errors.RequestTimeout("The head of the request did not arrive in time."))
+            log.info("client_timeout", extra={"late": late.value, "address": self._address})
+            self.send_final_error(errors.RequestTimeout("The head of the request did not arrive in time."))
             wire.close()
 
-    def last_words(self, error: errors.GuardError) -> None:
-        """Answer what is no request that aiohttp could answer; the connection takes no more of them."""
+    def send_final_error(self, error: errors.GatewayError) -> None:
+        """Send an error where aiohttp has no request to respond to, and accept no more requests."""
         assert self._wire is not None
-        self._wire.write(raw_answer(error))
+        self._wire.write(raw_error_response(error))
         self._wire.write_eof()
-        self._site.settle(error.status)
+        self._site.on_response(error.status)
         self.force_close()
 
     # --- requests of a connection -----------------------------------------------------------------------
 
     def request_began(self) -> None:
         """A whole head was read, and its request is being served."""
-        self._patience.request_began()
+        self._timeouts.request_began()
 
     async def finish_response(
         self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
@@ -195,7 +193,7 @@ class Connection(web.RequestHandler):
         try:
             return await super().finish_response(request, resp, start_time)
         finally:
-            self._patience.request_ended()
+            self._timeouts.request_ended()
             if request.get(LAST):
                 self.force_close()
 
@@ -206,8 +204,8 @@ class Connection(web.RequestHandler):
         exc: BaseException | None = None,
         message: str | None = None,
     ) -> web.StreamResponse:
-        """The answer to what aiohttp could not parse, or to a bug beyond the edge's own frame."""
-        self._patience.request_began()
+        """The response to what aiohttp could not parse, or to a bug outside the middleware."""
+        self._timeouts.request_began()
         if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
             log.error("internal_error", exc_info=exc)
             return self._refusal(errors.InternalError())
@@ -215,37 +213,38 @@ class Connection(web.RequestHandler):
         return self._refusal(_translated(exc, message))
 
     def log_exception(self, *args: Any, **kw: Any) -> None:
-        """aiohttp's words quote the request; the traceback is enough."""
+        """Log the traceback only: aiohttp's message quotes the request."""
         self.logger.error("internal_error", exc_info=kw.get("exc_info", True))
 
-    def _refusal(self, error: errors.GuardError) -> web.Response:
+    def _refusal(self, error: errors.GatewayError) -> web.Response:
         response = error_response(error)
-        identify(response)
+        add_standard_headers(response)
         response.force_close()
-        self._site.settle(error.status)
+        self._site.on_response(error.status)
         return response
 
 
-def _translated(exc: BaseException | None, message: str | None) -> errors.GuardError:
-    """A parser's complaint. Its own words have the sender's bytes in them, and so are not repeated."""
+def _translated(exc: BaseException | None, message: str | None) -> errors.GatewayError:
+    """A parser's error as ours; its message has the sender's bytes in it, so it is not repeated."""
     if isinstance(exc, LineTooLong) or message == "Too many headers received":
         return errors.HeadTooLarge(
-            f"The request line and each header may have {_LONGEST_LINE // 1024} KiB, "
-            f"and a request {_MOST_HEADERS} headers."
+            f"The request line and each header may have {_MAX_LINE // 1024} KiB, "
+            f"and a request {_MAX_HEADERS} headers."
         )
     return errors.InvalidRequest("This is not a well-formed HTTP/1.1 request.")
 
 
-def began(request: web.Request) -> None:
-    """Tell the request's connection that its head is complete (a test server's own has no clock)."""
+def request_began(request: web.Request) -> None:
+    """Tell the request's connection that its head is complete (aiohttp's test server has other ones)."""
     if isinstance(request.protocol, Connection):
         request.protocol.request_began()
 
 
 def check_head(request: web.Request) -> None:
-    """Refuse what the parser lets pass and RFC 9112 does not: other transfer codings than chunked, and any in
-    HTTP/1.0 (6.1); a target with a fragment (3.2). Where one end of a chain reads another body than the
-    other, requests can be smuggled; so nothing more is read from such a connection.
+    """Refuse what the parser accepts and RFC 9112 forbids.
+
+    That is: transfer codings other than chunked, and any in HTTP/1.0 (6.1); a target with a fragment (3.2).
+    Where two servers disagree about the end of a body, requests can be smuggled; so the connection closes.
 
     Raises:
         InvalidRequest: one of these.
@@ -259,16 +258,19 @@ def check_head(request: web.Request) -> None:
 
 
 def check_version(request: web.Request) -> None:
-    """Refuse HTTP/0.9 and HTTP/2.0, which the parser lets pass. Not by an answer of aiohttp's: that would
-    claim the client's version (RFC 9110, 2.5).
+    """Refuse HTTP/0.9 and HTTP/2.0, which the parser accepts.
+
+    aiohttp's own response would claim the client's version, which RFC 9110, 2.5, forbids; so the error is
+    written directly.
 
     Raises:
-        InvalidRequest, ConnectionResetError: the version is not ours; the latter if it was answered.
+        InvalidRequest: the version is not supported.
+        ConnectionResetError: likewise, and the error was already sent.
     """
     if request.version in (HttpVersion10, HttpVersion11):
         return
     refusal = errors.InvalidRequest("Only HTTP/1.0 and HTTP/1.1 are spoken here.")
     if not isinstance(request.protocol, Connection):
         raise refusal
-    request.protocol.last_words(refusal)
+    request.protocol.send_final_error(refusal)
     raise ConnectionResetError

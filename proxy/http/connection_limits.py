@@ -1,4 +1,4 @@
-"""How many connections there may be, in all and from one address."""
+"""Pure. Limits the number of open connections, in total and per address."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ import ipaddress
 from collections import Counter
 from enum import Enum
 
-#: Bits of an IPv6 address that tell one subscriber from another (RFC 6177); the rest is theirs to choose.
+#: Leading bits of an IPv6 address that identify one subscriber (RFC 6177); the subscriber chooses the rest.
 _SUBSCRIBER_BITS = 64
 
-#: Connections that are being told of their refusal at the same time; more are dropped without a word.
-_MOST_REFUSALS = 64
+#: Connections that may be receiving a refusal at the same time; further ones are dropped without a response.
+_MAX_REFUSALS = 64
 
 
 class ConnectionVerdict(Enum):
-    """What becomes of a new connection."""
+    """What happens to a new connection."""
 
     ADMITTED = "admitted"
     REFUSED = "refused"
@@ -22,7 +22,7 @@ class ConnectionVerdict(Enum):
 
 
 class ConnectionCounts:
-    """Counts connections by where they come from. Everyone but the dropped must leave once."""
+    """Counts open connections by source. Call `closed` once for every `opened`."""
 
     def __init__(self, *, total: int, per_address: int) -> None:
         self._total = total
@@ -33,22 +33,22 @@ class ConnectionCounts:
     def __len__(self) -> int:
         return self._by_source.total()
 
-    def enter(self, address: str) -> ConnectionVerdict:
-        """Decide, and count, in one step."""
+    def opened(self, address: str) -> ConnectionVerdict:
+        """Decide about a new connection, and count it."""
         source = source_of(address)
         if len(self) < self._total and self._by_source[source] < self._per_address:
             self._by_source[source] += 1
             return ConnectionVerdict.ADMITTED
-        if self._refused >= _MOST_REFUSALS:
+        if self._refused >= _MAX_REFUSALS:
             return ConnectionVerdict.DROPPED
         self._refused += 1
         return ConnectionVerdict.REFUSED
 
-    def leave(self, address: str, entry: ConnectionVerdict) -> None:
-        """One that entered from `address` as `entry` is gone."""
-        if entry is ConnectionVerdict.REFUSED:
+    def closed(self, address: str, verdict: ConnectionVerdict) -> None:
+        """Stop counting a connection. `verdict`: what `opened` returned for it."""
+        if verdict is ConnectionVerdict.REFUSED:
             self._refused -= 1
-        elif entry is ConnectionVerdict.ADMITTED:
+        elif verdict is ConnectionVerdict.ADMITTED:
             source = source_of(address)
             self._by_source[source] -= 1
             if not self._by_source[source]:
@@ -56,7 +56,7 @@ class ConnectionCounts:
 
 
 def source_of(address: str) -> str:
-    """What is counted together: an IPv4 address, an IPv6 subscriber's network."""
+    """What is counted as one source: an IPv4 address, or an IPv6 subscriber's network."""
     try:
         parsed = ipaddress.ip_address(address.partition("%")[0])
     except ValueError:

@@ -1,6 +1,7 @@
-"""OPTIONS, and what a browser must be told before an allowed web page may read an answer.
+"""OPTIONS requests, and the CORS headers that let an allowed web page read responses.
 
-Which origins are allowed is decided before; see the Fetch standard, "HTTP extensions", for the headers.
+The middleware has decided by then which origins are allowed. The headers are those of the Fetch standard,
+"HTTP extensions".
 """
 
 from __future__ import annotations
@@ -12,10 +13,10 @@ from aiohttp import web
 from proxy import errors
 from proxy.http import routes
 
-#: The Origin of a request whose origin was allowed.
+#: The Origin of a request, set once that origin was allowed.
 ORIGIN = web.RequestKey("origin", str)
 
-#: Field names as a preflight lists them; what does not look like it is not echoed.
+#: Field names as a preflight lists them; a value of any other form is not echoed.
 _FIELD_NAMES = re.compile(r"[A-Za-z0-9_, -]{1,2000}\Z")
 
 _EXPOSED = (
@@ -25,10 +26,12 @@ _EXPOSED = (
 
 
 async def options(request: web.Request) -> web.Response:
-    """The methods of a path; to a preflight also that it may go on. Needs no key: a preflight has none.
+    """Answer OPTIONS with the methods of the path, and a preflight with its permission.
+
+    Needs no key: browsers send preflights without one.
 
     Raises:
-        NotFound: there is nothing at this path.
+        NotFound: the path does not exist.
     """
     allowed = ", ".join(sorted(await _methods(request)))
     response = web.Response(status=204, headers={"Allow": allowed})
@@ -44,7 +47,7 @@ async def options(request: web.Request) -> web.Response:
 
 
 def allow(request: web.Request, response: web.StreamResponse) -> None:
-    """Let the page that asked read the answer. `Vary`, so that no cache gives it to another."""
+    """Let the page that sent the request read the response. `Vary` keeps caches from sharing it."""
     origin = request.get(ORIGIN)
     if origin is None:
         return
@@ -56,6 +59,6 @@ def allow(request: web.Request, response: web.StreamResponse) -> None:
 async def _methods(request: web.Request) -> set[str]:
     if request.raw_path == "*":
         return {"GET", "HEAD", "OPTIONS", "POST"}
-    if allowed := await routes.methods(request):
+    if allowed := await routes.allowed_methods(request):
         return {*allowed, "OPTIONS"}
     raise errors.NotFound("There is nothing at this path.")

@@ -1,4 +1,4 @@
-"""The listening socket, opened before the slow imports, and the connections it holds until they are done."""
+"""The listening socket: opened before the slow imports, it holds connections until the server is ready."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ from typing import Self
 from proxy.config.settings import ServerSettings
 from proxy.log.setup import new_request_id
 
+#: Connections that the kernel may queue while none is accepted.
 _BACKLOG = 512
 
-#: Of a held connection; the rest waits in the kernel.
-_MOST_HELD_BYTES = 64 * 1024
+#: Bytes that are read from a held connection; the rest waits in the kernel.
+_MAX_HELD_BYTES = 64 * 1024
 
 _ALIVE = (
     "HTTP/1.1 200 OK\r\nServer: mlxguard-proxy\r\nX-Content-Type-Options: nosniff\r\nX-Request-ID: {id}\r\n"
@@ -22,23 +23,23 @@ _ALIVE = (
     '{{"status":"ok"}}'
 )
 
-Protocols = Callable[[], asyncio.Protocol]
+ProtocolFactory = Callable[[], asyncio.Protocol]
 
 
 class EarlyListener:
-    """A listening socket, and who takes its connections: nobody yet, or the server that was handed it."""
+    """A listening socket that holds its connections until `hand_over` names a server for them."""
 
     def __init__(self) -> None:
-        self.visitors: set[HeldConnection] = set()
-        self._protocols: Protocols | None = None
+        self.held: set[HeldConnection] = set()
+        self._factory: ProtocolFactory | None = None
         self._server: asyncio.Server | None = None
 
     @classmethod
     async def open(cls, sock: socket.socket) -> Self:
-        """Take connections from now on; who arrived before is in the socket's backlog."""
-        door, loop = cls(), asyncio.get_running_loop()
-        door._server = await loop.create_server(door._protocol, sock=sock, backlog=_BACKLOG)
-        return door
+        """Accept connections from now on; earlier ones are in the socket's backlog."""
+        listener, loop = cls(), asyncio.get_running_loop()
+        listener._server = await loop.create_server(listener._protocol, sock=sock, backlog=_BACKLOG)
+        return listener
 
     @property
     def address(self) -> tuple[str, int]:
@@ -47,69 +48,69 @@ class EarlyListener:
         host, port = self._server.sockets[0].getsockname()[:2]
         return host, port
 
-    def hand_over(self, protocols: Protocols) -> asyncio.Server:
-        """Let `protocols` serve every connection, also those that are held. Returns what listens."""
+    def hand_over(self, factory: ProtocolFactory) -> asyncio.Server:
+        """Serve all connections, including held ones, by protocols of `factory`; returns the server."""
         assert self._server is not None
-        self._protocols = protocols
-        for visitor in tuple(self.visitors):
-            visitor.hand_over(protocols())
+        self._factory = factory
+        for connection in tuple(self.held):
+            connection.hand_over(factory())
         return self._server
 
     def _protocol(self) -> asyncio.Protocol:
-        return self._protocols() if self._protocols else HeldConnection(self)
+        return self._factory() if self._factory else HeldConnection(self)
 
 
 class HeldConnection(asyncio.Protocol):
-    """A connection that arrived before there was anything to serve it."""
+    """A connection that arrived before the server was ready. Only GET /livez is answered."""
 
-    def __init__(self, door: EarlyListener) -> None:
-        self._door = door
+    def __init__(self, listener: EarlyListener) -> None:
+        self._listener = listener
         self._transport: asyncio.Transport | None = None
-        self._sent = b""
+        self._received = b""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
         self._transport = transport
-        self._door.visitors.add(self)
+        self._listener.held.add(self)
 
     def data_received(self, data: bytes) -> None:
         assert self._transport is not None
-        self._sent += data
-        if self._sent.startswith(b"GET /livez HTTP/1.") and b"\r\n\r\n" in self._sent:
+        self._received += data
+        if self._received.startswith(b"GET /livez HTTP/1.") and b"\r\n\r\n" in self._received:
             self._transport.write(_ALIVE.format(id=new_request_id()).encode())
             self._transport.close()
-        elif len(self._sent) > _MOST_HELD_BYTES:
+        elif len(self._received) > _MAX_HELD_BYTES:
             self._transport.pause_reading()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._door.visitors.discard(self)
+        self._listener.held.discard(self)
 
     def hand_over(self, protocol: asyncio.Protocol) -> None:
-        """Go on as this protocol, as if the connection had just been made."""
-        self._door.visitors.discard(self)
+        """Continue as `protocol`, as if the connection had just been made."""
+        self._listener.held.discard(self)
         assert self._transport is not None
         if self._transport.is_closing():
             return
         self._transport.set_protocol(protocol)
         protocol.connection_made(self._transport)
-        if self._sent:
-            protocol.data_received(self._sent)
+        if self._received:
+            protocol.data_received(self._received)
         self._transport.resume_reading()
 
 
 def listen(server: ServerSettings) -> socket.socket:
-    """The listening socket. SO_REUSEADDR, so that a restart does not wait for old connections.
+    """Open the listening socket. SO_REUSEADDR, so that a restart does not wait for old connections.
 
     Raises:
-        OSError: the address cannot be bound; EADDRINUSE if somebody else has the port.
+        OSError: the address cannot be bound; EADDRINUSE if another process has the port.
     """
     family = socket.getaddrinfo(server.host, server.port, type=socket.SOCK_STREAM)[0][0]
     return socket.create_server((server.host, server.port), family=family, backlog=_BACKLOG)
 
 
-def why_not(server: ServerSettings, error: OSError) -> str:
-    """A sentence for what `listen` raised: who holds the port, and what to do."""
-    from supervisor.machine.system import holder_of_port  # noqa: PLC0415 - loads psutil, which a start need not wait for
+def explain_listen_error(server: ServerSettings, error: OSError) -> str:
+    """A sentence about an error of `listen`: which process holds the port, and what to change."""
+    from supervisor.machine.system import holder_of_port  # noqa: PLC0415 - psutil, only for a failure
 
     holder = holder_of_port(server.port) if error.errno == errno.EADDRINUSE else None
     reason = f"it is in use by {holder}" if holder else (error.strerror or str(error))

@@ -1,8 +1,8 @@
-"""Fetches images from listed hosts, so that the server never does: bounded, pinned, and no further than told.
+"""Fetches a request's remote images from listed hosts, within limits, so that the server never does.
 
-A name is resolved once and only public addresses of it are connected to: a listed name that is made to point
-at this machine or its network (DNS rebinding) leads nowhere. An address that is listed itself is taken at its
-word. Redirects are not followed.
+A listed name is resolved once, and only its public addresses are used: a name that is made to point at this
+machine or its network (DNS rebinding) leads nowhere. A listed address is used even if it is not public.
+Redirects are not followed.
 """
 
 from __future__ import annotations
@@ -22,11 +22,13 @@ from proxy.http.body_budget import BodyAccount
 from proxy.request.fields import refuse
 from proxy.request.images import ImagePolicy, RemoteImage, allowed_host, data_url
 
-log = logging.getLogger("mlxguard.pictures")
+log = logging.getLogger("mlxguard.images")
 
 Lookup = Callable[..., Awaitable[list[tuple[Any, ...]]]]
 
 _MEDIA_TYPES = frozenset({"image/png", "image/jpeg", "image/gif", "image/webp"})
+
+#: Images that are fetched at the same time.
 _CONNECTIONS = 8
 
 
@@ -39,7 +41,7 @@ class PublicResolver(AbstractResolver):
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
     ) -> list[ResolveResult]:
-        """Raises OSError where there is none."""
+        """Raises OSError if the name has no public address."""
         found = await self._lookup(host, port, type=socket.SOCK_STREAM, family=family)
         public = [(kind, address) for kind, _, _, _, address in found if is_public(address[0])]
         if not public:
@@ -57,11 +59,11 @@ class PublicResolver(AbstractResolver):
         ]
 
     async def close(self) -> None:
-        """Nothing is held."""
+        """Nothing to close."""
 
 
 def is_public(address: str) -> bool:
-    """Whether the whole Internet means the same by this address; also of one that IPv6 carries inside."""
+    """Whether the address is globally routable, and any IPv4 address embedded in it too."""
     ip = ipaddress.ip_address(address.partition("%")[0])
     if isinstance(ip, ipaddress.IPv6Address):
         inside = ip.ipv4_mapped or ip.sixtofour or (ip.teredo or (None, None))[1]
@@ -76,7 +78,7 @@ _NAT64 = ipaddress.ip_network("64:ff9b::/96")
 
 
 class ImageFetch:
-    """The HTTP client for images. One per gateway; `stop` closes it."""
+    """The HTTP client for images; one per gateway. `stop` closes it."""
 
     def __init__(self, policy: ImagePolicy, timeout_s: float, lookup: Lookup | None = None) -> None:
         self._policy = policy
@@ -85,10 +87,11 @@ class ImageFetch:
         self._session: aiohttp.ClientSession | None = None
 
     async def fetch(self, remotes: tuple[RemoteImage, ...], account: BodyAccount) -> list[str]:
-        """Their `data:` URLs; what is held meanwhile is put on `account`.
+        """Fetch the images as `data:` URLs, and charge their bytes to `account`.
 
         Raises:
-            InvalidRequest: one cannot be had, in time or at all; the field is named.
+            InvalidRequest: an image cannot be fetched, or not in time; names the field.
+            Unavailable: the budget of all bodies together is used up.
         """
         urls: list[str] = []
         field = remotes[0].where if remotes else None
@@ -110,7 +113,7 @@ class ImageFetch:
     async def _get(self, remote: RemoteImage, account: BodyAccount) -> bytes:
         session = self._session = self._session or self._open()
         url, body = URL(remote.url), bytearray()
-        if not allowed_host(str(url.origin()), self._policy.hosts):  # as the client below reads it
+        if not allowed_host(str(url.origin()), self._policy.hosts):  # as the client below parses it
             refuse(remote.where, "must be a plain URL")
         async with session.get(url, allow_redirects=False) as answer:
             if answer.status != 200:

@@ -1,4 +1,4 @@
-"""The keys in force: the keys file is followed, so that a key can come and go without a restart."""
+"""The API keys in force: follows the keys file, so that keys can change without a restart."""
 
 from __future__ import annotations
 
@@ -13,49 +13,53 @@ log = logging.getLogger("mlxguard.keys")
 
 
 class KeyRing:
-    """The keys in force: `names` is one mapping for good, whose content follows the file."""
+    """The keys in force.
+
+    Attributes:
+        keys: key -> name of its client. The same mapping for the life of the gateway, changed in place.
+    """
 
     def __init__(self, server: ServerSettings) -> None:
         """Raises KeysUnreadable, as `known_keys` does."""
         self._server = server
-        self._stamp = self._look()
-        self.names: dict[str, str] = dict(known_keys(server))
+        self._signature = self._read_signature()
+        self.keys: dict[str, str] = dict(known_keys(server))
 
     def refresh(self) -> bool:
-        """Take over a file that has changed; True if there was something to take over.
+        """Load the keys file if it has changed; returns whether it had.
 
         Raises:
-            KeysUnreadable: it cannot be used as it is now; told once, and the keys stay as they were. So
-                neither a slip nor an empty file ever lets everyone in.
+            KeysUnreadable: the changed file cannot be used, or has no key; raised once per change. The old
+                keys stay in force, so that neither a mistake nor an empty file opens the gateway to everyone.
         """
-        stamp = self._look()
-        if stamp == self._stamp:
+        signature = self._read_signature()
+        if signature == self._signature:
             return False
-        self._stamp = stamp
+        self._signature = signature
         fresh = known_keys(self._server)
         if not fresh:
             raise KeysUnreadable("has no key in it")
-        self.names.clear()
-        self.names.update(fresh)
+        self.keys.clear()
+        self.keys.update(fresh)
         return True
 
-    def _look(self) -> tuple[int, ...] | None:
-        """What changes when the file does, its mode included; None while it cannot be seen."""
+    def _read_signature(self) -> tuple[int, ...] | None:
+        """File metadata that changes with the file or its mode; None while it cannot be read."""
         path = self._server.api_keys_file
         try:
-            seen = path.stat() if path else None
+            found = path.stat() if path else None
         except OSError:
             return None
-        return (seen.st_mtime_ns, seen.st_size, seen.st_ino, seen.st_mode) if seen else None
+        return (found.st_mtime_ns, found.st_size, found.st_ino, found.st_mode) if found else None
 
 
 async def follow(ring: KeyRing, *, every_s: float = 1.0) -> None:
-    """Keep `ring` up to date, and its keys out of the log, until cancelled."""
+    """Refresh `ring` periodically, and mask its new keys in the log, until cancelled."""
     while True:
         await asyncio.sleep(every_s)
         try:
             if ring.refresh():
-                mask(ring.names)
-                log.info("keys_reloaded", extra={"keys": len(ring.names)})
+                mask(ring.keys)
+                log.info("keys_reloaded", extra={"keys": len(ring.keys)})
         except KeysUnreadable as fault:
             log.error("keys_not_reloaded", extra={"reason": str(fault), "line": fault.line})

@@ -1,8 +1,8 @@
-"""The edge: who may come in, under which id, how a body is read, and how every error leaves.
+"""The one middleware: request id, access checks, and every error as a documented response.
 
-One middleware. Inside it a handler raises errors of `proxy.errors`; outside it every answer has an
-`x-request-id` and, if it failed, the OpenAI error object. What aiohttp refuses before there is a request
-is answered alike by `connection.py`.
+Handlers inside it raise errors of `proxy.errors`; outside it every response has an `x-request-id` and, if it
+failed, the OpenAI error object. `connection.py` does the same for what aiohttp refuses before there is a
+request.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-import time
 from collections.abc import Callable
 
 from aiohttp import web
@@ -20,55 +19,62 @@ from yarl import URL
 from proxy import errors
 from proxy.http import cors
 from proxy.http.access import AccessControl
-from proxy.http.body import _awaits_continue
-from proxy.http.connection import LAST, began, check_head, check_version
-from proxy.http.responses import REQUEST_ID, error_response, identify
-from proxy.log.format import request_id as request_id_var
+from proxy.http.body import awaits_continue
+from proxy.http.connection import LAST, check_head, check_version, request_began
+from proxy.http.responses import REQUEST_ID, add_standard_headers, error_response
+from proxy.log.format import current_request_id
 from proxy.log.setup import new_request_id
 
-log = logging.getLogger("mlxguard.edge")
+log = logging.getLogger("mlxguard.http")
 
+#: The name of the client that sent the request.
 CLIENT = web.RequestKey("client", str)
+
 _ID = web.RequestKey("id", str)
 
-#: A client's own request id is taken over when it is harmless in logs and headers.
-_SANE_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}\Z")
+#: A client's own request id is used if it has this form, which is harmless in logs and headers.
+_SAFE_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}\Z")
 
-#: Probes tell nothing and must work for a process manager that has no key, or an old balancer that sends
-#: no Host.
+#: Paths that need no key and no Host: they reveal nothing, and must work for process managers without a key
+#: and for old load balancers that send no Host.
 _OPEN_PATHS = frozenset({"/livez", "/readyz", "/health"})
 
-#: What no web page but our own may call, listed or not: the dashboard's data, administration.
+#: Paths that only the gateway's own web pages may call, even if other origins are allowed.
 _OWN_PATHS = ("/mlxguard", "/metrics")
 
+#: What nginx logs for a client that disconnected before its response; never sent.
+_CLIENT_DISCONNECTED = 499
 
-def middleware(admittance: AccessControl, settle: Callable[[web.Request, int, float], None]) -> Middleware:
-    """The one middleware. `settle(request, status, seconds)` is called at the end of every request but
-    probes: a process manager that polls while the model loads would drown what happens to agents."""
+
+def middleware(access: AccessControl, on_response: Callable[[int], None]) -> Middleware:
+    """Build the middleware.
+
+    `on_response` is called with the status of every response except probes: a process manager that polls
+    while the model loads would drown out what happens to agents.
+    """
 
     @web.middleware
-    async def edge(request: web.Request, handler: Handler) -> web.StreamResponse:
-        started = time.monotonic()
-        began(request)
+    async def respond(request: web.Request, handler: Handler) -> web.StreamResponse:
+        request_began(request)
         request[_ID] = _request_id(request)
-        token = request_id_var.set(request[_ID])
-        status = 499  # nginx's word for a client that left: what stays if the handler is cancelled
+        token = current_request_id.set(request[_ID])
+        status = _CLIENT_DISCONNECTED  # unless the handler returns, rather than being cancelled
         try:
-            response = await _answer(request, handler, admittance)
+            response = await _respond(request, handler, access)
             status = response.status
         finally:
             if request.path not in _OPEN_PATHS:
-                settle(request, status, time.monotonic() - started)
-            request_id_var.reset(token)
+                on_response(status)
+            current_request_id.reset(token)
         return response
 
-    return edge
+    return respond
 
 
-async def _answer(request: web.Request, handler: Handler, admittance: AccessControl) -> web.StreamResponse:
+async def _respond(request: web.Request, handler: Handler, access: AccessControl) -> web.StreamResponse:
     try:
-        response = await _admitted(request, handler, admittance)
-    except errors.GuardError as error:
+        response = await _checked(request, handler, access)
+    except errors.GatewayError as error:
         _log_refusal(request, error)
         response = error_response(error)
     except web.HTTPException as refusal:
@@ -78,64 +84,60 @@ async def _answer(request: web.Request, handler: Handler, admittance: AccessCont
     except Exception:  # the outermost frame of ours: a bug becomes a logged 500, never a reset
         log.exception("internal_error")
         response = error_response(errors.InternalError())
-    if _awaits_continue(request) or request.method == "CONNECT":
-        request[LAST] = True  # whether a body follows, or another protocol, nobody can tell
+    if awaits_continue(request) or request.method == "CONNECT":
+        request[LAST] = True  # it is unknown whether a body follows, or another protocol
     if request.get(LAST):
         response.force_close()
     return response
 
 
-def _log_refusal(request: web.Request, error: errors.GuardError) -> None:
-    """Why an agent was refused, for who runs it; our own words and numbers, nothing of the request's text."""
+def _log_refusal(request: web.Request, error: errors.GatewayError) -> None:
+    """Log why a request was refused, in our own words and numbers, without any of the text it sent."""
     fields: dict[str, object] = {"status": error.status, "code": error.code, "param": error.param}
     if isinstance(error, errors.PromptTooLong):
         fields |= {"prompt_tokens": error.prompt_tokens, "limit": error.limit}
     if isinstance(error, errors.Unavailable | errors.UpstreamFailed):
         fields["reason"] = error.reason
-    resource = request.match_info.route.resource  # strangers choose paths; routes are ours
+    resource = request.match_info.route.resource  # the route's pattern, since clients choose paths
     log.info("refused", extra={"path": resource.canonical if resource else None, **fields})
 
 
-async def _admitted(request: web.Request, handler: Handler, admittance: AccessControl) -> web.StreamResponse:
+async def _checked(request: web.Request, handler: Handler, access: AccessControl) -> web.StreamResponse:
     check_version(request)
     check_head(request)
-    _check_sender(request, admittance)
+    _check_sender(request, access)
     if request.method == "OPTIONS":
         return await cors.options(request)
     if request.path not in _OPEN_PATHS:
-        request[CLIENT] = admittance.client_of(request.headers.getall("Authorization", ()))
+        request[CLIENT] = access.client_of(request.headers.getall("Authorization", ()))
     return await handler(request)
 
 
-def _check_sender(request: web.Request, admittance: AccessControl) -> None:
-    """Host and Origin; of an absolute-form target its own host too, which HTTP puts above Host
-    (RFC 9112, 3.2.2)."""
+def _check_sender(request: web.Request, access: AccessControl) -> None:
+    """Check Host, Origin, and an absolute-form target's host, which overrides Host (RFC 9112, 3.2.2)."""
     host, origin = request.headers.get("Host"), request.headers.get("Origin")
     if host is not None or request.path not in _OPEN_PATHS:
-        admittance.check_host(host)
+        access.check_host(host)
     if request.raw_path[:1] not in ("/", "*") and request.method != "CONNECT":
-        admittance.check_host(URL(request.raw_path, encoded=True).authority)
-    admittance.check_origin(origin, host, own_only=request.path.startswith(_OWN_PATHS))
+        access.check_host(URL(request.raw_path, encoded=True).authority)
+    access.check_origin(origin, host, own_only=request.path.startswith(_OWN_PATHS))
     if origin is not None:
         request[cors.ORIGIN] = origin
 
 
-async def sign(request: web.Request, response: web.StreamResponse) -> None:
-    """Put on what every answer has, also a stream (an `on_response_prepare` signal)."""
-    identify(response, request.get(_ID))  # aiohttp refuses some expectations before the middleware
+async def add_headers(request: web.Request, response: web.StreamResponse) -> None:
+    """Set the headers that every response has; an `on_response_prepare` signal, so streams have them too."""
+    add_standard_headers(response, request.get(_ID))  # aiohttp refuses some requests before the middleware
     cors.allow(request, response)
 
 
 def _request_id(request: web.Request) -> str:
     sent = request.headers.get(REQUEST_ID, "")
-    return sent if _SANE_ID.match(sent) else new_request_id()
+    return sent if _SAFE_ID.match(sent) else new_request_id()
 
 
-def _translated(refusal: web.HTTPException) -> errors.GuardError:
-    """What aiohttp's router says of targets that are no paths, in our tree."""
+def _translated(refusal: web.HTTPException) -> errors.GatewayError:
+    """aiohttp's own error for a target that is not a path, as ours."""
     if refusal.status == 404:
         return errors.NotFound("There is nothing at this path.")
     return errors.InvalidRequest("The request could not be understood.")
-
-
-# --- bodies -------------------------------------------------------------------------------------------

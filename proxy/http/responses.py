@@ -1,10 +1,11 @@
-"""Errors as HTTP answers, and the headers that every answer has."""
+"""JSON and error responses, and the headers that every response has."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from http import HTTPStatus
 from random import randint
+from typing import Any
 
 import orjson
 from aiohttp import web
@@ -14,32 +15,33 @@ from proxy.log.setup import new_request_id
 
 REQUEST_ID = "x-request-id"
 
-#: No version: it would only help to choose an attack. nosniff: an answer is never taken for a script.
-_EVERY_ANSWER = {"Server": "mlxguard-proxy", "X-Content-Type-Options": "nosniff"}
+#: Server has no version, which would only help an attacker; nosniff keeps browsers from running a response.
+_STANDARD_HEADERS = {"Server": "mlxguard-proxy", "X-Content-Type-Options": "nosniff"}
 
 
-def identify(response: web.StreamResponse, request_id: str | None = None) -> None:
-    """Put on the headers that every answer has."""
-    response.headers.update(_EVERY_ANSWER)
+def add_standard_headers(response: web.StreamResponse, request_id: str | None = None) -> None:
+    """Set the headers that every response has."""
+    response.headers.update(_STANDARD_HEADERS)
     response.headers[REQUEST_ID] = request_id or new_request_id()
 
 
-def error_response(error: errors.GuardError) -> web.Response:
-    """An error as its JSON answer, with what tells agents whether and when to come back."""
-    return web.Response(
-        body=orjson.dumps(error.body()),
-        status=error.status,
-        headers=_come_back(error),
-        content_type="application/json",
-    )
+def json_response(document: Mapping[str, Any], *, status: int = 200) -> web.Response:
+    return web.Response(body=orjson.dumps(document), status=status, content_type="application/json")
 
 
-def raw_answer(error: errors.GuardError) -> bytes:
-    """The same as bytes, for a connection on which no request was understood."""
+def error_response(error: errors.GatewayError) -> web.Response:
+    """An error as JSON, with the headers that tell agents whether and when to retry."""
+    response = json_response(error.body(), status=error.status)
+    response.headers.update(_retry_headers(error))
+    return response
+
+
+def raw_error_response(error: errors.GatewayError) -> bytes:
+    """The same as bytes, for a connection on which no request could be parsed."""
     body = orjson.dumps(error.body())
     headers = {
-        **_come_back(error),
-        **_EVERY_ANSWER,
+        **_retry_headers(error),
+        **_STANDARD_HEADERS,
         REQUEST_ID: new_request_id(),
         "Content-Type": "application/json",
         "Content-Length": str(len(body)),
@@ -50,5 +52,5 @@ def raw_answer(error: errors.GuardError) -> bytes:
     return "\r\n".join([*lines, "", ""]).encode() + body
 
 
-def _come_back(error: errors.GuardError) -> Mapping[str, str]:
+def _retry_headers(error: errors.GatewayError) -> Mapping[str, str]:
     return error.headers(randint(*errors.RETRY_AFTER_RANGE))

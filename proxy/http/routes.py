@@ -1,8 +1,7 @@
-"""The table of routes as it is served: all of them, also what there is no route for, are checked before they
-answer an `Expect`.
+"""The route table as aiohttp serves it, including a catch-all, with "100 Continue" deferred.
 
-aiohttp sends "100 Continue" for a request as soon as its route is known, before any middleware; also for a
-path that does not exist. Then a client sends a body that nobody wants, to somebody who may refuse it.
+By default aiohttp sends "100 Continue" as soon as it has found a route, before any middleware runs, and even
+for a path that does not exist. The client would then send a body that is going to be refused.
 """
 
 from __future__ import annotations
@@ -17,29 +16,30 @@ from proxy import errors
 _ANY_PATH = "/{path:.*}"
 
 
-async def later(_: web.Request) -> None:
-    """An `expect_handler`: "100 Continue" is only sent when the body is about to be read (`edge.read_body`),
-    so that nothing is sent for a request that is refused by its head."""
+async def defer_continue(_: web.Request) -> None:
+    """Do nothing about `Expect`: `body.read_body` sends "100 Continue" once the body is wanted."""
 
 
 def table(routes: Iterable[web.RouteDef]) -> list[web.RouteDef]:
-    """The routes, and one for all other paths and methods."""
-    everything = (*routes, web.route("*", _ANY_PATH, nowhere))
+    """Add a route for all other paths and methods, and defer "100 Continue" on each."""
+    everything = (*routes, web.route("*", _ANY_PATH, not_found))
     return [
-        web.RouteDef(route.method, route.path, route.handler, {**route.kwargs, "expect_handler": later})
+        web.RouteDef(
+            route.method, route.path, route.handler, {**route.kwargs, "expect_handler": defer_continue}
+        )
         for route in everything
     ]
 
 
-async def nowhere(request: web.Request) -> NoReturn:
-    """Raises MethodNotAllowed or NotFound."""
-    if allowed := await methods(request):
+async def not_found(request: web.Request) -> NoReturn:
+    """Raises MethodNotAllowed if the path exists, else NotFound."""
+    if allowed := await allowed_methods(request):
         raise errors.MethodNotAllowed(allowed)
     raise errors.NotFound("There is nothing at this path.")
 
 
-async def methods(request: web.Request) -> set[str]:
-    """The methods of the request's path; none if there is nothing."""
+async def allowed_methods(request: web.Request) -> set[str]:
+    """The methods that the request's path has; empty if the path does not exist."""
     allowed: set[str] = set()
     for resource in request.app.router.resources():
         if resource.canonical != "/{path}":

@@ -1,6 +1,6 @@
-"""How long a client may take: to send its request's head, its body, and to read what it is sent.
+"""Pure. Timeouts of one client connection: for a request's head, for its body, and for reading a response.
 
-Times are seconds on one monotonic clock that the caller reads.
+All times are seconds on one monotonic clock, which the caller reads.
 """
 
 from __future__ import annotations
@@ -8,12 +8,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
-#: A body may pause this long before its rate counts; a laptop that swaps is no attacker.
+#: Seconds before a body's average rate counts: a laptop that swaps may pause that long without malice.
 _BODY_GRACE_S = 10.0
 
 
 class Lateness(Enum):
-    """What a connection is too late with."""
+    """What a client is too slow with."""
 
     HEAD = "head"
     READING = "reading"
@@ -21,54 +21,52 @@ class Lateness(Enum):
 
 @dataclass(slots=True)
 class ConnectionTimeouts:
-    """One connection's clocks.
+    """The timers of one connection.
 
     Attributes:
-        head_s: the head of a request must have arrived this long after its first byte, and the first of a
-            connection this long after the connection.
-        reading_s: a client that takes nothing of what is waiting for it is given up after this long.
+        head_s: longest time for a request's head, from its first byte (for the first request, from the
+            opening of the connection).
+        reading_s: longest time that a client may read nothing while data waits for it.
+        head_since: when the head that is arriving began; None between requests and while one is served.
     """
 
     head_s: float
     reading_s: float
-    _head_since: float | None
+    head_since: float | None
     _serving: bool = False
     _stuck_since: float | None = None
-    _left: int = 0
+    _last_unsent: int = 0
 
-    @classmethod
-    def begin(cls, now: float, *, head_s: float, reading_s: float) -> ConnectionTimeouts:
-        return cls(head_s, reading_s, now)
-
-    def bytes_came(self, now: float) -> None:
-        """The client sent something; between requests it is the start of a head."""
-        if not self._serving and self._head_since is None:
-            self._head_since = now
+    def data_received(self, now: float) -> None:
+        """Data arrived; between requests, it starts a head."""
+        if not self._serving and self.head_since is None:
+            self.head_since = now
 
     def request_began(self) -> None:
-        """A head is complete; what comes now is body, or waits its turn."""
-        self._head_since, self._serving = None, True
+        """A head is complete; further data is a body, or a pipelined request."""
+        self.head_since, self._serving = None, True
 
     def request_ended(self) -> None:
-        """The answer is written; the connection is idle."""
+        """The response was written; the connection is idle."""
         self._serving = False
 
     def late(self, now: float, *, unsent: int, writing_paused: bool) -> Lateness | None:
-        """Whether, and with what. `unsent`: bytes in our buffer; asked about once a second.
+        """Whether the client is too slow, and with what; called once a second.
 
-        Only a writer that waits (or has ended) makes `unsent` a measure of the reader: else it grows.
+        `unsent`: bytes in the write buffer. It measures the reader only while the writer is paused or done;
+        otherwise the writer itself makes it grow.
         """
-        if self._head_since is not None and now - self._head_since >= self.head_s:
+        if self.head_since is not None and now - self.head_since >= self.head_s:
             return Lateness.HEAD
         waiting = unsent > 0 and (writing_paused or not self._serving)
-        if not waiting or self._stuck_since is None or unsent < self._left:
+        if not waiting or self._stuck_since is None or unsent < self._last_unsent:
             self._stuck_since = now if waiting else None
-        self._left = unsent
+        self._last_unsent = unsent
         if self._stuck_since is not None and now - self._stuck_since >= self.reading_s:
             return Lateness.READING
         return None
 
 
-def body_due(begun: float, received: int, *, whole_s: float, bytes_per_s: float) -> float:
-    """When more of a body must have come: at least so fast after a grace, and all of it in `whole_s`."""
-    return begun + min(whole_s, _BODY_GRACE_S + received / bytes_per_s)
+def body_deadline(begun: float, received: int, *, total_s: float, bytes_per_s: float) -> float:
+    """When more of a body must have arrived: by its average rate after a grace, at latest `total_s`."""
+    return begun + min(total_s, _BODY_GRACE_S + received / bytes_per_s)

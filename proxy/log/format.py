@@ -15,29 +15,35 @@ from typing import TypeAlias
 
 import orjson
 
-#: Name of the logger above all of ours.
+#: Name of the logger that is the parent of all of ours.
 ROOT = "mlxguard"
 
-#: Longest event and field value, in characters; longest traceback; most items of a list.
-_LONGEST_VALUE, _LONGEST_TRACEBACK, _MOST_ITEMS = 500, 8_000, 50
+#: Longest event name and longest field value, in characters; the rest is cut off.
+_MAX_VALUE = 500
+
+#: Longest traceback, in characters; only its end is logged.
+_MAX_TRACEBACK = 8_000
+
+#: Most items of a list that are logged.
+_MAX_ITEMS = 50
 
 #: The id of the request that the current task serves, or "" outside requests.
-request_id: ContextVar[str] = ContextVar("request_id", default="")
+current_request_id: ContextVar[str] = ContextVar("request_id", default="")
 
-#: Controls (C0, DEL, C1), line and paragraph separators, and what reverses the direction of text.
+#: Control characters (C0, DEL, C1), line and paragraph separators, direction overrides, lone surrogates.
 _UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
-#: A value that needs quotes to be told from its neighbours.
+#: A value that must be quoted, so that it cannot be mistaken for two fields.
 _NEEDS_QUOTES = re.compile(r'[\s"=\\,\[\]]|^$')
 
-#: What every record has; anything else came by `extra`.
+#: Attributes that every record has; any other came from `extra`.
 _STANDARD = {*vars(logging.makeLogRecord({})), "message", "asctime", "taskName"}
 
-#: Named, since a union is made anew each time that it is asked about.
+#: Types logged as lists. A tuple, because isinstance builds a union anew at each call.
 _LISTS = (list, tuple, set, frozenset)
 
-#: Types whose values stand in a line as they are.
-_AS_THEY_ARE = frozenset({int, bool, type(None)})
+#: Types whose values are logged unchanged.
+_UNCHANGED = frozenset({int, bool, type(None)})
 
 _COLOURS = {"debug": "2", "warning": "33", "error": "31", "critical": "31;1"}
 
@@ -47,28 +53,28 @@ Plain: TypeAlias = "bool | int | float | str | list[Plain] | None"
 
 
 class _Formatter(logging.Formatter):
-    """What both forms share: the parts of a line, masked and bounded."""
+    """The parts of a line that both formats share, masked and bounded."""
 
     def __init__(self, mask: Mask) -> None:
         super().__init__()
         self._mask = mask
 
     def event(self, record: logging.LogRecord) -> str:
-        return _cut(self._mask(record.getMessage()))
+        return _truncate(self._mask(record.getMessage()))
 
     def fields(self, record: logging.LogRecord) -> Iterator[tuple[str, Plain]]:
-        """The request's id, then what the caller gave as `extra`, in its order."""
-        if id := request_id.get():
-            yield "request_id", self._plain(id)
+        """The request's id, then the caller's `extra` fields in their order."""
+        if request_id := current_request_id.get():
+            yield "request_id", self._plain(request_id)
         for name, value in vars(record).items():
             if name not in _STANDARD:
-                yield name, value if type(value) in _AS_THEY_ARE else self._plain(value)
+                yield name, value if type(value) in _UNCHANGED else self._plain(value)
 
     def traceback(self, record: logging.LogRecord) -> str:
-        """The end of the traceback and of the stack, as far as the record has them."""
+        """The end of the record's traceback and stack; empty if it has neither."""
         parts = [self.formatException(record.exc_info)] if record.exc_info else []
         parts += [record.stack_info] if record.stack_info else []
-        return self._mask("\n".join(parts))[-_LONGEST_TRACEBACK:]
+        return self._mask("\n".join(parts))[-_MAX_TRACEBACK:]
 
     def _plain(self, value: object) -> Plain:
         if value is None or isinstance(value, int):
@@ -76,8 +82,8 @@ class _Formatter(logging.Formatter):
         if isinstance(value, float):
             return value if math.isfinite(value) else str(value)
         if isinstance(value, _LISTS):
-            return [self._plain(item) for item in itertools.islice(value, _MOST_ITEMS)]
-        return _cut(self._mask(str(value)))
+            return [self._plain(item) for item in itertools.islice(value, _MAX_ITEMS)]
+        return _truncate(self._mask(str(value)))
 
 
 class JsonFormatter(_Formatter):
@@ -99,7 +105,7 @@ class JsonFormatter(_Formatter):
 
 
 class HumanFormatter(_Formatter):
-    """Time, level, area, event, `name=value` pairs; a traceback follows, each line of it behind a bar."""
+    """Time, level, area, event, `name=value` pairs; traceback lines follow, each marked with a bar."""
 
     def __init__(self, mask: Mask, colour: bool) -> None:
         super().__init__(mask)
@@ -119,7 +125,7 @@ class HumanFormatter(_Formatter):
 
 
 def _json(line: dict[str, Plain]) -> str:
-    """In printable ASCII. orjson takes a tenth of the time, but escapes no other characters than it must."""
+    """Serialize in printable ASCII. orjson takes a tenth of json's time, but leaves other text as it is."""
     try:
         text = orjson.dumps(line)
     except TypeError:
@@ -131,8 +137,8 @@ def _area(record: logging.LogRecord) -> str:
     return record.name.removeprefix(f"{ROOT}.")
 
 
-def _cut(text: str) -> str:
-    return text if len(text) <= _LONGEST_VALUE else f"{text[:_LONGEST_VALUE]}...({len(text)} characters)"
+def _truncate(text: str) -> str:
+    return text if len(text) <= _MAX_VALUE else f"{text[:_MAX_VALUE]}...({len(text)} characters)"
 
 
 def _escape(text: str) -> str:

@@ -1,11 +1,12 @@
-"""Bytes for a terminal or a pipe that may take none just now; writing them never waits.
+"""Writes lines to a terminal or pipe without ever waiting for its reader.
 
-Behind `| less`, or on a terminal that Ctrl-S has stopped, a write waits until somebody reads on; and in the
-loop's thread everything would wait with it. What cannot be written is held, up to a bound.
+Behind `| less`, or on a terminal stopped by Ctrl-S, a write blocks until the reader goes on, and since it
+runs in the event loop's thread, the whole gateway would stand still. Lines that cannot be written are held,
+up to a limit.
 
-O_NONBLOCK is no way out: it belongs to the open file, which the shell and all its programs share. So it is
-asked first whether there is room, as select(2) tells, and then no more is written than fits: PIPE_BUF bytes
-for a pipe (POSIX), and a terminal's queue has more room than that once it says that it has any.
+O_NONBLOCK is not an option: it belongs to the open file, which the shell and all its programs share. Instead,
+select(2) tells whether there is room, and each write is small enough to fit: PIPE_BUF bytes for a pipe
+(POSIX); a terminal's queue has more room than that once select reports any.
 """
 
 from __future__ import annotations
@@ -15,39 +16,36 @@ import select
 import time
 from collections import deque
 
-#: Bytes that are held: some thousand lines.
-_MOST_HELD = 1 << 20
+#: Bytes of lines that are held: some thousand lines.
+_MAX_HELD = 1 << 20
 
 
 class Output:
-    """One at a time may write."""
+    """A buffered writer to `fd`, which must stay open. Not thread-safe: the caller holds a lock."""
 
-    def __init__(self, fd: int, *, most_held: int = _MOST_HELD) -> None:
-        """`fd`: open as long as this is used."""
+    def __init__(self, fd: int, *, max_held: int = _MAX_HELD) -> None:
         self._fd = fd
-        self._most_held = most_held
+        self._max_held = max_held
         self._held = 0
-        self._lines: deque[bytes] = deque()  # of the first, so much as has not been written
+        self._lines: deque[bytes] = deque()  # the first may be partly written; the rest of it is here
 
     def write(self, line: bytes) -> int:
-        """Write `line` after what is held, now or when there is room at a later call; how many lines were
-        given up: there are too many, or nobody can read them any more.
-        """
-        if self._held + len(line) > self._most_held:
+        """Queue `line`, and write what fits; returns how many lines were lost (too many, or no reader)."""
+        if self._held + len(line) > self._max_held:
             return 1 + self._flush(0.0)
         self._lines.append(line)
         self._held += len(line)
         return self._flush(0.0)
 
     def close(self, within_s: float) -> int:
-        """Write what is held, waiting at most so long for room; how many lines were given up."""
+        """Write the held lines, waiting at most `within_s` for room; returns how many lines were lost."""
         deadline, lost = time.monotonic() + within_s, 0
         while self._lines and (left := deadline - time.monotonic()) > 0:
             lost += self._flush(left)
-        return lost + self._give_up()
+        return lost + self._discard()
 
     def _flush(self, wait_s: float) -> int:
-        """`wait_s`: at most, for there to be room. Lines that were given up."""
+        """Write while there is room, waiting at most `wait_s` for it; returns how many lines were lost."""
         try:
             while self._lines and select.select((), (self._fd,), (), wait_s)[1]:
                 written = os.write(self._fd, self._lines[0][: select.PIPE_BUF])
@@ -55,11 +53,11 @@ class Output:
                 if left := self._lines.popleft()[written:]:
                     self._lines.appendleft(left)
                 wait_s = 0.0
-        except OSError:  # no reader any more, a full disk
-            return self._give_up()
+        except OSError:  # the reader is gone, or the disk is full
+            return self._discard()
         return 0
 
-    def _give_up(self) -> int:
+    def _discard(self) -> int:
         lost = len(self._lines)
         self._lines.clear()
         self._held = 0

@@ -1,14 +1,4 @@
-"""Log lines: one per event, for people on a terminal, as JSON elsewhere.
-
-Callers name an event and give its facts as fields:
-
-    log = logging.getLogger("mlxguard.relay")
-    log.info("answered", extra={"status": 200, "ms": 12})
-
-The area is the logger's name after `mlxguard.`; lines of a request carry its id by themselves. No field
-may have prompt text or a key in it; masking keys here is the last guard, not the first. Nothing that
-comes from outside can forge a line or move a cursor: control characters are escaped, long values cut.
-"""
+"""Sets up logging: where lines go, in which format, and how lines that cannot be written are counted."""
 
 from __future__ import annotations
 
@@ -26,12 +16,12 @@ from proxy.log.format import ROOT, HumanFormatter, JsonFormatter
 from proxy.log.masking import MASK
 from proxy.log.output import Output
 
-#: At the end, seconds for a reader that has paused.
-_LAST_S = 0.5
+#: Seconds that closing the log waits for a reader that has paused.
+_CLOSE_S = 0.5
 
 
 class _Counted(logging.Handler):
-    """Counts the lines that cannot be written (a full disk, a closed pipe): they must not end the proxy."""
+    """Counts lines that cannot be written (full disk, closed pipe), so that they do not end the gateway."""
 
     lost = 0
 
@@ -40,11 +30,11 @@ class _Counted(logging.Handler):
 
 
 class _StreamHandler(_Counted, logging.StreamHandler[TextIO]):
-    """For streams that are no files of the system's."""
+    """For streams without a file descriptor."""
 
 
 class _OutputHandler(_Counted):
-    """For a terminal or a pipe, which somebody may stop reading; see log_output.py."""
+    """For a terminal or a pipe, whose reader may pause."""
 
     def __init__(self, fd: int, encoding: str) -> None:
         super().__init__()
@@ -58,7 +48,7 @@ class _OutputHandler(_Counted):
             self.handleError(record)
 
     def close(self) -> None:
-        _Counted.lost += self._output.close(_LAST_S)
+        _Counted.lost += self._output.close(_CLOSE_S)
         super().close()
 
 
@@ -66,27 +56,27 @@ class _FileHandler(_Counted, logging.handlers.WatchedFileHandler):
     def emit(self, record: logging.LogRecord) -> None:
         try:
             super().emit(record)
-        except OSError:  # reopening after a rotation is outside the guard of logging itself
+        except OSError:  # logging itself does not catch errors of reopening after a rotation
             self.handleError(record)
 
 
 def new_request_id() -> str:
-    """An id for a request that brought none."""
+    """An id for a request whose client sent none."""
     return f"req-{token_hex(8)}"
 
 
 def lost_lines() -> int:
-    """How many lines could not be written since the start."""
+    """The number of lines that could not be written since the start."""
     return _Counted.lost
 
 
 def setup(settings: LogSettings, stream: TextIO | None = None, keys: Iterable[str] = ()) -> None:
-    """Send every event to `stream` (stderr), and to the file if one is set. `keys` are masked everywhere.
+    """Log to `stream` (default stderr), and to `settings.file` if it is set, with `keys` masked in both.
 
     Raises:
         OSError: the file cannot be opened.
     """
-    stream = stream or sys.stderr or Path(os.devnull).open("w")  # noqa: SIM115 - None if it was closed before
+    stream = stream or sys.stderr or Path(os.devnull).open("w")  # noqa: SIM115 - None if it was closed
     MASK.reset(keys)
     human = settings.format == "human" or (settings.format == "auto" and stream.isatty())
     handlers = [_handler(stream)]
@@ -95,7 +85,7 @@ def setup(settings: LogSettings, stream: TextIO | None = None, keys: Iterable[st
         handlers.append(_FileHandler(settings.file, encoding="utf-8"))
         handlers[1].setFormatter(JsonFormatter(MASK))
     logging.raiseExceptions = False
-    # What no line of ours tells, and costs a third of each (Logging HOWTO, "Optimization").
+    # No line of ours has these facts, and they take a third of each call (Logging HOWTO, "Optimization").
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     logging._srcfile = None
     logging.captureWarnings(True)
@@ -106,7 +96,7 @@ def setup(settings: LogSettings, stream: TextIO | None = None, keys: Iterable[st
 def _handler(stream: TextIO) -> logging.Handler:
     try:
         fd = stream.fileno()
-    except (OSError, ValueError):  # it has none, or was closed
+    except (OSError, ValueError):  # it has no descriptor, or was closed
         return _StreamHandler(stream)
     return _OutputHandler(fd, stream.encoding)
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from proxy.gate.gate import Gate
@@ -40,14 +40,7 @@ class MemorySnapshot:
     """For status and metrics: the mark, and how often each action was taken."""
 
     mark: Mark
-    ended: int
-    reclaims: int
-    recycles: int
-
-    @property
-    def actions(self) -> dict[str, int]:
-        """The counts by name."""
-        return {"ended": self.ended, "reclaims": self.reclaims, "recycles": self.recycles}
+    actions: Mapping[str, int]
 
 
 class MemoryGuard:
@@ -95,7 +88,9 @@ class MemoryGuard:
             self._reclaim.stop()
 
     def snapshot(self) -> MemorySnapshot:
-        return MemorySnapshot(self._pressure.mark, self._ended, self._reclaim.count, self._reclaim.recycles)
+        reclaim = self._reclaim
+        actions = {"ended": self._ended, "reclaims": reclaim.count, "recycles": reclaim.backoff.count}
+        return MemorySnapshot(self._pressure.mark, actions)
 
     def look(self) -> None:
         """Look once, and act on it."""
@@ -135,9 +130,9 @@ class MemoryGuard:
         self._sampled_at = child.telemetry.at
         self._gate.observe(reading.fresh, child.telemetry.peak_bytes)
         # Retained memory is exact while nothing runs. Else it is bounded by all that the running do not hold.
-        beside_weights = max(0, reading.fresh - gate.budget.costs.weights)
+        above_weights = max(0, reading.fresh - gate.budget.costs.weights)
         idle = self._idle_since is not None and self._sampled_at > self._idle_since
-        retained = beside_weights if idle else min(gate.retained, max(0, beside_weights - gate.generating_kv))
+        retained = above_weights if idle else min(gate.retained, max(0, above_weights - gate.generating_kv))
         self._gate.set_retained(retained)
         self._reclaim.looked(reading.fresh, retained, idle=idle)
 

@@ -28,7 +28,7 @@ _IDLE_S = 30.0
 _TOGETHER = 2
 #: Seconds to wait for telemetry between filler requests; it normally comes ten times a second.
 _LOOK_S = 5.0
-#: The demand of a filler request beside others.
+#: The demand of a filler request that joins others.
 _FILLER = SequenceDemand(prompt=8, completion=1)
 
 
@@ -48,6 +48,7 @@ class Reclaim:
 
     Attributes:
         count: how often it was begun.
+        backoff: the recycles so far.
     """
 
     def __init__(
@@ -65,20 +66,15 @@ class Reclaim:
         self._entries = entries
         self._clock = clock
         self.count = 0
-        self._backoff = RestartBackoff()
+        self.backoff = RestartBackoff()
         self._fillers = 0
         self._tasks = Tasks()
         self._running: asyncio.Task[None] | None = None
         self._looked = asyncio.Event()
         self._active = 0
         self._retained = 0
-        self._fresh: int | None = None  # bytes beside the weights that the child held when it was fresh
+        self._fresh: int | None = None  # bytes above the weights that the child held when it was fresh
         self._failed_at: int | None = None  # retained bytes that could not be taken back
-
-    @property
-    def recycles(self) -> int:
-        """Restarts without a quiet day in between."""
-        return self._backoff.count
 
     def begin(self) -> None:
         """Start over with a new generation of the child."""
@@ -116,7 +112,7 @@ class Reclaim:
         return gate.eviction_needed > 0 or (reading.fresh > marks.soft and idle_s >= _IDLE_S)
 
     def _is_worth_it(self, gate: GateSnapshot) -> bool:
-        """Whether evicting beside running requests frees more than it pins.
+        """Whether evicting while requests run frees more than it pins.
 
         A filler request joins their padded batch, and what it leaves behind holds that whole batch.
         """
@@ -166,9 +162,9 @@ class Reclaim:
         gate, now = self._gate.snapshot(), self._clock()
         # What even a fresh child holds is an error of the plan: another child would hold the same.
         helps = self._retained - (self._fresh or 0) >= max(gate.eviction_needed, 1)
-        if gate.running or not helps or not self._backoff.due(now):
+        if gate.running or not helps or not self.backoff.due(now):
             extra = {"retained": self._retained, "eviction_needed": gate.eviction_needed}
             log.warning("memory_not_returned", extra=extra)
             return
-        self._backoff = self._backoff.after(now)
+        self.backoff = self.backoff.after(now)
         await self._recycle("idle memory stays above plan")

@@ -1,4 +1,4 @@
-"""What the child loads beside its model, by its flags or as requests may name: draft model and adapter."""
+"""The memory of the draft models and adapters that the child loads by its flags or as requests name them."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from supervisor.memory_model.activations import Traced
 from supervisor.memory_model.kv_cache import CostModel
 from supervisor.model.hub_cache import downloaded
 from supervisor.model.resolve import describe
-from supervisor.tracing.client import probe
+from supervisor.tracing.client import trace_model
 
-#: All that the server loads of an adapter's folder (mlx_lm/tuner/utils.py, `load_adapters`).
+#: The one file that the server loads from an adapter's folder (mlx_lm/tuner/utils.py, `load_adapters`).
 _ADAPTER = "adapters.safetensors"
 
 
@@ -23,29 +23,31 @@ class DraftModels:
 
     Attributes:
         weights: bytes of both. Adapters add no KV.
-        law: the draft model's; None without one.
-        reason: why the draft model's law is only a bound; None when it is exact.
-        missing: draft models that are not on this machine, and so not reckoned with.
+        cost_model: the draft model's; None without one.
+        reason: why the draft model's cost model is only a bound; None when it is exact.
+        missing: draft models that are not on this machine, and so not counted.
     """
 
     weights: int = 0
-    law: CostModel | None = None
+    cost_model: CostModel | None = None
     reason: str | None = None
     missing: tuple[str, ...] = ()
 
 
-async def companions(drafts: Sequence[str], adapters: Sequence[Path], cache_dir: Path) -> DraftModels:
-    """Of these. The KV of a draft model is reckoned with for every request, though only some may name it.
+async def largest_draft_models(
+    drafts: Sequence[str], adapters: Sequence[Path], cache_dir: Path
+) -> DraftModels:
+    """Find the largest of these; a draft model's KV counts for every request, though only some may name it.
 
     Raises:
-        ModelUnavailable, OSError, ValueError: a folder is no model.
+        ModelUnavailable, OSError, ValueError: a folder is not a model.
     """
     folders = {name: await asyncio.to_thread(found, name) for name in drafts}
     traced = [await _draft(folder, cache_dir) for folder in folders.values() if folder is not None]
-    costliest = max((each for _, each in traced), key=lambda each: each.law.cold(4096), default=None)
+    costliest = max((each for _, each in traced), key=lambda each: each.cost_model.cold(4096), default=None)
     return DraftModels(
         weights=max((weights for weights, _ in traced), default=0) + max(map(_adapter, adapters), default=0),
-        law=costliest.law if costliest else None,
+        cost_model=costliest.cost_model if costliest else None,
         reason=costliest.reason if costliest else None,
         missing=tuple(name for name, folder in folders.items() if folder is None),
     )
@@ -53,11 +55,11 @@ async def companions(drafts: Sequence[str], adapters: Sequence[Path], cache_dir:
 
 async def _draft(folder: Path, cache_dir: Path) -> tuple[int, Traced]:
     facts = await asyncio.to_thread(describe, folder)
-    return facts.weights_bytes, await probe(folder, cache_dir)
+    return facts.weights_bytes, await trace_model(folder, cache_dir)
 
 
 def found(name: str, revision: str | None = None) -> Path | None:
-    """A folder, or a hub id's snapshot; None when it is not on this machine."""
+    """The folder of that path, or a hub id's snapshot; None when it is not on this machine."""
     folder = Path(name).expanduser()
     return folder if folder.is_dir() else downloaded(name, revision)
 

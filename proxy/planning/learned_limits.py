@@ -1,86 +1,122 @@
-"""What deaths and finished requests have taught of memory, kept in the state folder.
+"""What deaths and finished requests have taught about memory, and the model and machine that it applies to.
 
-The shell of supervisor/memory_model/learned_ceiling.py, and the memory of the gate's corrections
-(core/learning.py). What was learned for another model, library, flag or machine is dropped, and the log says
-so.
+Runs the rules of `supervisor.memory_model.learned_ceiling`, and remembers the gate's corrections of the cost
+model (`proxy.gate.corrections`). What was learned for another model, library, flag or machine is dropped, and
+the log says so.
 """
 
 from __future__ import annotations
 
 import logging
+import platform
+import sys
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+from pydantic import Field, TypeAdapter
+
+from proxy.config.settings import Settings
 from proxy.gate.corrections import Corrections
-from proxy.planning.limits_file import FILE, Key, StoredLimits, read_limits, to_json
-from supervisor.aio import Tasks
+from proxy.planning.learned_state import LearnedFile, Section
+from proxy.planning.server_flags import server_flags
 from supervisor.child.generation import Death
 from supervisor.lifecycle.state_machine import State
+from supervisor.machine.system import total_memory
+from supervisor.machine.versions import versions
 from supervisor.memory_model import learned_ceiling
 from supervisor.memory_model.learned_ceiling import LearnedCeiling, MemoryDeath
-from supervisor.state.json_file import write_json
-from supervisor.state.saver import Saver
+from supervisor.tracing.client import model_digest
 
 log = logging.getLogger("mlxguard.limits")
 
-#: What changes with every request is written this often; what a proxy that is killed loses of it is no loss.
+#: Seconds between two writes of what changes with every request; losing the last minutes on SIGKILL is
+#: acceptable.
 _SAVE_S = 300.0
+
+Key = dict[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class StoredLimits:
+    """The section of the learned state: the key that it applies to, and what was learned.
+
+    Times are wall-clock seconds.
+    """
+
+    key: Annotated[Key, Field(max_length=16)]
+    learned: LearnedCeiling = field(default_factory=LearnedCeiling)
+    corrections: Corrections = field(default_factory=Corrections)
+
+
+LIMITS = Section("limits", TypeAdapter(StoredLimits), former="limits.json")
+
+
+def key_of(settings: Settings, folder: Path) -> Key:
+    """The key that learned limits apply to; of the flags, it has those that the settings fix.
+
+    Raises:
+        OSError: the model's files cannot be read.
+    """
+    upstream = settings.upstream
+    flags = (*upstream.command, *server_flags(settings, folder)[2:])  # without --model FOLDER
+    return {
+        "model": model_digest(folder),
+        **dict(version.split(" ") for version in versions()),
+        "flags": " ".join((*flags, f"telemetry={upstream.telemetry}")),
+        "machine": f"{sys.platform} {platform.machine()} {round(total_memory() / 2**30)} GiB",
+    }
 
 
 class LearnedLimits:
-    """What holds now, for this key.
+    """What has been learned for the current key.
 
     Args:
-        file: None keeps it in memory only.
-        clock: monotonic seconds; `wall`: wall-clock seconds, as it outlives the process.
+        file: the default keeps it in memory only.
+        clock: monotonic seconds; `wall`: wall-clock seconds, since these outlive the process.
     """
 
     def __init__(
         self,
-        file: Path | None = None,
+        file: LearnedFile | None = None,
         *,
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
     ) -> None:
-        self._file = file
+        self._file = file or LearnedFile()
         self._clock = clock
         self._wall = wall
         self._key: Key | None = None
         self._ceiling = 0
         self._counted_until = 0.0
         self._saved_at = 0.0
-        self._unwritten = False
-        self._written = False
-        self._tasks = Tasks()
-        self._saver = Saver(self._tasks)
+        self._unsaved = False
         self.learned = LearnedCeiling()
         self.corrections = Corrections()
 
-    def take(self, key: Key) -> LearnedCeiling:
-        """What holds for `key`: as known, or as in the file; nothing, if that was reset meanwhile."""
-        reset = self._written and self._file is not None and not self._file.exists()
-        if self._key != key or reset:
-            self._key, self._written = key, False
+    def select(self, key: Key) -> LearnedCeiling:
+        """Switch to `key`, reading the file if the key is new or the file was reset; returns what applies."""
+        if self._key != key or self._file.removed(LIMITS):
+            self._key = key
             self.learned, self.corrections = LearnedCeiling(), Corrections()
-            self._read(key)
+            self._load(key)
         return self.learned
 
-    def planned(self, ceiling: int) -> None:
-        """The child runs under a ceiling of so many bytes, or the next one will."""
+    def set_ceiling(self, ceiling: int) -> None:
+        """Note the ceiling, in bytes, of the child that runs or starts next."""
         self._ceiling = ceiling
 
-    def died(self, death: Death) -> None:
-        """Learn from a death, if it was for want of memory, under load, and telemetry says at how much."""
-        if not death.memory or death.held is None or not self._ceiling or death.state is State.STARTING:
-            return
-        lesson = MemoryDeath(str(death.cause), death.held, self._ceiling, self._wall())
-        self._change(learned_ceiling.lowered(self.learned, lesson))
+    def record_death(self, death: Death) -> None:
+        """Learn from a death from lack of memory under load, if telemetry reported how much was used."""
+        starting = death.state is State.STARTING
+        if death.memory and death.active_bytes is not None and self._ceiling and not starting:
+            known = MemoryDeath(str(death.cause), death.active_bytes, self._ceiling, self._wall())
+            self._change(learned_ceiling.lowered(self.learned, known))
 
-    def worked(self, since: float) -> None:
-        """A request has run well since then (`clock`). What ran beside it is counted once."""
+    def record_work(self, since: float) -> None:
+        """Count the time of a request that has run well since `since`; overlapping time counts once."""
         now = self._clock()
         seconds = now - max(since, self._counted_until)
         self._counted_until = now
@@ -88,75 +124,66 @@ class LearnedLimits:
         if self.learned.share != before.share:
             self._change(self.learned)
         elif self.learned is not before:
-            self._save_some_day()
+            self._save_later()
 
-    def corrected(self, corrections: Corrections) -> None:
-        """The gate has learned more of the law."""
+    def record_corrections(self, corrections: Corrections) -> None:
+        """Remember the gate's corrections of the cost model."""
         self.corrections = corrections
-        self._save_some_day()
+        self._save_later()
 
     @property
     def factors(self) -> tuple[float, float]:
-        """What the law's bytes are multiplied by, for one alone and for several."""
+        """Factors on the predicted bytes, for one request alone and for several."""
         return self.corrections.factors(self._clock())
 
     def document(self) -> dict[str, Any]:
-        """For status: the share of the ceiling that holds and why. Seconds are of work."""
+        """For status: the part of the ceiling that is used, and why. `next_raise_s` is in seconds of work."""
         learned = self.learned
         return {
-            "share": round(learned.share, 4),
+            "ceiling_ratio": round(learned.share, 4),
             "reason": learned.reason,
             "deaths": learned.deaths,
-            "cost_factors": self.factors,
+            "cost_model_factors": self.factors,
             "next_raise_s": None if learned.last is None else round(learned.stable_s - learned.worked_s),
         }
 
-    async def stop(self) -> None:
-        """Write what is known, and wait for it."""
-        if self._unwritten:
-            self._save()
-        await self._tasks.finish()
+    def save(self) -> None:
+        """Have what is not saved yet written now."""
+        if self._unsaved and self._key is not None:
+            corrections = _shifted(self.corrections, self._wall() - self._clock())
+            self._file.save(LIMITS, StoredLimits(self._key, self.learned, corrections))
+        self._unsaved, self._saved_at = False, self._clock()
 
-    def _read(self, key: Key) -> None:
-        try:
-            found = None if self._file is None else read_limits(self._file)
-        except (OSError, ValueError) as error:
-            log.warning("learned_limits_not_read", extra={"error": str(error)})
-            return
+    def _load(self, key: Key) -> None:
+        found = self._file.load(LIMITS)
         if found is None:
             return
         changed = [name for name in key if found.key.get(name) != key[name]]
         if changed:
             log.warning("learned_limits_dropped", extra={"changed": changed, "was": found.learned.reason})
             return
-        self.learned, self._written = found.learned, True
-        self.corrections = _aged(found.corrections, self._clock() - self._wall())
+        self.learned = found.learned
+        self.corrections = _shifted(found.corrections, self._clock() - self._wall())
 
     def _change(self, learned: LearnedCeiling) -> None:
         self.learned = learned
-        log.warning("learned_limits", extra={"share": round(learned.share, 4), "reason": learned.reason})
-        self._save()
+        log.warning(
+            "learned_limits_changed", extra={"share": round(learned.share, 4), "reason": learned.reason}
+        )
+        self._unsaved = True
+        self.save()
 
-    def _save_some_day(self) -> None:
-        self._unwritten = True
+    def _save_later(self) -> None:
+        self._unsaved = True
         if self._clock() - self._saved_at >= _SAVE_S:
-            self._save()
-
-    def _save(self) -> None:
-        self._unwritten, self._saved_at = False, self._clock()
-        if self._file is None or self._key is None:
-            return
-        corrections = _aged(self.corrections, self._wall() - self._clock())
-        file, content = self._file, to_json(StoredLimits(self._key, self.learned, corrections))
-        self._saver.save(FILE, lambda: self._write(file, content))
-
-    def _write(self, file: Path, content: Mapping[str, Any]) -> None:
-        write_json(file, content)
-        self._written = True
+            self.save()
 
 
-def _aged(corrections: Corrections, shift: float) -> Corrections:
-    """The same by another clock, which is `shift` seconds ahead."""
+def _shifted(corrections: Corrections, shift: float) -> Corrections:
+    """The corrections by another clock, which is `shift` seconds ahead."""
     return Corrections(
-        *(replace(each, at=each.at + shift) for each in (corrections.alone, corrections.together))
+        *(
+            replace(each, at=each.at + shift, outliers=())
+            for each in (corrections.alone, corrections.together)
+        )
     )

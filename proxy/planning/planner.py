@@ -1,4 +1,4 @@
-"""Makes the plan for the settings, from what the probe, the server and the machine answer."""
+"""Makes the plan for the settings, from the model's trace, the server's flags and the machine."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from proxy.config.settings import Settings
-from proxy.planning.draft_models import DraftModels, companions, found
-from proxy.planning.learned_limits import LearnedLimits
-from proxy.planning.limits_file import Key, key_of
+from proxy.planning.draft_models import DraftModels, found, largest_draft_models
+from proxy.planning.learned_limits import Key, LearnedLimits, key_of
+from proxy.planning.server_flags import FLAGS
 from supervisor.machine import memory_limits
 from supervisor.machine.versions import versions
 from supervisor.memory_model.activations import Model, Traced
@@ -24,21 +24,24 @@ from supervisor.memory_model.kv_cache import Quantization
 from supervisor.memory_model.learned_ceiling import LearnedCeiling, bound
 from supervisor.memory_model.plan import Plan, plan
 from supervisor.model.resolve import EMBEDDED, ModelUnavailable, describe
-from supervisor.tracing.client import offered_flags, probe
+from supervisor.tracing.client import offered_flags, trace_model
 
 _T = TypeVar("_T")
 
-#: A probe or a server that did not answer may have been short of time or memory just then, and a server of
-#: the user's own changes without our noticing. Asking takes up to a minute: not at each restart of a storm.
+#: Seconds until a doubtful answer is asked for again: a trace or a server that failed may have lacked time or
+#: memory just then, and a server of the user's own changes unnoticed. Asking takes up to a minute, so not at
+#: every restart.
 _DOUBTFUL_S = 600.0
 
 
 @dataclass(frozen=True, slots=True)
 class _KnownModel:
-    """What a plan follows from beside memory; it holds while `signs` stay.
+    """The inputs of a plan other than memory, valid while `signs` stay the same.
 
-    `offered`: flags that the server's --help names. `key`: what learned limits must have been learned for.
-    `missing`: draft models that are not on this machine.
+    Attributes:
+        offered: flags that the server's --help names.
+        key: the key that learned limits must have.
+        missing: draft models that are not on this machine.
     """
 
     signs: object
@@ -53,8 +56,8 @@ class Planner:
     """Makes plans for one set of settings.
 
     Restarts wait for a plan while everything else waits for the restart, so only memory is read anew each
-    time; probe, server and files are asked again when files or libraries have changed, or some minutes
-    after an answer that may not last.
+    time. Traces, the server's flags and files are looked up again when files or libraries have changed, or
+    some minutes after a doubtful answer.
     """
 
     def __init__(
@@ -73,70 +76,70 @@ class Planner:
         self._known_until = math.inf
 
     async def plan(self, folder: Path) -> Plan:
-        """The plan for the model in `folder`, as the machine is now.
+        """Plan for the model in `folder` on the machine as it is now.
 
         Raises:
             ModelUnavailable: the folder is no model.
             OSError, ValueError: it cannot be read.
         """
-        known = await self._look(folder)
-        lessons = self._limits.take(known.key)
-        made = await asyncio.to_thread(self._decide, known, lessons)
-        self._limits.planned(made.ceiling.bytes)
+        known = await self._look_up(folder)
+        learned = self._limits.select(known.key)
+        made = await asyncio.to_thread(self._decide, known, learned)
+        self._limits.set_ceiling(made.ceiling.bytes)
         return made
 
-    async def again(self, started: Plan, child: int) -> tuple[Plan, Plan] | None:
-        """Plans for the machine as it is now: for the child as it was `started`, and for one started now.
+    async def replan(self, started: Plan, child: int) -> tuple[Plan, Plan] | None:
+        """Plan for the machine as it is now: for the child as it was `started`, and for one started now.
 
         Args:
-            child: bytes that it has.
+            child: bytes that the running child has.
 
         Returns:
-            None when too little is known to plan without asking probe and server again.
+            None when too little is known to plan without looking up the model again.
         """
         if (known := self._known) is None:
             return None
-        lessons = self._limits.take(known.key)
-        same = _as_started(wishes(self._settings), started)
+        learned = self._limits.select(known.key)
+        same = _as_started(overrides(self._settings), started)
         plans = await asyncio.to_thread(
-            lambda: (self._decide(known, lessons, child, same), self._decide(known, lessons, child))
+            lambda: (self._decide(known, learned, child, same), self._decide(known, learned, child))
         )
-        self._limits.planned(plans[0].ceiling.bytes)
+        self._limits.set_ceiling(plans[0].ceiling.bytes)
         return plans
 
     def _decide(
-        self, known: _KnownModel, lessons: LearnedCeiling, child: int = 0, wished: FlagOverrides | None = None
+        self, known: _KnownModel, learned: LearnedCeiling, child: int = 0, fixed: FlagOverrides | None = None
     ) -> Plan:
-        top = _ceiling(self._settings, known.model.traced, lessons, child)
-        made = plan(known.model, top, wished or wishes(self._settings), known.offered, known.context)
+        top = _ceiling(self._settings, known.model.traced, learned, child)
+        made = plan(known.model, top, fixed or overrides(self._settings), known.offered, known.context)
         missing = [
             f"The draft model {name} is not on this machine, so its memory is not part of the plan."
             for name in known.missing
         ]
         return replace(made, warnings=(*made.warnings, *missing))
 
-    async def _look(self, folder: Path) -> _KnownModel:
+    async def _look_up(self, folder: Path) -> _KnownModel:
         options = server_options(self._settings.upstream.args)
         named = _named(self._settings, options)
         signs = _signs(folder, *named)
         if self._known is not None and self._known.signs == signs and self._clock() < self._known_until:
             return self._known
         facts = await asyncio.to_thread(describe, folder)
-        traced, beside, offered = await asyncio.gather(
-            probe(folder, self._cache_dir, trusted=self._settings.model.trust_remote_code),
-            companions(*named, self._cache_dir),
+        traced, drafts, offered = await asyncio.gather(
+            trace_model(folder, self._cache_dir, trusted=self._settings.model.trust_remote_code),
+            largest_draft_models(*named, self._cache_dir),
             offered_flags(self._settings.upstream.command, self._cache_dir),
         )
-        model, key = _model(facts.weights_bytes, traced, beside, options), key_of(self._settings, folder)
-        self._known = _KnownModel(signs, model, offered, facts.context_length, key, beside.missing)
-        exact = model.traced.reason is None and not beside.missing
+        model, key = _model(facts.weights_bytes, traced, drafts, options), key_of(self._settings, folder)
+        self._known = _KnownModel(signs, model, offered, facts.context_length, key, drafts.missing)
+        exact = model.traced.reason is None and not drafts.missing
         lasting = exact and offered and not self._settings.upstream.command
         self._known_until = math.inf if lasting else self._clock() + _DOUBTFUL_S
         return self._known
 
 
 def _named(settings: Settings, options: argparse.Namespace) -> tuple[list[str], list[Path]]:
-    """Draft models and adapters, of the flags and of those that requests may name."""
+    """Draft models and adapters that the flags name or that requests may name."""
     drafts = [options.draft_model] if options.draft_model is not None else []
     adapters = [options.adapter_path] if options.adapter_path is not None else []
     request = settings.request
@@ -144,9 +147,9 @@ def _named(settings: Settings, options: argparse.Namespace) -> tuple[list[str], 
 
 
 def _signs(folder: Path, drafts: Sequence[str], adapters: Sequence[Path]) -> object:
-    """Changes with all that probe, server and files were asked about."""
-    there = (found(draft) for draft in drafts)
-    folders = [folder, *(each for each in there if each is not None), *adapters]
+    """A value that changes with the files and libraries that a look-up depends on."""
+    local = (found(draft) for draft in drafts)
+    folders = [folder, *(each for each in local if each is not None), *adapters]
     stats = [
         (str(file), file.stat().st_size, file.stat().st_mtime_ns)
         for each in folders
@@ -157,10 +160,10 @@ def _signs(folder: Path, drafts: Sequence[str], adapters: Sequence[Path]) -> obj
 
 
 def server_options(args: Sequence[str]) -> argparse.Namespace:
-    """The flags in [upstream] args that change what memory is needed; all others are passed over.
+    """Parse the flags in [upstream] args that change the memory that is needed, and ignore all others.
 
     Raises:
-        ValueError: one that the server would refuse.
+        ValueError: the server would refuse one of them.
     """
     parser = argparse.ArgumentParser(add_help=False, exit_on_error=False)
     parser.add_argument("--kv-bits", type=int)
@@ -174,75 +177,64 @@ def server_options(args: Sequence[str]) -> argparse.Namespace:
         raise ValueError(str(error)) from error
 
 
-def wishes(settings: Settings) -> FlagOverrides:
-    """What the settings fix."""
+def overrides(settings: Settings) -> FlagOverrides:
+    """The values that the settings fix."""
     upstream = settings.upstream
     return FlagOverrides(
-        prefill_step_size=_fixed(upstream.prefill_step_size),
-        decode_concurrency=_fixed(upstream.decode_concurrency),
-        prompt_concurrency=_fixed(upstream.prompt_concurrency),
-        prompt_cache_bytes=_fixed(upstream.prompt_cache_bytes),
-        prompt_cache_size=_fixed(upstream.prompt_cache_size),
-        mlx_cache_limit=_fixed(upstream.mlx_cache_limit),
+        **{name: _fixed(getattr(upstream, name)) for name in (*FLAGS, "mlx_cache_limit")},
         max_active_kv_bytes=_fixed(settings.memory.max_active_kv_bytes),
         max_prompt_tokens=_fixed(settings.prompt.max_prompt_tokens),
         own_command=bool(upstream.command) or upstream.telemetry == "off",
     )
 
 
-def _as_started(wished: FlagOverrides, started: Plan) -> FlagOverrides:
-    """What a running child cannot change any more."""
-    return replace(
-        wished,
-        prefill_step_size=started.value("prefill_step_size"),
-        decode_concurrency=started.value("decode_concurrency"),
-        prompt_concurrency=started.value("prompt_concurrency"),
-        prompt_cache_bytes=started.value("prompt_cache_bytes"),
-        prompt_cache_size=started.value("prompt_cache_size"),
-        mlx_cache_limit=started.cache_limit.value if started.cache_limit else None,
-    )
+def _as_started(fixed: FlagOverrides, started: Plan) -> FlagOverrides:
+    """Fix what a running child cannot change any more, too."""
+    flags: dict[str, Any] = {name: started.value(name) for name in FLAGS}
+    return replace(fixed, **flags, mlx_cache_limit=started.cache_limit.value if started.cache_limit else None)
 
 
 def _fixed(value: _T | str) -> _T | None:
     return None if isinstance(value, str) else value
 
 
-def _ceiling(settings: Settings, traced: Traced, lessons: LearnedCeiling, child: int) -> Ceiling:
+def _ceiling(settings: Settings, traced: Traced, learned: LearnedCeiling, child: int) -> Ceiling:
     readings = memory_limits.read(traced.backend, traced.working_set)
     allowed = machine_ceiling(settings, readings, child)
-    taught = bound(lessons, allowed.bytes)
-    return allowed if taught is None else machine_ceiling(settings, readings, child, taught)
+    lower = bound(learned, allowed.bytes)
+    return allowed if lower is None else machine_ceiling(settings, readings, child, lower)
 
 
 def machine_ceiling(
     settings: Settings, readings: Readings, child: int = 0, learned: Bound | None = None
 ) -> Ceiling:
-    """What the child may take with these settings; see `ceiling`."""
+    """The ceiling with these settings; see `ceiling`."""
     configured = _fixed(settings.memory.max_active_memory_bytes)
     reserve = _fixed(settings.memory.reserve_system_bytes)
     return ceiling(readings, configured=configured, reserve=reserve, child=child, learned=learned)
 
 
-def _model(weights: int, traced: Traced, beside: DraftModels, options: argparse.Namespace) -> Model:
-    law, batched = traced.law, traced.batched and options.kv_bits is None and options.draft_model is None
-    if beside.law is not None:
-        law = law + beside.law
-    if traced.reason is None and beside.reason is not None:
-        traced = replace(traced, reason=f"the draft model's: {beside.reason}")
+def _model(weights: int, traced: Traced, drafts: DraftModels, options: argparse.Namespace) -> Model:
+    cost_model = traced.cost_model
+    if drafts.cost_model is not None:
+        cost_model += drafts.cost_model
+    if traced.reason is None and drafts.reason is not None:
+        traced = replace(traced, reason=f"the draft model's: {drafts.reason}")
     if options.kv_bits is not None:
-        start = options.quantized_kv_start
-        law = replace(law, quantization=Quantization(options.kv_bits, options.kv_group_size, start))
-    return Model(weights=weights + beside.weights, law=law, traced=traced, batched=batched)
+        quantization = Quantization(options.kv_bits, options.kv_group_size, options.quantized_kv_start)
+        cost_model = replace(cost_model, quantization=quantization)
+    batched = traced.batched and options.kv_bits is None and options.draft_model is None
+    return Model(weights=weights + drafts.weights, cost_model=cost_model, traced=traced, batched=batched)
 
 
 def local_folder(settings: Settings, cache_dir: Path) -> Path:
-    """The model's folder if it is on this machine: nothing is downloaded or made.
+    """The model's folder on this machine; downloads and makes nothing.
 
     Raises:
-        ModelUnavailable: it is not.
+        ModelUnavailable: the model is not on this machine.
     """
     path = settings.model.path
     folder = cache_dir / EMBEDDED if path == EMBEDDED else found(path, settings.model.revision)
     if folder is None or not folder.is_dir():
-        raise ModelUnavailable(f'"{path}" is neither a folder nor downloaded; nothing is fetched for a plan.')
+        raise ModelUnavailable(f'"{path}" is neither a folder nor downloaded; a plan downloads nothing.')
     return folder

@@ -1,7 +1,7 @@
-"""What must be known before the first prompt can be counted: model, plan, tokenizer, limits.
+"""Prepares what must be known before the first prompt can be counted: model, plan, tokenizer, limits.
 
-The supervisor calls `prepare()` before it starts the child; the tokenizer loads beside the child, and
-requests that arrive meanwhile wait in `ready()`.
+The supervisor calls `prepare()` before each start of the child; the tokenizer loads while the child starts,
+and requests that arrive meanwhile wait in `ready()`.
 """
 
 from __future__ import annotations
@@ -12,24 +12,25 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from proxy.config.settings import Settings
-from proxy.errors import RestartingFailed, Unavailable
+from proxy.config.settings import RequestSettings, Settings
+from proxy.errors import RestartFailed, Unavailable
 from proxy.gate.costs import longest_alone
 from proxy.planning.learned_limits import LearnedLimits
 from proxy.planning.planner import Planner
-from proxy.planning.request_bounds import bounds
 from proxy.planning.server_flags import server_flags
 from proxy.prompt.counter import TokenCounter, TokenizerInfo, TokenizerUnavailable
 from proxy.prompt.fit import Limits
+from proxy.request.allowlist import Allowlist, template_arguments
 from proxy.request.completion import Bounds
+from proxy.request.images import ImagePolicy
+from supervisor.child.options import CannotStart, LaunchSpec
 from supervisor.lifecycle.causes import Cause
 from supervisor.memory_model.plan import Plan
 from supervisor.model.resolve import ModelUnavailable, resolve
-from supervisor.supervisor import CannotStart, LaunchSpec
 
 log = logging.getLogger("mlxguard.preparation")
 
-#: What clients are told; the log and /readyz have the rest, paths too.
+#: The message for clients; the log and /readyz also have the reason, with paths.
 _NOT_LOADED = "The model or its tokenizer cannot be loaded."
 
 
@@ -44,24 +45,24 @@ class Prepared:
 
 
 class Preparation:
-    """Resolves the model and starts the tokenizer worker, once; tried again only after a failure.
+    """Resolves the model and starts the tokenizer worker once, and again only after a failure.
 
     Args:
-        on_plan: told of each plan, before each start of the child.
-        limits: what deaths have taught.
+        on_plan: called with each plan, before each start of the child.
+        limits: what deaths have taught about memory.
     """
 
     def __init__(
         self,
         settings: Settings,
-        tokens: TokenCounter,
+        counter: TokenCounter,
         cache_dir: Path,
         *,
         on_plan: Callable[[Plan], None] = lambda _: None,
         limits: LearnedLimits | None = None,
     ) -> None:
         self._settings = settings
-        self._tokens = tokens
+        self._counter = counter
         self._cache_dir = cache_dir
         self._on_plan = on_plan
         self._planner = Planner(settings, cache_dir, limits)
@@ -71,25 +72,25 @@ class Preparation:
 
     @property
     def prepared(self) -> Prepared | None:
-        """What is known, or None while it is not."""
+        """The prepared model, or None while it is not ready."""
         return self._outcome.result() if self._outcome.done() and not self._outcome.exception() else None
 
     @property
     def failure(self) -> str | None:
         """Why nothing can be prepared, or None while it may still be."""
         error = self._outcome.exception() if self._outcome.done() else None
-        return error.reason if isinstance(error, RestartingFailed) else None
+        return error.reason if isinstance(error, RestartFailed) else None
 
     @property
     def plan(self) -> Plan | None:
-        """What the child was started by last; None without one."""
+        """The plan of the child's last start; None without one."""
         return self._plan
 
     async def prepare(self) -> LaunchSpec:
-        """Say how to start the child, and see to it that prompts can be counted soon.
+        """Plan how to start the child, and begin to load the tokenizer.
 
         Raises:
-            CannotStart: the model cannot be had; `explanation` says why.
+            CannotStart: the model is not available; `explanation` says why.
         """
         if self._outcome.done() and self.prepared is None:
             self._outcome = asyncio.get_running_loop().create_future()
@@ -106,16 +107,16 @@ class Preparation:
             self._loading = asyncio.create_task(self._load(folder, launch.argv), name="tokenizer")
         return launch
 
-    async def plan_again(self, child: int) -> tuple[Plan, Plan] | None:
-        """Plans as the machine is now, `child` being the bytes that the child has; see `Planner.again`."""
-        return None if self._plan is None else await self._planner.again(self._plan, child)
+    async def replan(self, child: int) -> tuple[Plan, Plan] | None:
+        """Plan for the machine as it is now, with the child's bytes; see `Planner.replan`."""
+        return None if self._plan is None else await self._planner.replan(self._plan, child)
 
     async def ready(self, timeout_s: float) -> Prepared:
-        """What is known, waited for at most `timeout_s`.
+        """Wait at most `timeout_s` for the prepared model.
 
         Raises:
             Unavailable: it takes longer.
-            RestartingFailed: it failed.
+            RestartFailed: it failed.
         """
         if self._outcome.done():
             return self._outcome.result()
@@ -126,30 +127,30 @@ class Preparation:
             raise Unavailable("preparing") from None
 
     async def stop(self) -> None:
-        """Give up what is still loading, and stop the worker."""
+        """Cancel the loading, and stop the worker."""
         if self._loading is not None:
             self._loading.cancel()
             await asyncio.wait((self._loading,))
-        await self._tokens.stop()
+        await self._counter.stop()
 
     async def _load(self, folder: Path, server_argv: Sequence[str]) -> None:
         try:
-            tokenizer = await self._tokens.start(folder, server_argv)
+            tokenizer = await self._counter.start(folder, server_argv)
         except TokenizerUnavailable as failure:
             self._fail(str(failure))
             return
         log.info("model_prepared", extra={"vocab": tokenizer.vocab_size, "context": tokenizer.context_length})
-        checked_by = bounds(self._settings.request, tokenizer, folder)
+        checked_by = request_bounds(self._settings.request, tokenizer, folder)
         self._outcome.set_result(Prepared(folder, tokenizer, self._limits(tokenizer), checked_by))
 
     async def _planned(self, folder: Path) -> Plan | None:
-        """The plan as the machine is now. It is no condition for serving: without one, defaults hold."""
+        """Plan for the machine as it is now; if that fails, the child runs with the server's defaults."""
         try:
             plan = await self._planner.plan(folder)
         except (ModelUnavailable, OSError, ValueError) as failure:
             log.warning("not_planned", extra={"reason": str(failure)})
             return None
-        except Exception:  # a bug here must not keep the child from starting
+        except Exception:  # a bug here must not prevent the child from starting
             log.exception("not_planned")
             return None
         log.info("planned", extra=plan.summary())
@@ -159,7 +160,7 @@ class Preparation:
         return plan
 
     def _renew(self) -> None:
-        """What clients are told of limits changes with the child's restart, and at no other time."""
+        """Renew the limits that clients are told; they change at the child's restart and at no other time."""
         if (prepared := self.prepared) is not None:
             self._outcome = asyncio.get_running_loop().create_future()
             self._outcome.set_result(replace(prepared, limits=self._limits(prepared.tokenizer)))
@@ -167,8 +168,8 @@ class Preparation:
     def _fail(self, explanation: str) -> None:
         log.error("model_not_prepared", extra={"reason": explanation})
         if not self._outcome.done():
-            self._outcome.set_exception(RestartingFailed(explanation, _NOT_LOADED))
-            self._outcome.exception()  # retrieved here: it is no error if no request waits for it
+            self._outcome.set_exception(RestartFailed(explanation, _NOT_LOADED))
+            self._outcome.exception()  # retrieved here: it is not an error if no request waits for it
 
     def _limits(self, tokenizer: TokenizerInfo) -> Limits:
         prompt = self._settings.prompt
@@ -199,3 +200,26 @@ class Preparation:
             mlx_cache_limit=fixed if fixed != "auto" else planned.value if planned else None,
             plan=self._plan,
         )
+
+
+def request_bounds(settings: RequestSettings, tokenizer: TokenizerInfo, folder: Path) -> Bounds:
+    """What requests are checked against; `folder` is the model's, as on the child's command line."""
+    allowlist = Allowlist(
+        adapters=frozenset(settings.adapters),
+        draft_models=frozenset(settings.draft_models),
+        role_mapping=settings.role_mapping,
+        arguments=template_arguments(settings.template_arguments),
+        model=str(folder),
+    )
+    images = image_policy(settings, tokenizer.image_obstacle)
+    return Bounds(vocab_size=tokenizer.vocab_size, allowlist=allowlist, images=images)
+
+
+def image_policy(settings: RequestSettings, obstacle: str | None = None) -> ImagePolicy:
+    """The policy of the settings; `obstacle` says why the model accepts no images, if it does not."""
+    return ImagePolicy(
+        most=settings.max_images,
+        most_bytes=settings.max_image_bytes,
+        hosts=frozenset(settings.image_hosts),
+        obstacle=obstacle if settings.max_images else "this server is set to take no images",
+    )

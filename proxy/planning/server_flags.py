@@ -1,4 +1,4 @@
-"""The settings, and the plan where they say "auto", as the child's command line."""
+"""The child's command line, from the settings and, where they say "auto", from the plan."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from proxy.config.settings import Settings
 
-if TYPE_CHECKING:  # `check` answers in a moment, and has no plan
+if TYPE_CHECKING:  # `check` must start fast, and has no plan
     from supervisor.memory_model.plan import Plan
 
 #: [upstream] keys that are flags of mlx_lm.server under the same name (its argparse, `mlx_lm.server --help`).
@@ -23,7 +23,7 @@ FLAGS = (
 def server_flags(settings: Settings, folder: Path, plan: Plan | None = None) -> tuple[str, ...]:
     """Flags of mlx_lm.server without --host and --port, which the supervisor chooses.
 
-    "auto" takes the plan's choice, if its server has such a flag; without a plan, the server's own default.
+    "auto" uses the plan's choice if the server has such a flag; without a plan, the server's own default.
     """
     planned = {choice.name: choice.value for choice in plan.choices if choice.given} if plan else {}
     flags = ["--model", str(folder)]

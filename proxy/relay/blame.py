@@ -1,50 +1,60 @@
-"""Whom a crash is blamed on, who must run alone, and who is refused for how long (pure).
+"""Pure. Which requests a crash is blamed on, which must run alone, and which are refused for how long.
 
-A crash in company proves nothing, so it only makes suspects. Suspects run alone, and a crash with nothing
-else in flight decides: the second of one kind, or the third of any, is a sentence. Whoever completes is
-cleared. Poison is deterministic and dies the same way each time; a machine in trouble does not.
+A crash with several requests in flight proves nothing, so it only makes suspects. A suspect runs alone, and a
+crash with nothing else in flight decides: the second of one kind, or the third of any, puts the request into
+quarantine. Completing clears it. A poisonous request is deterministic and dies the same way each time; a
+machine in trouble does not.
 
-Times are wall-clock seconds, since all this outlives the proxy. Requests go by their fingerprints.
+Times are wall-clock seconds, since records outlive the proxy. Requests go by their fingerprints.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum, auto
 from types import MappingProxyType
-from typing import Any
+from typing import Annotated
 
-#: All that can end a server for want of memory is one kind: which allocation fails first is chance.
+from pydantic import Field
+
+#: All causes of death by lack of memory are one kind, since it is chance which allocation fails first.
 MEMORY = "memory"
 
-#: The first sentence; each further one is twice as long.
-SENTENCE_S = 600.0
-LONGEST_SENTENCE_S = 24 * 3600.0
+#: The first quarantine lasts this long; each further one of the same request is twice as long.
+QUARANTINE_S = 600.0
+#: No quarantine is longer.
+LONGEST_QUARANTINE_S = 24 * 3600.0
 
-#: A suspicion that was never tested, since its client did not come back, is dropped after this.
+#: A suspicion is dropped after this time if it was never tested, because the client did not come back.
 FORGET_S = 24 * 3600.0
 
-#: Enough for any batch many times over, and little to keep in a file.
+#: The number of records is limited to this: enough for many batches, and little to keep in a file.
 MOST_RECORDS = 256
 
-#: A rise of memory so many times what was foretold is no matter of rounding.
-_DEARER = 1.25
+#: A rise of memory by more than this multiple of the prediction is no rounding error.
+_UNDERESTIMATED = 1.25
 
+#: This many crashes of one kind, the last with nothing else in flight, put a request into quarantine.
 _SAME_KIND = 2
+#: This many crashes of any kinds do so, too.
 _ANY_KIND = 3
+
+#: Later wall-clock times in a file are not ours.
+_LATEST = 1e11
 
 
 @dataclass(frozen=True, slots=True)
-class Accused:
+class CrashCandidate:
     """A request that the child was working on when it died.
 
     Attributes:
         prefilling: its first token had not come.
-        asked: when it was given to the child; larger is later.
-        predicted: bytes that were reserved for it; None is not known.
-        seen: bytes by which the child's memory rose since it was let in, whoever took them.
+        asked: when it was given to the child, on a monotonic clock.
+        predicted: bytes that were reserved for it; None: not known.
+        observed: bytes by which the child's memory rose since its admission, for any request; None: not
+            known.
     """
 
     fingerprint: str
@@ -52,113 +62,116 @@ class Accused:
     prefilling: bool
     asked: float
     predicted: int | None = None
-    seen: int | None = None
+    observed: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class CrashRecord:
-    """What is held against one fingerprint.
+    """The crashes that one fingerprint is blamed for.
 
     Attributes:
-        kinds: the kinds of the crashes it is blamed for, oldest first.
-        prefilling: it was in prefill each time, so its first token clears it of what it is blamed for.
-        until: it is refused until then; 0 if it was never sentenced.
+        kinds: their kinds, oldest first.
+        prefilling: it was in prefill each time, so after its first token it needs no isolation.
+        sentences: how often it was put into quarantine.
+        until: it is refused until then; 0 if it was never in quarantine.
     """
 
-    kinds: tuple[str, ...]
+    kinds: Annotated[tuple[Annotated[str, Field(max_length=64)], ...], Field(min_length=1, max_length=8)]
     prefilling: bool
-    prompt_tokens: int
-    last: float
-    sentences: int = 0
-    until: float = 0.0
+    prompt_tokens: Annotated[int, Field(ge=0, le=2**40)]
+    last: Annotated[float, Field(ge=0, le=_LATEST)]
+    sentences: Annotated[int, Field(ge=0, le=1000)] = 0
+    until: Annotated[float, Field(ge=0, le=_LATEST)] = 0.0
 
     @property
     def memory(self) -> bool:
-        """Whether what it does is to take too much memory."""
+        """Whether most of its crashes were for lack of memory."""
         return Counter(self.kinds).most_common(1)[0][0] == MEMORY
 
 
 class Isolation(Enum):
-    """How much of its run a request must have the child for itself."""
+    """For how much of its run a request must have the child to itself."""
 
     NONE = auto()
-    UNTIL_CONTENT = auto()
-    WHOLE = auto()
+    UNTIL_FIRST_TOKEN = auto()
+    FULL = auto()
 
 
 @dataclass(frozen=True, slots=True)
 class CrashLedger:
-    """All records, and `proven_tokens`: the longest prompt that was seen to complete."""
+    """All records, and `proven_tokens`: the length of the longest prompt that completed."""
 
-    records: Mapping[str, CrashRecord] = field(default_factory=lambda: MappingProxyType({}))
-    proven_tokens: int = 0
+    records: Annotated[Mapping[str, CrashRecord], Field(max_length=MOST_RECORDS)] = field(
+        default_factory=lambda: MappingProxyType({})
+    )
+    proven_tokens: Annotated[int, Field(ge=0, le=2**40)] = 0
 
     def refused(self, fingerprint: str, now: float) -> CrashRecord | None:
-        """The record that it is refused for, if it is."""
+        """The record for which the request is refused now; None if it is not."""
         record = self.records.get(fingerprint)
         return record if record is not None and now < record.until else None
 
-    def solitude(self, fingerprint: str) -> Isolation:
-        """How it must run, if it may."""
+    def isolation(self, fingerprint: str) -> Isolation:
+        """How isolated it must run, if it is not refused."""
         record = self.records.get(fingerprint)
         if record is None:
             return Isolation.NONE
-        return Isolation.UNTIL_CONTENT if record.prefilling else Isolation.WHOLE
+        return Isolation.UNTIL_FIRST_TOKEN if record.prefilling else Isolation.FULL
 
     def safe_tokens(self, record: CrashRecord) -> int:
-        """The smaller prompt that a memory killer's client is told to try.
+        """The prompt length to suggest to the client of a request that was refused for its memory.
 
-        The longest that was seen to complete is known to be safe, but after a few small requests it would
-        tell an agent to compact to nothing: hence at least half of what killed.
+        The longest prompt that completed is known to be safe, but after a few small requests it would tell an
+        agent to compact to nothing: hence at least half of the length that killed.
         """
         proven = min(self.proven_tokens, record.prompt_tokens - 1)
         return max(1, proven, record.prompt_tokens // 2)
 
 
-def suspects(accused: Sequence[Accused], ledger: CrashLedger, *, memory: bool) -> frozenset[str]:
-    """The fingerprints that one crash is blamed on."""
-    # 1. Who was suspected before and not yet cleared, whoever else is here.
-    known = {each.fingerprint for each in accused if each.fingerprint in ledger.records}
+def suspects(candidates: Sequence[CrashCandidate], ledger: CrashLedger, *, memory: bool) -> frozenset[str]:
+    """The fingerprints of the requests that one crash is blamed on."""
+    # 1. Requests that were suspected before and not cleared since.
+    known = {each.fingerprint for each in candidates if each.fingerprint in ledger.records}
     if known:
         return frozenset(known)
-    # 2. Prefill is where a bad request meets the model first, and where memory is taken fastest; and who cost
-    # more than was foretold has taken what was kept for others.
-    prefilling = {each.fingerprint for each in accused if each.prefilling}
-    dearer = underestimated(accused) if memory else None
-    if prefilling or dearer is not None:
-        return frozenset(prefilling | ({dearer.fingerprint} if dearer else set()))
-    # 3. In decode, the one that came last changed something; by memory, also the one that holds most.
-    last = max(accused, key=lambda each: each.asked, default=None)
-    largest = max(accused, key=lambda each: each.prompt_tokens, default=None) if memory else None
+    # 2. Prefill is where a bad request meets the model first, and where memory rises fastest; a request that
+    # cost more than predicted has taken what was reserved for others.
+    prefilling = {each.fingerprint for each in candidates if each.prefilling}
+    costlier = underestimated(candidates) if memory else None
+    if prefilling or costlier is not None:
+        return frozenset(prefilling | ({costlier.fingerprint} if costlier else set()))
+    # 3. In decode, the request that came last changed something; for lack of memory, also the largest one.
+    last = max(candidates, key=lambda each: each.asked, default=None)
+    largest = max(candidates, key=lambda each: each.prompt_tokens, default=None) if memory else None
     return frozenset(each.fingerprint for each in (last, largest) if each is not None)
 
 
-def underestimated(accused: Sequence[Accused]) -> Accused | None:
-    """The one whose cost was foretold too low, as far as the rise of memory tells; None if it does not.
+def underestimated(candidates: Sequence[CrashCandidate]) -> CrashCandidate | None:
+    """The request whose memory was predicted too low; None if the rise of memory does not show one.
 
-    The rise since one was let in is that one's doing or that of those who came later. So the last of whom
-    it is more than was foretold for them all is the one.
+    The rise since an admission was caused by that request or by later ones. So the culprit is the last
+    request since whose admission memory rose by more than was predicted for it and all later ones together.
     """
-    foretold = 0
-    for each in sorted(accused, key=lambda each: each.asked, reverse=True):
-        if each.predicted is None or each.seen is None:
+    predicted = 0
+    for each in sorted(candidates, key=lambda each: each.asked, reverse=True):
+        if each.predicted is None or each.observed is None:
             return None
-        foretold += each.predicted
-        if each.seen > _DEARER * foretold:
+        predicted += each.predicted
+        if each.observed > _UNDERESTIMATED * predicted:
             return each
     return None
 
 
-def blame(ledger: CrashLedger, accused: Sequence[Accused], kind: str, now: float) -> CrashLedger:
-    """The ledger after a crash of `kind`, with these in flight."""
-    blamed = suspects(accused, ledger, memory=kind == MEMORY)
-    alone = len({each.fingerprint for each in accused}) == 1
+def blame(ledger: CrashLedger, candidates: Sequence[CrashCandidate], kind: str, now: float) -> CrashLedger:
+    """The ledger after a crash of `kind` with these requests in flight."""
+    blamed = suspects(candidates, ledger, memory=kind == MEMORY)
+    alone = len({each.fingerprint for each in candidates}) == 1
     records = dict(ledger.records)
-    for each in accused:
+    for each in candidates:
         if each.fingerprint in blamed:
-            blamed -= {each.fingerprint}  # twins in one batch are one crash
-            records[each.fingerprint] = _charged(records.get(each.fingerprint), each, kind, alone, now)
-    return replace(ledger, records=_kept(records, now))
+            blamed -= {each.fingerprint}  # identical requests in one batch count as one crash
+            records[each.fingerprint] = _blamed(records.get(each.fingerprint), each, kind, alone, now)
+    return replace(ledger, records=fresh(records, now))
 
 
 def cleared(ledger: CrashLedger, fingerprint: str, prompt_tokens: int) -> CrashLedger:
@@ -168,7 +181,9 @@ def cleared(ledger: CrashLedger, fingerprint: str, prompt_tokens: int) -> CrashL
     return CrashLedger(MappingProxyType(records), proven)
 
 
-def _charged(before: CrashRecord | None, each: Accused, kind: str, alone: bool, now: float) -> CrashRecord:
+def _blamed(
+    before: CrashRecord | None, each: CrashCandidate, kind: str, alone: bool, now: float
+) -> CrashRecord:
     kinds = (*(before.kinds if before else ()), kind)[-8:]
     record = CrashRecord(
         kinds=kinds,
@@ -178,51 +193,22 @@ def _charged(before: CrashRecord | None, each: Accused, kind: str, alone: bool, 
         sentences=before.sentences if before else 0,
         until=before.until if before else 0.0,
     )
-    return _sentenced(record, now) if alone and _proven(record, kind) else record
+    return _quarantined(record, now) if alone and _proven(record, kind) else record
 
 
 def _proven(record: CrashRecord, kind: str) -> bool:
-    """One who has served a sentence and kills again needs no second proof."""
+    """A request that was in quarantine before and kills again needs no second proof."""
     same, all_ = record.kinds.count(kind), len(record.kinds)
     return same >= _SAME_KIND or all_ >= _ANY_KIND or record.sentences > 0
 
 
-def _sentenced(record: CrashRecord, now: float) -> CrashRecord:
-    length = min(SENTENCE_S * 2.0**record.sentences, LONGEST_SENTENCE_S)
+def _quarantined(record: CrashRecord, now: float) -> CrashRecord:
+    length = min(QUARANTINE_S * 2.0**record.sentences, LONGEST_QUARANTINE_S)
     return replace(record, sentences=record.sentences + 1, until=now + length)
 
 
-def _kept(records: Mapping[str, CrashRecord], now: float) -> Mapping[str, CrashRecord]:
-    fresh = [item for item in records.items() if now < max(item[1].last + FORGET_S, item[1].until)]
-    fresh.sort(key=lambda item: item[1].last)
-    return MappingProxyType(dict(fresh[-MOST_RECORDS:]))
-
-
-# As JSON, for a file
-
-
-def to_json(ledger: CrashLedger) -> dict[str, Any]:
-    """Plain values that `from_json` understands."""
-    names = CrashRecord.__slots__
-    records = {
-        fingerprint: {name: getattr(record, name) for name in names}
-        for fingerprint, record in ledger.records.items()
-    }
-    return {"proven_tokens": ledger.proven_tokens, "records": records}
-
-
-def from_json(content: Mapping[str, Any], now: float) -> CrashLedger:
-    """The ledger in a file, without what is too old. Raises ValueError if it is none of ours."""
-    try:
-        records = {name: _record(values) for name, values in content["records"].items()}
-        return CrashLedger(_kept(records, now), int(content["proven_tokens"]))
-    except (KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"not a ledger: {error!r}") from error
-
-
-def _record(values: Mapping[str, Any]) -> CrashRecord:
-    kinds: Iterable[str] = values["kinds"]
-    record = CrashRecord(**{**values, "kinds": tuple(str(kind) for kind in kinds)})
-    if not record.kinds or record.prompt_tokens < 0 or not record.last >= 0 or not record.until >= 0:
-        raise ValueError("a record without crashes, size or time")
-    return record
+def fresh(records: Mapping[str, CrashRecord], now: float) -> Mapping[str, CrashRecord]:
+    """The records that are not forgotten yet, at most the newest `MOST_RECORDS`."""
+    found = [item for item in records.items() if now < max(item[1].last + FORGET_S, item[1].until)]
+    found.sort(key=lambda item: item[1].last)
+    return MappingProxyType(dict(found[-MOST_RECORDS:]))

@@ -1,4 +1,4 @@
-"""Pure. What follows when an answer broke: replay, error event or clean failure."""
+"""Pure. What follows from a failed attempt: a replay, a retry alone, or the end of the answer."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from proxy.upstream.broken import BreakKind
 
 
 class BreakVerdict(StrEnum):
-    """What becomes of an answer that broke."""
+    """What becomes of a request whose attempt failed."""
 
     REPLAY = "replay"
-    RETRY = "retry"  # once more, alone: the child lives, and was short of memory
+    RETRY = "retry"  # once more, alone: the child lives, and lacked memory
     UNAVAILABLE = "unavailable"
     FAILED = "failed"
     INVALID = "invalid"
@@ -24,33 +24,35 @@ def judge_break(
     *,
     dead: bool,
     max_replays: int,
-    strained: bool = False,
+    short_of_memory: bool = False,
     retried: bool = False,
 ) -> BreakVerdict:
-    """What to do about a broken attempt, once it is known whether the child died.
+    """Decide about a failed attempt, once it is known whether the child died.
 
-    `strained`: the child lives, but has just said that it lacks memory; `retried`: so it was before.
+    The state of the child decides, not the status of its reply: a dead generation thread and a bad request
+    both come as 404 (server.py, handle_completion).
 
-    The state of the child decides, not the status of its reply: a dead generation thread and a bad
-    request both come as 404 (server.py, handle_completion).
+    Args:
+        short_of_memory: the child lives, but has just said that it lacks memory.
+        retried: the request was already run alone for that reason.
     """
     # 1. The request is at fault, whatever else happened since.
     if how is BreakKind.INVALID:
         return BreakVerdict.INVALID
-    # 2. Never asked, so nothing was tried: it does not count, and the deadline alone ends it. A child that is
-    #    too busy to take connections lives, and one that never will again is found out by its watch.
+    # 2. The child was never asked, so the attempt does not count, and only the deadline ends the request. A
+    # child that is too busy to accept connections lives; its watch finds one that never will again.
     if how is BreakKind.NOT_CONNECTED:
         return BreakVerdict.REPLAY
-    # 3. The child lives, but had no memory for it: with nothing beside it there may be enough.
-    if not dead and strained:
-        return (
-            BreakVerdict.UNAVAILABLE if retried or answer.phase is AnswerPhase.CONTENT else BreakVerdict.RETRY
-        )
+    # 3. The child lives, but had no memory for the request: with nothing else running there may be enough.
+    if not dead and short_of_memory:
+        if retried or answer.phase is AnswerPhase.CONTENT:
+            return BreakVerdict.UNAVAILABLE
+        return BreakVerdict.RETRY
     # 4. The child lives: this request failed, nothing is restarted, and asking again would fail again.
     if not dead:
         return BreakVerdict.INVALID if how is BreakKind.REJECTED else BreakVerdict.FAILED
-    # 5. The client has seen content: another run would say something else after it.
+    # 5. The client has seen content: another run would not continue it.
     if answer.phase is AnswerPhase.CONTENT:
         return BreakVerdict.UNAVAILABLE
-    # 6. Its client has seen nothing but comments: run it again, within reason.
+    # 6. The client has seen nothing but comments: run it again, within reason.
     return BreakVerdict.REPLAY if answer.attempts <= max_replays else BreakVerdict.UNAVAILABLE

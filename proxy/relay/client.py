@@ -1,16 +1,15 @@
-"""The two kinds of client: one that reads a stream and is kept alive, one that waits for a whole body.
+"""What the relay needs of a client, and the client that waits for a whole body.
 
-Both are fed what the child sends, attempt by attempt; `answer.phase` says what they have been given.
+A client is fed what the child sends, attempt by attempt; `answer.phase` says what it has been sent.
 """
 
 from __future__ import annotations
 
-from types import TracebackType
-from typing import Protocol, Self
+from typing import Protocol
 
 from aiohttp import web
 
-from proxy.errors import GuardError
+from proxy.errors import GatewayError
 from proxy.job import Job
 from proxy.relay.response_headers import response_headers
 from proxy.stream.aggregate import Aggregator, WholeBody
@@ -18,7 +17,7 @@ from proxy.stream.child_stream import StreamProgress
 
 
 class ClientGone(Exception):
-    """The client closed its connection; `response` is what it had begun to get."""
+    """The client closed its connection; `response` is what was begun."""
 
     def __init__(self, response: web.StreamResponse) -> None:
         super().__init__()
@@ -26,48 +25,37 @@ class ClientGone(Exception):
 
 
 class Client(Protocol):
-    """Where an answer goes."""
-
-    async def __aenter__(self) -> Self: ...
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None: ...
+    """Where an answer goes. Each attempt begins with `begin`; `finish` or `fail` ends the answer, once."""
 
     def begin(self) -> StreamProgress:
-        """A new attempt: forget what an earlier one held back."""
+        """Begin a new attempt, and discard what an earlier one withheld."""
 
     async def feed(self, data: bytes) -> None:
-        """Bytes of the child's answer. Raises Malformed, ClientGone."""
+        """Take bytes of the child's answer. Raises Malformed, ClientGone."""
 
     def pass_through(self, data: bytes) -> bool:
-        """The same at once, where nothing can go wrong; False if it has to be fed."""
+        """Take them at once, without waiting or failing; False if they have to be fed."""
 
     def end_of_input(self) -> None:
-        """The child closed the connection. Raises Malformed."""
+        """Note that the child closed the connection. Raises Malformed."""
 
     async def finish(self) -> web.StreamResponse:
-        """The answer is complete."""
+        """End a complete answer. Raises ClientGone."""
 
-    async def fail(self, error: GuardError) -> web.StreamResponse:
-        """There will be no (more) answer. Raises `error` itself while nothing was sent."""
+    async def fail(self, error: GatewayError) -> web.StreamResponse:
+        """End an incomplete answer. Raises `error` itself while nothing was sent, ClientGone."""
+
+    async def aclose(self) -> None:
+        """End what runs for this client."""
 
 
 class WaitingClient:
-    """Gets one JSON body at the end; until then it just waits."""
+    """Gets one JSON body at the end, and nothing before."""
 
     def __init__(self, http_request: web.Request, job: Job) -> None:
         self._http_request = http_request
         self._job = job
         self._whole: Aggregator | WholeBody = self._fresh()
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        pass
 
     def begin(self) -> StreamProgress:
         self._whole = self._fresh()
@@ -83,7 +71,7 @@ class WaitingClient:
         self._whole.end()
 
     async def finish(self) -> web.StreamResponse:
-        """Sent here and now: what is to be recorded of it can wait, and its client does."""
+        """Send it at once: the client waits, and records can be written afterwards."""
         response = web.Response(
             body=self._whole.body(), headers=response_headers(self._job), content_type="application/json"
         )
@@ -94,8 +82,11 @@ class WaitingClient:
             raise ClientGone(response) from error
         return response
 
-    async def fail(self, error: GuardError) -> web.StreamResponse:
+    async def fail(self, error: GatewayError) -> web.StreamResponse:
         raise error
+
+    async def aclose(self) -> None:
+        pass
 
     def _fresh(self) -> Aggregator | WholeBody:
         return WholeBody(self._job.answer) if self._job.unstreamed else Aggregator(self._job.answer)

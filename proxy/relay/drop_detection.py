@@ -1,12 +1,12 @@
-"""When the child is done with a request whose client has left. Pure.
+"""Pure. When the child has dropped a request whose connection was broken off.
 
-A stream that is broken off is noticed in the child by the thread that writes it, at its next write; that
-thread marks the request, and the generation thread, which looks for marks after each step, drops it then.
-So what is known from outside comes in this order: the child's output names the connection that broke, and
-a step later the request is gone; or telemetry shows the generation thread with nothing to do. A sequential
-request is not looked at before its whole prompt is read. While the text of a tool call is generated nothing
-is written, so nothing is noticed; then, and where a server says nothing, time has to do.
-(mlx_lm/server.py, `_generate`, `_serve_single`, `handle_completion`; measured with the real server.)
+The child notices a disconnect in the thread that writes the stream, at its next write. That thread marks the
+request, and the generation thread, which looks for marks after each step, then drops it. From outside this
+shows in two ways: the child's output names the broken connection, and a step later the request is gone; or
+telemetry shows the generation thread with nothing to do. A sequential request is not looked at before its
+whole prompt is read. While the text of a tool call is generated nothing is written, so nothing is noticed;
+then, and if a server says nothing, a time limit has to do. (mlx_lm/server.py, `_generate`, `_serve_single`,
+`handle_completion`; measured with the real server.)
 """
 
 from __future__ import annotations
@@ -14,20 +14,21 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
-#: The generation thread drops marked requests after a round of steps, which lasts about so long.
+#: The generation thread drops marked requests after a round of steps, which takes about this long.
 ROUND_S = 0.6
-#: Without any news from the child a request is taken for gone after so long, and some steps more. What it
-#: may hold beyond that is seen by its memory, which is watched anyway.
-PATIENCE_S = 30.0
+#: Without any sign from the child a request counts as dropped after this time and some more steps. If it
+#: holds memory for longer, the memory guard sees that.
+TIMEOUT_S = 30.0
+#: The number of those steps.
 _STEPS = 3
 
 
 class DropEvidence(Enum):
-    """How it is known."""
+    """How it is known that a request was dropped."""
 
-    IDLE = "idle"  # nothing is at work in the child
-    NOTICED = "noticed"  # the child gave the connection up, and has had time for one more step
-    UNSEEN = "unseen"  # it was not: patience has run out
+    IDLE = "idle"  # the child has nothing to do
+    NOTICED = "noticed"  # the child gave up the connection, and has had time for one more step
+    TIMEOUT = "timeout"  # nothing was seen in time
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,9 +37,9 @@ class DisconnectedRequest:
 
     Attributes:
         at: when its connection was reset.
-        step_s: the longest time between two signs of life of it, which is a step of the child.
+        step_s: the longest time between two of its signs of life, which is a step of the child.
         unread_s: for a sequential request, how long the rest of its prompt takes to read; else 0.
-        noticed: when the child gave its connection up; None so far.
+        noticed: when the child gave up the connection; None so far.
     """
 
     at: float
@@ -46,8 +47,8 @@ class DisconnectedRequest:
     unread_s: float = 0.0
     noticed: float | None = None
 
-    def gone(self, now: float, idle_at: float | None) -> DropEvidence | None:
-        """How it is known to be gone, or None while it may be there.
+    def dropped(self, now: float, idle_at: float | None) -> DropEvidence | None:
+        """How it is known that the child dropped it; None while it may still be at work on it.
 
         `idle_at`: when the child was last seen with nothing to do.
         """
@@ -55,6 +56,6 @@ class DisconnectedRequest:
             return DropEvidence.IDLE
         if self.noticed is not None and now >= self.noticed + ROUND_S + self.step_s + self.unread_s:
             return DropEvidence.NOTICED
-        if now >= self.at + PATIENCE_S + _STEPS * self.step_s + 2 * self.unread_s:
-            return DropEvidence.UNSEEN
+        if now >= self.at + TIMEOUT_S + _STEPS * self.step_s + 2 * self.unread_s:
+            return DropEvidence.TIMEOUT
         return None

@@ -1,7 +1,7 @@
-"""After a crash: what was in flight, whom it is blamed on, who runs alone, and who is refused for a time.
+"""Attributes crashes to requests, isolates suspects, and refuses requests in quarantine.
 
-The shell of core.blame. What it knows is kept in the state folder, so that a killer is known to the next
-proxy as well. Requests go by their fingerprints; no text is kept.
+blame.py decides. Its ledger is kept in the state folder, so that a request that kills is known to the next
+proxy, too. Requests go by their fingerprints; no text is kept.
 """
 
 from __future__ import annotations
@@ -9,54 +9,60 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from pydantic import Field, TypeAdapter
 
 from proxy.errors import PromptTooLong, Quarantined
 from proxy.job import Job, Stage
 from proxy.planning.learned_limits import LearnedLimits
+from proxy.planning.learned_state import LearnedFile, Section
 from proxy.relay import blame
-from proxy.relay.blame import MEMORY, Accused, CrashLedger, CrashRecord, Isolation
-from supervisor.aio import Tasks
+from proxy.relay.blame import MEMORY, CrashCandidate, CrashLedger, CrashRecord, Isolation
 from supervisor.child.generation import Death
 from supervisor.lifecycle.in_flight import InFlight
-from supervisor.state.json_file import read_json, write_json
-from supervisor.state.saver import Saver
 
-log = logging.getLogger("mlxguard.inquest")
+log = logging.getLogger("mlxguard.quarantine")
 
-FILE = "suspects.json"
-
-#: A prompt proves something new if it is so many times as long as the longest so far: each turn of a session
-#: is a little longer than the one before, and what is proven is written to disk.
+#: A completed prompt is recorded if it is longer than the longest so far by this factor: each turn of a
+#: session is a little longer than the one before, and each record is written to disk.
 _PROVES_MORE = 1.05
-#: A request is replayed twice at most, so the third death would be its last.
+#: After this many deaths a request runs isolated: it is replayed twice at most, so a third would be its last.
 _DEATHS_IN_COMPANY = 2
-
-
-#: Characters of a fingerprint that tell requests apart, and nothing of what is in them.
+#: Characters of a fingerprint that status shows: enough to tell requests apart, without their content.
 _SHOWN = 8
 
 
+@dataclass(frozen=True, slots=True)
+class StoredLedger(CrashLedger):
+    """The section of the learned state: the ledger, and the model that it applies to."""
+
+    model: Annotated[str, Field(max_length=4096)] = ""
+
+
+SUSPECTS = Section("suspects", TypeAdapter(StoredLedger), former="suspects.json")
+
+
 class Quarantine:
-    """Everything that is known of requests that may have killed the child.
+    """What is known of requests that may have killed the child.
 
     Args:
-        running: the requests of this moment.
-        file: where the ledger is kept; None keeps it in memory only.
-        model: what is served; what killed one model says nothing of another.
-        errands: how many requests of our own the child has now; a death beside one is nobody's doing.
-        limits: told of deaths and of work done, as both teach what memory there is.
-        wall: wall-clock seconds, as sentences outlive the process.
+        running: the jobs of this moment.
+        file: the learned state, in which the ledger is kept.
+        model: the model that is served; a ledger of another model is ignored.
+        internal_requests: how many the child has now; a death while it has one is blamed on no request.
+        limits: told of deaths and of work done, as the memory ceiling is learned from both.
+        wall: wall-clock seconds, since quarantines outlive the process.
     """
 
     def __init__(
         self,
         running: Callable[[], Iterable[Job]],
-        file: Path | None,
+        file: LearnedFile,
         *,
         model: str = "",
-        errands: Callable[[], int] = lambda: 0,
+        internal_requests: Callable[[], int],
         limits: LearnedLimits | None = None,
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
@@ -64,64 +70,53 @@ class Quarantine:
         self._running = running
         self._file = file
         self._model = model
-        self._errands = errands
+        self._internal_requests = internal_requests
         self._limits = limits or LearnedLimits()
         self._clock = clock
         self._wall = wall
         self._ledger = CrashLedger()
-        self._tasks = Tasks()
-        self._saver = Saver(self._tasks)
 
     def load(self) -> None:
-        """Take over what an earlier proxy knew. A file that cannot be read is as good as none."""
-        if self._file is None:
-            return
-        try:
-            content = read_json(self._file)
-            if content is not None and content.get("model") == self._model:
-                self._ledger = blame.from_json(content, self._wall())
-        except (OSError, ValueError) as error:
-            log.warning("suspects_not_read", extra={"error": str(error)})
+        """Take over what an earlier proxy knew of this model's requests."""
+        stored = self._file.load(SUSPECTS)
+        if stored is not None and stored.model == self._model:
+            self._ledger = CrashLedger(blame.fresh(stored.records, self._wall()), stored.proven_tokens)
 
-    async def stop(self) -> None:
-        """Wait until everything is written."""
-        await self._tasks.finish()
-
-    def hold(self, death: Death) -> Sequence[InFlight]:
-        """Blame one death, and tell what was in flight. Called before any of those requests goes on."""
+    def attribute(self, death: Death) -> Sequence[InFlight]:
+        """Attribute a death, and return what was in flight. Called before any of those requests goes on."""
         jobs = [job for job in self._running() if _at_work(job, death.generation)]
         before = self._ledger
-        self._limits.died(death)
-        if not death.outside and not self._errands():
+        self._limits.record_death(death)
+        if not death.external and not self._internal_requests():
             kind = MEMORY if death.memory else str(death.cause)
-            accused = [_accused(job) for job in jobs]
-            self._change(blame.blame(before, accused, kind, self._wall()))
+            candidates = [_candidate(job) for job in jobs]
+            self._change(blame.blame(before, candidates, kind, self._wall()))
         work = [self._describe(job, before) for job in jobs]
         for each in work:
             if each.refused_s is not None:
                 log.warning("quarantined", extra={"fingerprint": each.fingerprint, "for_s": each.refused_s})
         return work
 
-    def solitude(self, job: Job) -> Isolation:
-        """How much of its next run `job` must have the child for itself.
+    def isolation(self, job: Job) -> Isolation:
+        """For how much of its next run `job` must have the child to itself.
 
         Raises:
-            PromptTooLong: it has killed by memory and is refused, with a size that is safe.
-            Quarantined: it has killed otherwise and is refused.
+            PromptTooLong: it is refused since it killed the child for lack of memory; names a safe length.
+            Quarantined: it is refused since it killed the child in another way.
         """
         if self._ledger.records:
             record = self._ledger.refused(job.fingerprint, self._wall())
             if record is not None:
                 raise self._refusal(job, record)
-            solitude = self._ledger.solitude(job.fingerprint)
-            if solitude is not Isolation.NONE:
-                return solitude
-        # Who has endured two deaths must not be there at a third that another causes.
-        return Isolation.UNTIL_CONTENT if job.answer.attempts >= _DEATHS_IN_COMPANY else Isolation.NONE
+            isolation = self._ledger.isolation(job.fingerprint)
+            if isolation is not Isolation.NONE:
+                return isolation
+        # A request that endured two deaths must not be there at a third that another request causes.
+        return Isolation.UNTIL_FIRST_TOKEN if job.answer.attempts >= _DEATHS_IN_COMPANY else Isolation.NONE
 
     def completed(self, job: Job) -> None:
-        """`job` has run to its end: nothing is held against it any more."""
-        self._limits.worked(job.asked or job.arrived)
+        """Clear `job`, which has run to its end."""
+        self._limits.record_work(job.asked or job.arrived)
         tokens = job.fitted.prompt_tokens
         if self._ledger.records and job.fingerprint in self._ledger.records:
             log.info("suspect_cleared", extra={"fingerprint": job.fingerprint})
@@ -131,7 +126,7 @@ class Quarantine:
         self._change(blame.cleared(self._ledger, name, tokens))
 
     def suspects(self) -> list[dict[str, Any]]:
-        """For status, the newest first. Wall-clock seconds; `until` is None for who may run, if alone."""
+        """For status, the newest first. In wall-clock seconds; `until` is None unless it is refused now."""
         now = self._wall()
         records = sorted(self._ledger.records.items(), key=lambda item: item[1].last, reverse=True)
         return [
@@ -179,19 +174,17 @@ class Quarantine:
         if ledger == self._ledger:
             return
         self._ledger = ledger
-        if self._file is not None:
-            file, content = self._file, {"model": self._model, **blame.to_json(ledger)}
-            self._saver.save(FILE, lambda: write_json(file, content))
+        self._file.save(SUSPECTS, StoredLedger(dict(ledger.records), ledger.proven_tokens, self._model))
 
 
 def _at_work(job: Job, generation: int) -> bool:
-    """Whether the child can have died of it: a suspect alone that has not reached it yet is innocent."""
+    """Whether the child can have died of it: an isolated suspect that has not reached it yet cannot."""
     running = job.stage in (Stage.PREFILL, Stage.DECODE)
     return running and job.generation == generation and job.asked is not None
 
 
-def _accused(job: Job) -> Accused:
-    return Accused(
+def _candidate(job: Job) -> CrashCandidate:
+    return CrashCandidate(
         job.fingerprint,
         job.fitted.prompt_tokens,
         job.stage is Stage.PREFILL,

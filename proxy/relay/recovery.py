@@ -1,71 +1,49 @@
-"""What becomes of an attempt that broke: it is run again, or an error ends its answer.
+"""Settles a failed attempt: the request is run again, or an error ends its answer.
 
-The shell of core.answer.judge_break: the supervisor is asked whether the child died, and the inquest whose
-doing that was.
+break_policy.py decides, once the supervisor has said whether the child died, and the quarantine has
+attributed it.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable
-from typing import Any, Protocol
 
 from proxy.errors import InvalidRequest, NeverFits, Unavailable, UpstreamFailed
 from proxy.job import Job
-from proxy.relay.blame import Isolation
 from proxy.relay.break_policy import BreakVerdict, judge_break
+from proxy.relay.quarantine import Quarantine
 from proxy.stream.answer import AnswerPhase
 from proxy.upstream.broken import BreakKind, UpstreamBroken
-from proxy.upstream.exchange import GenerationLike
+from proxy.upstream.exchange import SupervisorPort
+from supervisor.child.generation import Death, Generation
 
 log = logging.getLogger("mlxguard.relay")
 
 
-class DeathLike(Protocol):
-    """What is read of supervisor.lifecycle.diagnosis.Death."""
-
-    @property
-    def cause(self) -> Any: ...
-
-
-class JudgeLike(Protocol):
-    """What is used of supervisor.supervisor.Supervisor."""
-
-    def judge(self, generation: Any) -> Awaitable[DeathLike | None]: ...
-
-    def strained(self) -> bool: ...
-
-
-class ConvictsLike(Protocol):
-    """What is used of proxy.relay.quarantine.Quarantine."""
-
-    def solitude(self, job: Job) -> Isolation:
-        """Raises PromptTooLong or Quarantined."""
-
-
 class Recovery:
-    """Settles them."""
+    """Settles the failed attempts of all requests."""
 
-    def __init__(self, supervisor: JudgeLike, inquest: ConvictsLike, *, max_replays: int) -> None:
+    def __init__(self, supervisor: SupervisorPort, quarantine: Quarantine, *, max_replays: int) -> None:
         self._supervisor = supervisor
-        self._inquest = inquest
+        self._quarantine = quarantine
         self._max_replays = max_replays
 
-    async def settle(self, job: Job, generation: GenerationLike, broken: UpstreamBroken) -> None:
-        """Returns if the request is to be run again, else raises the GuardError that ends it."""
+    async def settle(self, job: Job, generation: Generation, broken: UpstreamBroken) -> None:
+        """Return if the request is to be run again. Raises the GatewayError that ends it otherwise."""
         if broken.how is BreakKind.NOT_CONNECTED:
             job.answer.attempts -= 1
-        ours = broken.how in (BreakKind.INVALID, BreakKind.ENDED)
-        death = None if ours else await self._supervisor.judge(generation)
+        explained = broken.how in (BreakKind.INVALID, BreakKind.ENDED)
+        death = None if explained else await self._supervisor.judge(generation)
+        ended = broken.how is BreakKind.ENDED
         verdict = judge_break(
             job.answer,
             broken.how,
             dead=death is not None,
             max_replays=self._max_replays,
-            strained=death is None and (broken.how is BreakKind.ENDED or self._supervisor.strained()),
+            short_of_memory=death is None and (ended or self._supervisor.short_of_memory()),
             retried=job.retried,
         )
-        _log_break(job, generation, broken, death, verdict)
+        _log_failure(job, generation, broken, death, verdict)
         match verdict:
             case BreakVerdict.REPLAY:
                 return
@@ -74,21 +52,18 @@ class Recovery:
             case BreakVerdict.INVALID:
                 raise InvalidRequest(broken.detail) from broken
             case BreakVerdict.FAILED:
-                raise UpstreamFailed("answer_broke") from broken
+                raise UpstreamFailed("answer_failed") from broken
             case BreakVerdict.UNAVAILABLE:
-                if death is not None and job.answer.phase is not AnswerPhase.CONTENT:
-                    self._inquest.solitude(job)  # who was sentenced for this death is told so
-                if broken.how is BreakKind.ENDED and job.answer.phase is not AnswerPhase.CONTENT:
-                    raise never_fits(job, _smaller(job.fitted.prompt_tokens)) from broken
+                if job.answer.phase is not AnswerPhase.CONTENT:
+                    if death is not None:
+                        self._quarantine.isolation(job)  # raises if this death led to quarantine
+                    if ended:
+                        raise never_fits(job, _smaller(job.fitted.prompt_tokens)) from broken
                 raise Unavailable("child_died" if death else "no_memory") from broken
 
 
-def _log_break(
-    job: Job,
-    generation: GenerationLike,
-    broken: UpstreamBroken,
-    death: DeathLike | None,
-    verdict: BreakVerdict,
+def _log_failure(
+    job: Job, generation: Generation, broken: UpstreamBroken, death: Death | None, verdict: BreakVerdict
 ) -> None:
     fields = {
         "generation": generation.number,
@@ -97,14 +72,14 @@ def _log_break(
         "verdict": verdict.value,
         "attempts": job.answer.attempts,
     }
-    # What the child itself says may quote a prompt; only our own words go into the log.
+    # The child's own words may quote a prompt; only the gateway's go into the log.
     if broken.how in (BreakKind.CUT, BreakKind.NOT_CONNECTED):
         fields["detail"] = broken.detail
-    log.warning("answer_broke", extra=fields)
+    log.warning("answer_failed", extra=fields)
 
 
 def never_fits(job: Job, limit: int) -> NeverFits:
-    """The refusal of one that has no room even alone; `limit`: tokens of prompt that have."""
+    """The refusal of a request that lacks memory even alone; `limit`: prompt tokens that would fit."""
     return NeverFits(
         prompt_tokens=job.fitted.prompt_tokens,
         max_tokens=job.fitted.max_tokens,
@@ -114,5 +89,5 @@ def never_fits(job: Job, limit: int) -> NeverFits:
 
 
 def _smaller(prompt_tokens: int) -> int:
-    """What to try when this many were too many with nothing else in the child."""
+    """The prompt length to try after this one was too long with nothing else in the child."""
     return max(1, prompt_tokens * 3 // 4)

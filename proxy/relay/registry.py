@@ -10,7 +10,7 @@ from typing import Any
 
 from proxy.job import Job
 
-#: Finished requests that stay visible.
+#: This many finished requests stay visible.
 _RECENT = 50
 
 
@@ -26,7 +26,7 @@ class Registry:
 
     @contextmanager
     def track(self, job: Job) -> Iterator[None]:
-        """Show `job` as running for the length of the block."""
+        """List `job` as running for the length of the block."""
         self._running[job.answer.id] = job
         self._tasks[job.answer.id] = asyncio.current_task()
         self._empty.clear()
@@ -46,7 +46,10 @@ class Registry:
         return len(self._running)
 
     def cancel(self, id: str) -> bool:
-        """End the requests with this answer id or request id, by the contract; False if there is none."""
+        """Cancel the requests with this answer id or request id; False if there is none.
+
+        Each ends as the error contract says (docs/errors.md).
+        """
         found = [job for job in self._running.values() if id in (job.answer.id, job.request_id)]
         for job in found:
             job.cancelled = True
@@ -55,13 +58,13 @@ class Registry:
         return bool(found)
 
     def jobs(self) -> list[Job]:
-        """In order of acceptance."""
+        """The running jobs in order of acceptance."""
         return list(self._running.values())
 
     def running(self) -> list[dict[str, Any]]:
-        """In order of acceptance."""
+        """Summaries of the running jobs in order of acceptance."""
         return [job.summary() for job in self._running.values()]
 
     def recent(self) -> list[dict[str, Any]]:
-        """Newest first."""
+        """Summaries of the last finished jobs, the newest first."""
         return list(reversed(self._recent))

@@ -1,33 +1,27 @@
-"""One request against the child, from its place in the queue to the end of its answer.
+"""One request at the child, from its slot at the gate to the end of its answer.
 
-    enter the gate -> granted -> child ready -> ask -> relay ... [DONE]
-         ^                                       |
-         +-- replay, if the child died and the client has seen no content
-
-Asking once is attempts.py; what follows when that broke, breaks.py. A replay goes back to the gate with its
-old arrival, in one step with giving its grant up; so after a restart requests run again in the order in
-which they came. A suspect of the death (proxy/relay/quarantine.py) waits for the innocents, then has the
-child for itself.
+Asking the child once is attempt.py; what follows when that fails, recovery.py. A suspect of a death
+(proxy/relay/quarantine.py) waits until nothing else runs, then has the child to itself.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
+from contextlib import aclosing
 from dataclasses import dataclass
-from typing import Protocol
 
 from aiohttp import web
 
-from proxy.cache.search_stalls import BLIND, Blind
+from proxy.cache.search_stalls import FollowedJob, SearchStalls
 from proxy.errors import (
     Cancelled,
-    GuardError,
+    GatewayError,
     NeverFits,
     PromptTooLong,
     Quarantined,
-    RestartingFailed,
+    RestartFailed,
     Unavailable,
     UpstreamFailed,
 )
@@ -38,29 +32,16 @@ from proxy.relay.attempt import Attempts
 from proxy.relay.blame import Isolation
 from proxy.relay.client import Client, ClientGone, WaitingClient
 from proxy.relay.disconnects import Disconnects
-from proxy.relay.recovery import ConvictsLike, JudgeLike, Recovery, never_fits
+from proxy.relay.quarantine import Quarantine
+from proxy.relay.recovery import Recovery, never_fits
 from proxy.relay.streaming_client import StreamingClient
 from proxy.stream.answer import AnswerPhase
 from proxy.upstream.broken import UpstreamBroken
 from proxy.upstream.client import Upstream
-from proxy.upstream.exchange import GenerationLike
-from supervisor.child.generation import NotReady
-from supervisor.lifecycle.causes import NATURES
+from proxy.upstream.exchange import SupervisorPort
+from supervisor.child.generation import Generation, NotReady
+from supervisor.lifecycle.causes import CAUSE_INFO
 from supervisor.lifecycle.state_machine import State
-
-__all__ = ["Job", "Outcome", "Relay", "RelayOptions", "Stage"]
-
-
-class SupervisorLike(JudgeLike, Protocol):
-    """What is used of supervisor.supervisor.Supervisor."""
-
-    def ready(self, timeout_s: float) -> Awaitable[GenerationLike]: ...
-
-
-class QuarantineLike(ConvictsLike, Protocol):
-    """What is used of proxy.relay.quarantine.Quarantine."""
-
-    def completed(self, job: Job) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,63 +58,65 @@ class Relay:
 
     def __init__(
         self,
-        supervisor: SupervisorLike,
+        supervisor: SupervisorPort,
         gate: Gate,
         upstream: Upstream,
         options: RelayOptions,
-        inquest: QuarantineLike,
+        quarantine: Quarantine,
         *,
-        leavings: Disconnects,
-        foresight: Blind = BLIND,
+        disconnects: Disconnects,
+        search_stalls: SearchStalls,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._supervisor = supervisor
-        self._foresight = foresight
         self._gate = gate
         self._options = options
-        self._inquest = inquest
-        self._leavings = leavings
+        self._quarantine = quarantine
+        self._disconnects = disconnects
+        self._search_stalls = search_stalls
         self._clock = clock
-        self._attempts = Attempts(upstream, leavings=leavings, foresight=foresight, clock=clock)
-        self._breaks = Recovery(supervisor, inquest, max_replays=options.max_replays)
+        self._attempts = Attempts(upstream, disconnects, clock)
+        self._recovery = Recovery(supervisor, quarantine, max_replays=options.max_replays)
 
     async def serve(self, http_request: web.Request, job: Job) -> web.StreamResponse:
-        """The whole answer; `job` holds its outcome afterwards, whatever happened.
+        """The whole answer; `job` has its outcome afterwards, in every case.
 
         Raises:
-            GuardError: nothing was sent, and this is the answer.
-            asyncio.CancelledError: the client left, or the proxy stops.
+            GatewayError: nothing was sent, and this is the answer.
+            asyncio.CancelledError: the client disconnected, or the proxy stops.
         """
-        client = self._client(http_request, job)
-        try:
-            async with client:
-                try:
-                    await self._complete(job, client)
-                    job.outcome = Outcome.OK
-                    self._gate.answered(job.client, job.completion_tokens)
-                    self._inquest.completed(job)
-                except GuardError as error:
-                    job.outcome, job.reason = _outcome_of(error, job)
-                    return await client.fail(error)
-                except asyncio.CancelledError:
-                    if not _cancelled_alone(job):
-                        raise
-                    job.outcome, job.reason = Outcome.CANCELLED, "cancelled"
-                    return await client.fail(Cancelled())
-                return await client.finish()
-        except ClientGone as gone:
-            job.outcome, job.reason = Outcome.CLIENT_GONE, "reset"
-            return gone.response
-        except asyncio.CancelledError:
-            job.outcome, job.reason = _outcome_of_cancelling(http_request)
-            raise
-        finally:
-            job.end(self._clock())
-            self._foresight.ended(job, complete=job.outcome is Outcome.OK)
+        with self._search_stalls.follow(job) as followed:
+            try:
+                async with aclosing(self._client(http_request, job)) as client:
+                    return await self._answer(job, client, followed)
+            except ClientGone as gone:
+                job.outcome, job.reason = Outcome.CLIENT_GONE, "reset"
+                return gone.response
+            except asyncio.CancelledError:
+                job.outcome, job.reason = _outcome_of_cancelling(http_request)
+                raise
+            finally:
+                job.end(self._clock())
 
-    async def _complete(self, job: Job, client: Client) -> None:
-        """Attempts until one is complete. Raises GuardError when there will be none, ClientGone."""
-        reading = await self._foresight.foresee(job)
+    async def _answer(self, job: Job, client: Client, followed: FollowedJob) -> web.StreamResponse:
+        try:
+            await self._complete(job, client, followed)
+            job.outcome = Outcome.OK
+            self._gate.answered(job.client, job.completion_tokens)
+            self._quarantine.completed(job)
+        except GatewayError as error:
+            job.outcome, job.reason = _outcome_of(error, job)
+            return await client.fail(error)
+        except asyncio.CancelledError:
+            if not _cancelled_by_administrator(job):
+                raise
+            job.outcome, job.reason = Outcome.CANCELLED, "cancelled"
+            return await client.fail(Cancelled())
+        return await client.finish()
+
+    async def _complete(self, job: Job, client: Client, followed: FollowedJob) -> None:
+        """Run rounds until an attempt is complete. Raises GatewayError when none will be, ClientGone."""
+        prediction = await followed.predict()
         ticket = self._gate.ticket(
             job.answer.id,
             job.client,
@@ -142,50 +125,55 @@ class Relay:
             prompt=job.fitted.prompt_tokens,
             max_tokens=job.fitted.max_tokens,
             session=job.request.session(),
-            cached=reading.cached,
-            segments=reading.segments,
-            alone=self._alone(job),
+            cached=prediction.cached if prediction else 0,
+            segments=prediction.segments if prediction else 0,
+            alone=self._isolation(job) is not Isolation.NONE,
         )
-        with self._gate.enter(ticket, on_rise=job.saw) as place:
+        with self._gate.enter(ticket, on_rise=job.memory_rose) as slot:
             while True:
-                await self._granted(job, place)
+                await self._granted(job, slot)
                 generation = await self._ready(job)
-                # It may have become a suspect, or a convict, while it waited: by a twin of its.
-                solitude = self._inquest.solitude(job)
-                if place.alone or not self._alone(job):
-                    join = place.alone and solitude is not Isolation.WHOLE
+                # An identical request may have made it a suspect, or had it refused, while it waited.
+                isolation = self._isolation(job)
+                if slot.alone or isolation is Isolation.NONE:
+                    others_may_join = slot.alone and isolation is not Isolation.FULL
                     try:
-                        return await self._attempts.make(job, client, generation, place, join=join)
+                        return await self._attempts.make(
+                            job, client, generation, slot, followed, others_may_join=others_may_join
+                        )
                     except UpstreamBroken as broken:
-                        await self._breaks.settle(job, generation, broken)
-                await self._leavings.gone(job)
-                place.again(alone=self._alone(job))
+                        await self._recovery.settle(job, generation, broken)
+                    await self._disconnects.dropped(job)
+                    isolation = self._isolation(job)
+                slot.requeue(alone=isolation is not Isolation.NONE)
 
-    def _alone(self, job: Job) -> bool:
-        """Whether it may run only when nothing else does. Raises PromptTooLong or Quarantined."""
-        return self._inquest.solitude(job) is not Isolation.NONE or job.retried
+    def _isolation(self, job: Job) -> Isolation:
+        """How isolated its next run must be. Raises PromptTooLong or Quarantined."""
+        isolation = self._quarantine.isolation(job)
+        retried_alone = job.retried and isolation is Isolation.NONE
+        return Isolation.UNTIL_FIRST_TOKEN if retried_alone else isolation
 
-    async def _granted(self, job: Job, place: Slot) -> None:
+    async def _granted(self, job: Job, slot: Slot) -> None:
         job.stage = Stage.WAITING
         since = self._clock()
         try:
-            await place.granted()
+            await slot.granted()
         except NoRoomEver as error:
             raise never_fits(job, error.limit) from error
         finally:
             job.queue_s += self._clock() - since
-        job.predicted_bytes = place.reserved
+        job.predicted_bytes = slot.reserved
 
-    async def _ready(self, job: Job) -> GenerationLike:
-        """Inside the gate, so that those who wait for a restart keep their order and their places."""
+    async def _ready(self, job: Job) -> Generation:
+        """Wait for the child with the slot in hand, so that waiting for a restart keeps order and slots."""
         job.stage = Stage.STARTING
         try:
             return await self._supervisor.ready(max(0.0, job.deadline - self._clock()))
         except NotReady as error:
             if error.snapshot.state is State.FAILED:
                 cause = error.snapshot.cause
-                why = NATURES[cause].explanation if cause else ""
-                raise RestartingFailed("restart_failed", why) from error
+                why = CAUSE_INFO[cause].explanation if cause else ""
+                raise RestartFailed("restart_failed", why) from error
             raise Unavailable("not_ready") from error
 
     def _client(self, http_request: web.Request, job: Job) -> Client:
@@ -201,7 +189,7 @@ class Relay:
         )
 
     def _describe(self, job: Job) -> str:
-        """What a keep-alive comment says."""
+        """The text of a keep-alive comment."""
         match job.stage:
             case Stage.WAITING:
                 return f"queued position={self._gate.position(job.answer.id) or 0}"
@@ -213,7 +201,7 @@ class Relay:
                 return stage.value
 
 
-def _outcome_of(error: GuardError, job: Job) -> tuple[Outcome, str]:
+def _outcome_of(error: GatewayError, job: Job) -> tuple[Outcome, str]:
     match error:
         case Unavailable(reason=reason):
             return (Outcome.CUT if job.answer.phase is AnswerPhase.CONTENT else Outcome.UNAVAILABLE), reason
@@ -227,8 +215,8 @@ def _outcome_of(error: GuardError, job: Job) -> tuple[Outcome, str]:
             return Outcome.INVALID, "child_refused"
 
 
-def _cancelled_alone(job: Job) -> bool:
-    """Whether an administrator ended it, and nobody else did: neither its client nor a stop."""
+def _cancelled_by_administrator(job: Job) -> bool:
+    """Whether only an administrator cancelled it: neither its client's disconnect nor a stop did."""
     task = asyncio.current_task()
     return job.cancelled and task is not None and task.uncancel() == 0
 

@@ -1,4 +1,4 @@
-"""The response headers that tell a client about its request: tokens, waiting, attempts and cuts."""
+"""The response headers that describe a request: tokens, time in the queue, attempts and truncation."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from proxy.job import Job
 
 
 def response_headers(job: Job) -> dict[str, str]:
-    """The proxy's own headers for this job as it stands now. The middleware adds `x-request-id`."""
+    """The proxy's own headers for a job in its present state. The middleware adds `x-request-id`."""
     fitted = job.fitted
     headers = {
         "x-mlxguard-prompt-tokens": str(fitted.prompt_tokens),
         "x-mlxguard-queue-ms": str(round(job.queue_s * 1000)),
         "x-mlxguard-attempts": str(job.answer.attempts),
-        "Via": via.ANSWER,
+        "Via": via.RESPONSE,
     }
     if fitted.clamped:
         headers["x-mlxguard-max-tokens"] = str(fitted.max_tokens)

@@ -1,16 +1,14 @@
-"""The client that streams: events are passed on as they come."""
+"""The client of a streamed answer: events are passed on as they come, and silences are broken."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from types import TracebackType
-from typing import Self
 
 from aiohttp import web
 from aiohttp.http import HttpVersion11
 
-from proxy.errors import GuardError
+from proxy.errors import GatewayError
 from proxy.job import Job
 from proxy.relay.client import ClientGone
 from proxy.relay.response_headers import response_headers
@@ -24,9 +22,14 @@ from proxy.stream.rewrite import Rewriter
 class StreamingClient:
     """Gets events as they come.
 
-    Nothing is sent before the first content or the end of the grace, so that what fails early fails with
-    its own status. From then on a side task breaks every silence; the stream itself pays nothing for it.
-    Events without content are held back until some follow: an attempt may still be replaced by another.
+    Nothing is sent before the first content or the end of the grace period, so that an early failure has its
+    own status. From then on a task of its own breaks every silence, at no cost to the stream. Events without
+    content are withheld until content follows, as another attempt may still replace this one.
+
+    Args:
+        hold_grace_s: seconds until the first sign of life is sent.
+        keepalive_s: the longest silence after it, in seconds.
+        describe: the text of a keep-alive comment.
     """
 
     def __init__(
@@ -48,42 +51,35 @@ class StreamingClient:
         self._response: web.StreamResponse | None = None
         self._chunked = False
         self._opening = asyncio.Lock()
-        self._keeper: asyncio.Task[None] | None = None
-        self._held: list[bytes] = []
-        self._rewriter = self._fresh()
-
-    async def __aenter__(self) -> Self:
-        self._keeper = asyncio.create_task(self._keep_alive(), name=f"keep-alive {self._answer.id}")
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self._stop_keeping()
+        self._withheld: list[bytes] = []
+        self._rewriter = self._new_rewriter()
+        self._keeper: asyncio.Task[None] | None = asyncio.create_task(
+            self._keep_alive(), name=f"keep-alive {self._answer.id}"
+        )
 
     def begin(self) -> StreamProgress:
-        self._held.clear()
-        self._rewriter = self._fresh()
+        self._withheld.clear()
+        self._rewriter = self._new_rewriter()
         return self._rewriter.seen
 
     async def feed(self, data: bytes) -> None:
         out = self._rewriter.feed(data)
         if self._answer.phase is not AnswerPhase.CONTENT:
-            self._held.append(out)
+            self._withheld.append(out)
             seen = self._rewriter.seen
             if not (seen.content or seen.done):
                 return
             await self._open()
             self._answer.reach(AnswerPhase.CONTENT)
-            out = b"".join(self._held)
-            self._held.clear()
+            out = b"".join(self._withheld)
+            self._withheld.clear()
         if out:
             await self._write(out)
 
     def pass_through(self, data: bytes) -> bool:
-        """Content that follows content goes out in the callback that read it: a task's turn sooner.
+        """Send content that follows content in the callback that read it, a turn of the loop sooner.
 
-        As aiohttp would write it, but `write` is a coroutine.
+        The bytes are those that aiohttp would write, but its `write` is a coroutine.
         """
         if self._answer.phase is not AnswerPhase.CONTENT or _congested(self._http_request):
             return False
@@ -101,21 +97,21 @@ class StreamingClient:
         """Only [DONE] makes an answer complete, so nothing changes."""
 
     async def finish(self) -> web.StreamResponse:
-        await self._stop_keeping()
+        await self.aclose()
         return await self._close()
 
-    async def fail(self, error: GuardError) -> web.StreamResponse:
-        await self._stop_keeping()
+    async def fail(self, error: GatewayError) -> web.StreamResponse:
+        await self.aclose()
         if self._response is None:
             raise error
         await self._write(sse.event(error.body()) + sse.DONE + sse.END)
         return await self._close()
 
-    def _fresh(self) -> Rewriter:
+    def _new_rewriter(self) -> Rewriter:
         return Rewriter(self._answer, include_usage=self._job.request.include_usage)
 
     async def _open(self) -> web.StreamResponse:
-        """Headers, once: the stream and its keeper may both be first."""
+        """Send the headers, once: the stream and the keep-alive task may both come first."""
         async with self._opening:
             if self._response is None:
                 response = web.StreamResponse(headers=response_headers(self._job))
@@ -124,7 +120,7 @@ class StreamingClient:
                 response.headers["X-Accel-Buffering"] = "no"  # nginx would hold events back
                 self._chunked = self._http_request.version >= HttpVersion11
                 if not self._chunked:
-                    response.force_close()  # its end is the answer's; aiohttp would keep it, if asked to
+                    response.force_close()  # its end ends the answer; aiohttp would keep it open on request
                 await response.prepare(self._http_request)
                 self._response = response
                 self._answer.reach(AnswerPhase.HEADERS)
@@ -155,21 +151,21 @@ class StreamingClient:
                 return
 
     async def _break_silence(self, now: float) -> bool:
-        """Send a sign of life; False when there is nobody to send it to."""
+        """Send a sign of life; False if the client has disconnected."""
         empty_event = self._silence.sign(now) is KeepaliveSign.EMPTY_EVENT
         sign = self._answer.empty_event() if empty_event else sse.comment(self._describe())
         response = await self._open()
-        # Who does not read what it has needs no more. And only one may wait in aiohttp's drain(): both
-        # would share a future, and cancelling the keeper would cancel the stream.
+        # A client that does not read what it was sent needs no more. And only one task may wait in aiohttp's
+        # drain(): two would share a future, and cancelling the keep-alive task would cancel the stream.
         if _congested(self._http_request):
             return True
         try:
             await response.write(sign)
         except ConnectionError:
-            return False  # aiohttp cancels the handler, which is where a lost client is dealt with
+            return False  # aiohttp cancels the handler, where a disconnect is dealt with
         return True
 
-    async def _stop_keeping(self) -> None:
+    async def aclose(self) -> None:
         keeper, self._keeper = self._keeper, None
         if keeper is None:
             return

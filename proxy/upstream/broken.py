@@ -1,4 +1,4 @@
-"""What broke in an exchange with the child, and the exception that carries it."""
+"""The failure of an exchange with the child: its kinds, and the exception that carries one."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ class BreakKind(Enum):
     CUT = auto()  # the answer stopped, or none came
     INVALID = auto()  # the child refused the request before it gave it to the model
     REJECTED = auto()  # the child answered with an error that can mean either
-    ENDED = auto()  # by ourselves, before the child ran out of memory
+    ENDED = auto()  # by the gateway, before the child ran out of memory
 
 
 class UpstreamBroken(Exception):
-    """No complete answer. `how` says what came, `detail` what the child said; neither says why."""
+    """No complete answer came. `how` says what came, `detail` what the child said; neither says why."""
 
     def __init__(self, how: BreakKind, detail: str) -> None:
         super().__init__(detail)

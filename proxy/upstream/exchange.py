@@ -1,95 +1,88 @@
-"""One request at the child: what it answers, read piece by piece, and how it is left.
+"""One request at the child: its answer, read as it comes, and its end.
 
-What goes wrong on the wire is translated here into `UpstreamBroken`; upstream.py makes exchanges.
+Errors of the connection become `UpstreamBroken` here; `proxy.upstream.client` makes exchanges.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Protocol
+from typing import Protocol
 
 from proxy.upstream.broken import BreakKind, UpstreamBroken
 from proxy.upstream.http10 import Http10Connection, Sink
-from supervisor.child.generation import ChildWork
-from supervisor.child.process import Telemetry
+from supervisor.child.generation import Death, Generation
 
-#: A dead child's last words are already on their way; what has not come by then never will.
+#: The last words of a dead child are read for this long: they are on their way, and nothing comes later.
 LAST_WORDS_S = 0.2
 
+#: An error reply is read up to this size.
 _REPLY_BYTES = 64 * 1024
 
 
-class GenerationLike(Protocol):
-    """One life of the child, as supervisor.supervisor gives it out."""
+class SupervisorPort(Protocol):
+    """The supervisor, as far as requests to the child need it: `supervisor.supervisor.Supervisor`."""
 
-    number: int
-    port: int
-    died: asyncio.Future[Any]
+    def ready(self, timeout_s: float) -> Awaitable[Generation]: ...
 
-    def busy(self) -> AbstractContextManager[ChildWork]: ...
+    def judge(self, generation: Generation) -> Awaitable[Death | None]: ...
 
-    def progress(self) -> None: ...
-
-    def telemetry(self) -> Telemetry | None: ...
-
-    def giving_up(self, port: int) -> asyncio.Future[None]: ...
+    def short_of_memory(self) -> bool: ...
 
 
 @dataclass(frozen=True, slots=True)
-class LeftExchange:
-    """What is known of a request in whose middle the child was left.
+class AbortedExchange:
+    """A request that was aborted while the child may have been at work on it.
 
     Attributes:
-        port: ours, of the connection that was reset.
-        step_s: the longest time between two signs of life of it.
+        port: the gateway's own, of the connection that was reset.
+        step_s: the longest time between two signs of life.
     """
 
     port: int
     step_s: float
 
 
-#: Told when the child is done with a request (None), or that it was left in the middle of it.
-OnEnd = Callable[[LeftExchange | None], None]
+#: Called with None when the child is done with a request, else with what was aborted.
+OnEnd = Callable[[AbortedExchange | None], None]
 
 
 class Exchange:
-    """One request and what the child answers, readable piece by piece.
+    """One request and its answer.
 
     Attributes:
-        over: the child is done with it: the answer ended, or whoever reads it knows that nothing will follow.
+        over: the child is done with it: the answer ended, or its reader knows that nothing will follow.
     """
 
-    def __init__(self, wire: Http10Connection, generation: GenerationLike) -> None:
-        self._wire = wire
+    def __init__(self, connection: Http10Connection, generation: Generation) -> None:
+        self._connection = connection
         self._generation = generation
         self._given_up = False
         self._step_s, self._heard = 0.0, time.monotonic()
-        self.over = wire.ended
+        self.over = connection.ended
 
     @property
     def status(self) -> int:
-        return self._wire.status
+        return self._connection.status
 
     async def read(self, sink: Sink | None = None) -> bytes:
-        """All that has arrived, at least one byte; b"" at the end, which may also have been a reset.
+        """All bytes that have arrived, at least one; b"" at the end, which may also have been a reset.
 
         Args:
-            sink: is offered what arrives while this waits, at once; what it takes is not returned.
+            sink: is offered at once what arrives while this waits; what it takes is not returned.
 
         Raises:
-            UpstreamBroken: the end came before a length that was told, the child is dead and silent, or it
-                was given up.
+            UpstreamBroken: the body ended before its announced length, the child is dead and silent, or the
+                exchange was given up.
         """
         if self._generation.died.done():
             return await self._last_words()
         try:
             self._raise_if_given_up()
-            data = await self._wire.read(partial(self._offer, sink) if sink else None)
+            data = await self._connection.read(partial(self._offer, sink) if sink else None)
         except OSError as error:
             self._raise_if_given_up()
             raise UpstreamBroken(BreakKind.CUT, describe(error)) from error
@@ -109,18 +102,18 @@ class Exchange:
         self._step_s, self._heard = max(self._step_s, now - self._heard), now
 
     async def reply(self) -> bytes:
-        """The body of an error reply, as much of it as is worth reading."""
+        """The body of an error reply, up to 64 KiB."""
         pieces = bytearray()
         while len(pieces) < _REPLY_BYTES and (data := await self.read()):
             pieces += data
         return bytes(pieces)
 
     def on_death(self) -> None:
-        """The generation died: a read that waits must not wait for ever on a stopped or wedged process."""
+        """End a read that waits soon after the child's death, as a stopped process keeps its sockets open."""
         asyncio.get_running_loop().call_later(LAST_WORDS_S, self._end_reading)
 
     def give_up(self) -> None:
-        """End it for want of memory: `read` raises, also one that waits."""
+        """End the exchange for lack of memory: `read` raises, also one that waits."""
         self._given_up = True
         self._end_reading()
 
@@ -129,28 +122,28 @@ class Exchange:
             raise UpstreamBroken(BreakKind.ENDED, "ended before memory ran out")
 
     def _end_reading(self) -> None:
-        self._wire.interrupt(ConnectionAbortedError("reading was ended"))
+        self._connection.interrupt(ConnectionAbortedError("reading was ended"))
 
     async def _last_words(self) -> bytes:
         try:
             async with asyncio.timeout(LAST_WORDS_S):
-                return await self._wire.read()
+                return await self._connection.read()
         except OSError as error:  # a timeout is one
             raise UpstreamBroken(BreakKind.CUT, describe(error)) from error
 
-    def close(self) -> LeftExchange | None:
-        """Leave it, at whatever point; a `LeftExchange` if the child may still be at work on it.
+    def close(self) -> AbortedExchange | None:
+        """Close it at any point; an `AbortedExchange` if the child may still be at work on it.
 
-        A child that is still writing is told by a reset: its next write fails. After an orderly close only
-        the one after next does, and in prefill that is a whole step more (measured with the real server).
+        It is closed by a reset, so that the child's next write fails. After an orderly close only the one
+        after next does, which in prefill is a whole step later (measured with the real server).
         """
-        over = self.over or self._wire.ended or self._generation.died.done()
-        self._wire.abort()
-        return (
-            None if over else LeftExchange(self._wire.port, max(self._step_s, time.monotonic() - self._heard))
-        )
+        over = self.over or self._connection.ended or self._generation.died.done()
+        self._connection.abort()
+        if over:
+            return None
+        return AbortedExchange(self._connection.port, max(self._step_s, time.monotonic() - self._heard))
 
 
 def describe(error: BaseException) -> str:
-    """What the wire said, for an `UpstreamBroken` or the log."""
+    """An error of the connection as text, for an `UpstreamBroken` or the log."""
     return f"{type(error).__name__}: {error}"

@@ -1,12 +1,12 @@
-"""One HTTP/1.0 exchange on a connection of its own: what the child speaks, and no more.
+"""One HTTP/1.0 exchange on a connection of its own: exactly what the child speaks.
 
 The child is http.server: a connection per request, a status line, some fields, and a body that ends with the
-connection or, for one JSON object, after a told length. Asked in HTTP/1.0, no server may answer in chunks
-(RFC 9112, 7.1) or with an interim status (RFC 9110, 15.2).
+connection or, for one JSON object, after `Content-Length` bytes. A server that is asked in HTTP/1.0 may not
+answer in chunks (RFC 9112, 7.1) or with an interim status (RFC 9110, 15.2).
 
-A client for all of HTTP takes more than twice as long to do this: aiohttp's 215 us of CPU per short request
-and answer, this 94 when it still had a transport (16 at once, in turns in one process; 2026-11). The
-difference is two fifths of what the least aiohttp proxy takes for a whole request.
+A client for all of HTTP takes more than twice as long: aiohttp's takes 215 us of CPU for a short request and
+its answer, this took 94 when it still had a transport (16 at once, in turns in one process; 2026-11). The
+difference is two fifths of what the smallest aiohttp proxy takes for a whole request.
 """
 
 from __future__ import annotations
@@ -20,50 +20,49 @@ import struct
 from collections.abc import Callable
 from contextlib import suppress
 
-#: Bytes that are read ahead of a slow reader; then the child has to wait.
+#: Bytes that are read ahead of a slow reader, before the child has to wait.
 _READ_AHEAD_BYTES = 128 * 1024
 
-#: The child's own is some 300 bytes.
+#: A response head may have this size; the child's has some 300 bytes.
 _MOST_HEAD_BYTES = 64 * 1024
 
-#: Of one look at the socket: a block of this size comes from the heap, and a larger one from the system.
+#: Bytes that one `recv` may return: a block of this size comes from the heap, a larger one from the system.
 _RECEIVED_BYTES = 64 * 1024
 
 _STATUS = re.compile(rb"HTTP/1\.[01] ([1-9]\d\d)(?: |\r?\n)")
 _LENGTH = re.compile(rb"\ncontent-length:[ \t]*(\d{1,15})[ \t]*\r?\n", re.IGNORECASE)
 _END_OF_HEAD = re.compile(rb"\r?\n\r?\n")
 
-#: Linger for zero seconds: closing resets the connection.
+#: SO_LINGER for zero seconds, so that closing resets the connection.
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 
-
-#: Takes bytes at once, and tells whether it did.
+#: Takes bytes at once, and returns whether it did.
 Sink = Callable[[bytes], bool]
 
 _STILL_CONNECTING = frozenset({errno.EINPROGRESS, errno.EALREADY})
 _CONNECTED = frozenset({0, errno.EISCONN})
 
 
-def _nobody(_: bytes) -> bool:
+def _no_sink(_: bytes) -> bool:
     return False
 
 
 class BadAnswer(ConnectionError):
-    """What came is no answer, or less of it than was told."""
+    """The child sent no valid answer, or less of it than it announced."""
 
 
 class Http10Connection:
-    """A connection that was made, until `abort`. One reader at a time.
+    """An open connection, until `abort`. One reader at a time.
 
-    Reads its socket itself, in the loop's callback: asyncio's transport took a quarter of an exchange's time.
+    It reads its socket in the loop's callback: asyncio's transport took a quarter of an exchange's time.
 
     Attributes:
         status: of the answer; known once `answered` returned.
-        port: ours.
+        port: the gateway's own.
     """
 
     __slots__ = (
-        "_asking", "_error", "_fd", "_head", "_held", "_left", "_loop", "_lost", "_paused", "_pieces",
+        "_asking", "_buffered", "_error", "_fd", "_head", "_loop", "_lost", "_missing", "_paused", "_pieces",
         "_reader", "_sink", "_sock", "port", "status",
     )  # fmt: skip
 
@@ -73,29 +72,29 @@ class Http10Connection:
         self.port: int = sock.getsockname()[1]
         self._loop = asyncio.get_running_loop()
         self._sock = sock
-        self._fd = sock.fileno()  # of a socket itself, the loop spells out that nobody reads it
-        self._head: bytes | None = b""  # so much of it as has come; None once it is whole
+        self._fd = sock.fileno()  # for a socket object the loop builds its repr, with two system calls
+        self._head: bytes | None = b""  # what has come so far; None once it is complete
         self._pieces: list[bytes] = []
-        self._held = 0
-        self._left: int | None = None  # bytes of the body that are still to come, if that was told
+        self._buffered = 0
+        self._missing: int | None = None  # bytes of the body that are missing, if its length is known
         self._paused = self._lost = self._asking = False
         self._error: OSError | None = None
         self._reader: asyncio.Future[None] | None = None
-        self._sink: Sink = _nobody
+        self._sink: Sink = _no_sink
         self._loop.add_reader(self._fd, self._readable)
 
-    # --- for the one who asks -------------------------------------------------------------------------
+    # For the client
 
     async def ask(self, path: str, body: bytes, fields: str = "") -> None:
-        """Send a request. `fields`: more lines of its head, each with its CR LF."""
+        """Send a request. `fields`: further header lines, each with its CR LF."""
         head = (
             f"POST {path} HTTP/1.0\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
             f"Content-Length: {len(body)}\r\n{fields}\r\n"
         )
         self._asking = True
         try:
-            # Whoever reads is told of what went wrong, after what has come before that: a server may answer
-            # before it has read all, and close.
+            # The reader gets the error, after what has arrived before it: a server may answer and close
+            # before it has read the whole request.
             with suppress(OSError):
                 await self._loop.sock_sendall(self._sock, head.encode("ascii") + body)
         finally:
@@ -104,34 +103,34 @@ class Http10Connection:
                 self._sock.close()
 
     async def answered(self) -> None:
-        """Wait for the head of the answer. Raises OSError if there will be none."""
+        """Wait for the head of the answer. Raises OSError if none comes."""
         while self._head is not None:
             if self._lost:
                 raise self._error or BadAnswer("closed without an answer")
-            await self._news()
+            await self._wait()
 
     async def read(self, sink: Sink | None = None) -> bytes:
-        """All of the body that has come, at least one byte; b"" at its end, also where that is a reset.
+        """All of the body that has arrived, at least one byte; b"" at its end, also if that is a reset.
 
         Args:
-            sink: is offered what comes while this waits, as soon as it comes. What it takes is not returned.
+            sink: is offered at once what arrives while this waits; what it takes is not returned.
 
         Raises:
-            OSError: it ended before the told length, or `interrupt` was called while this waited.
+            OSError: the body ended before its announced length, or `interrupt` was called while this waited.
         """
         while not self._pieces:
-            if self._lost and self._left:
-                raise self._error or BadAnswer(f"{self._left} bytes less than was told")
+            if self._lost and self._missing:
+                raise self._error or BadAnswer(f"{self._missing} bytes less than announced")
             if self.ended:
                 return b""
-            self._sink = sink or _nobody
+            self._sink = sink or _no_sink
             try:
-                await self._news()
+                await self._wait()
             finally:
-                self._sink = _nobody
+                self._sink = _no_sink
         data = self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
         self._pieces.clear()
-        self._held = 0
+        self._buffered = 0
         if self._paused:
             self._paused = False
             if not self._lost:
@@ -140,30 +139,30 @@ class Http10Connection:
 
     @property
     def ended(self) -> bool:
-        """Whether nothing more will come."""
-        return self._lost or self._left == 0
+        """Whether nothing more will arrive."""
+        return self._lost or self._missing == 0
 
     def interrupt(self, error: OSError) -> None:
-        """Raise `error` in whoever waits for bytes now; nothing if nobody does."""
+        """Raise `error` in the reader that waits for bytes, if there is one."""
         if self._reader is not None and not self._reader.done():
             self._reader.set_exception(error)
 
     def abort(self) -> None:
-        """Be done with it, at whatever point, by a reset: the other side's next write fails."""
+        """Close it at any point, by a reset: the other side's next write fails."""
         if self._lost:
             return
         with suppress(OSError):  # macOS: EINVAL for a connection that the child has just ended
             self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
         self._end(None)
 
-    async def _news(self) -> None:
+    async def _wait(self) -> None:
         self._reader = self._loop.create_future()
         try:
             await self._reader
         finally:
             self._reader = None
 
-    # --- for the loop ---------------------------------------------------------------------------------
+    # For the event loop
 
     def _readable(self) -> None:
         try:
@@ -186,7 +185,7 @@ class Http10Connection:
     def _end(self, error: OSError | None) -> None:
         self._lost, self._error = True, self._error or error
         self._loop.remove_reader(self._fd)
-        if self._asking:  # the loop would wait for ever to write to a socket that is closed
+        if self._asking:  # the loop would wait for ever to write to a closed socket
             with suppress(OSError):
                 self._sock.shutdown(socket.SHUT_RDWR)
         else:
@@ -194,7 +193,7 @@ class Http10Connection:
         self._wake()
 
     def _take_head(self, head: bytes) -> bytes:
-        """What of the body came with the end of the head."""
+        """Parse the head if it is complete; the part of the body that came with it."""
         end = _END_OF_HEAD.search(head)
         if end is None:
             self._head = head
@@ -207,7 +206,7 @@ class Http10Connection:
             return b""
         self._head, self.status = None, int(status[1])
         length = _LENGTH.search(head, 0, end.end())
-        self._left = int(length[1]) if length else None
+        self._missing = int(length[1]) if length else None
         return head[end.end() :]
 
     def _refuse(self) -> None:
@@ -215,15 +214,15 @@ class Http10Connection:
         self.abort()
 
     def _take(self, data: bytes) -> None:
-        if self._left is None:
+        if self._missing is None:
             if not self._pieces and self._sink(data):
                 return
         else:
-            data = data[: self._left]
-            self._left -= len(data)
+            data = data[: self._missing]
+            self._missing -= len(data)
         self._pieces.append(data)
-        self._held += len(data)
-        if self._held > _READ_AHEAD_BYTES and not self._paused and not self._lost:
+        self._buffered += len(data)
+        if self._buffered > _READ_AHEAD_BYTES and not self._paused and not self._lost:
             self._paused = True
             self._loop.remove_reader(self._fd)
         self._wake()
@@ -234,12 +233,12 @@ class Http10Connection:
 
 
 async def connected(host: str, port: int, timeout_s: float) -> Http10Connection:
-    """A new connection to an IPv4 address. Raises OSError, also when it takes longer."""
+    """Connect to an IPv4 address. Raises OSError, also after `timeout_s` seconds."""
     loop, sock = asyncio.get_running_loop(), socket.socket()
     try:
         sock.setblocking(False)
         code = sock.connect_ex((host, port))
-        if code == errno.EINPROGRESS:  # on loopback it is not, if there was room for it: asking again tells
+        if code == errno.EINPROGRESS:  # on loopback it is done, if the backlog had space: asking again tells
             code = sock.connect_ex((host, port))
         if code in _STILL_CONNECTING:
             async with asyncio.timeout(timeout_s):

@@ -1,7 +1,7 @@
-"""What the tokenizer worker knows of the child's prompt cache: follows each request, foresees its search.
+"""Predicts how the child's prompt cache serves each request; for the tokenizer worker.
 
-One request is followed by its id: `foresee` when it arrives, `asked` when it goes to the child, `read` when
-its first token came, `ended`. All answers are plain JSON; None where nothing is known.
+A request is followed by its id: `predict` when it arrives, `asked` when it goes to the child, `read` when its
+first token came, `ended`. All answers are plain JSON; None means that nothing is known.
 """
 
 from __future__ import annotations
@@ -14,18 +14,19 @@ from typing import Any
 from proxy.cache.radix_tree import Ids
 from proxy.cache.simulator import CacheRules, CacheSimulator, SearchResult
 from proxy.worker.exact_hits import ExactHits
-from proxy.worker.prompt_ids import PromptIds, SegmentEnd, kept
+from proxy.worker.prompt_ids import PromptIds, SegmentEnd, stored_ends
 from proxy.worker.search_shortcuts import LABEL, SearchShortcuts
 
-#: What a child has answered before it is ready (supervisor/child/health.py).
+#: The request that each child has answered before it is ready (supervisor/child/health.py).
 CANARY = {"prompt": "a"}
-#: Requests that are followed at once; a gateway that forgets some does not fill the worker.
+#: At most this many requests are followed at once, so that a gateway that forgets some cannot fill the
+#: worker.
 _MOST_FOLLOWED = 1024
 
 
 @dataclass(slots=True)
 class _FollowedPrompt:
-    """`cuts`: one only where the server does not run it in its batch, which keeps nothing on the way."""
+    """A prompt that is followed. `cuts`: none outside the server's batch, which alone stores segments."""
 
     prompt: dict[str, Any]
     ids: Ids
@@ -38,150 +39,154 @@ class _FollowedPrompt:
 
 
 class CachePredictor:
-    """Of one generation of the child at a time; knows nothing before the first `reset`."""
+    """Follows one generation of the child at a time; knows nothing before the first `reset`."""
 
     def __init__(self, ids: PromptIds) -> None:
         self._ids = ids
-        self._mirror: CacheSimulator | None = None
-        self._cures: SearchShortcuts | None = None
-        self._evasions: ExactHits | None = None
+        self._simulator: CacheSimulator | None = None
+        self._shortcuts: SearchShortcuts | None = None
+        self._exact_hits: ExactHits | None = None
         self._followed: dict[str, _FollowedPrompt] = {}
         self._numbers = itertools.count(1)
-        self._most_copied = 0
+        self._max_cost = 0
 
     def answer(self, request: dict[str, Any]) -> Any:
-        """One request of the gateway (proxy/cache/search_stalls.py); `do` is the name of the method."""
+        """Answer one request of the gateway (proxy/cache/client.py); `do` is the name of the method."""
         match request:
-            case {"do": "reset", "rules": rules, "most_copied": most_copied}:
-                return self.reset(rules, most_copied)
-            case {"do": "foresee", "of": id, "prompt": prompt, "batched": batched}:
-                return self.foresee(id, prompt, batched=batched)
+            case {"do": "reset", "rules": rules, "max_cost": max_cost}:
+                return self.reset(rules, max_cost)
+            case {"do": "predict", "of": id, "prompt": prompt, "batched": batched}:
+                return self.predict(id, prompt, batched=batched)
             case {"do": "asked", "of": id}:
                 return self.asked(id, anyway=request.get("anyway", False))
-            case {"do": "evade", "of": id}:
-                return self.evade(id)
+            case {"do": "avoid_exact_hit", "of": id}:
+                return self.avoid_exact_hit(id)
             case {"do": "read", "of": id, "cached": cached}:
                 return self.read(id, cached)
             case {"do": "ended", "of": id, "generated": generated, "cached": cached, "complete": complete}:
                 return self.ended(id, generated, cached, complete=complete)
-            case {"do": "cure"}:
-                return self.cure()
+            case {"do": "shortcut"}:
+                return self.shortcut()
         raise ValueError("unknown operation")
 
-    def reset(self, rules: dict[str, Any], most_copied: int) -> None:
-        """A new generation, whose cache has its canary. A search that copies more is a stall."""
-        self._mirror = CacheSimulator(CacheRules(**rules))
+    def reset(self, rules: dict[str, Any], max_cost: int) -> None:
+        """Follow a new generation, whose cache has its canary. A search above `max_cost` is a stall."""
+        self._simulator = CacheSimulator(CacheRules(**rules))
         canary = self._ids.of(CANARY)
-        for cut in kept(self._ids.cuts(CANARY, canary), 0):
-            self._mirror.insert(canary[: cut.end], cut.kind)
-        self._mirror.insert(canary, "assistant", unknown=1)
-        self._cures = SearchShortcuts(self._mirror, self._ids.of)
-        self._evasions = ExactHits(self._mirror, self._ids)
-        self._most_copied = most_copied
+        for cut in stored_ends(self._ids.segment_ends(CANARY, canary), 0):
+            self._simulator.insert(canary[: cut.end], cut.kind)
+        self._simulator.insert(canary, "assistant", unknown=1)
+        self._shortcuts = SearchShortcuts(self._simulator, self._ids.of)
+        self._exact_hits = ExactHits(self._simulator, self._ids)
+        self._max_cost = max_cost
         for followed in self._followed.values():
             followed.asked = followed.read = False
 
-    def foresee(self, id: str, prompt: dict[str, Any], *, batched: bool) -> dict[str, Any] | None:
-        """From now on it is followed; what is known of it, as the fields of core.disturbance.Told."""
-        if self._mirror is None:
+    def predict(self, id: str, prompt: dict[str, Any], *, batched: bool) -> dict[str, Any] | None:
+        """Follow a prompt from now on; the fields of `proxy.cache.staleness.CachePrediction`."""
+        if self._simulator is None:
             return None
         followed = self._follow(id, prompt, batched=batched)
-        return self._told(followed, self._mirror.search(followed.ids))
+        return self._prediction(followed, self._simulator.search(followed.ids))
 
     def asked(self, id: str, *, anyway: bool = False) -> dict[str, Any] | None:
-        """The same, now that the child gets it; None for one that is not followed.
+        """Note that the child is asked now; the prediction, or None for a prompt that is not followed.
 
-        Only `anyway` if it is a key: it is to be evaded first.
+        An exact hit is not noted unless `anyway`: it has to be avoided first.
         """
-        mirror, followed = self._mirror, self._followed.get(id)
-        if mirror is None or followed is None:
+        simulator, followed = self._simulator, self._followed.get(id)
+        if simulator is None or followed is None:
             return None
-        found = mirror.search(followed.ids)
-        told = self._told(followed, found)
-        if told["key"] and not anyway:
-            return told
-        followed.cached, followed.asked, followed.read = mirror.cached(found), True, False
-        if self._cures is not None and found.copied > self._most_copied:
-            self._cures.stalled(followed.prompt, followed.ids, found)
+        found = simulator.search(followed.ids)
+        prediction = self._prediction(followed, found)
+        if prediction["exact_hit"] and not anyway:
+            return prediction
+        followed.cached, followed.asked, followed.read = simulator.cached(found), True, False
+        if self._shortcuts is not None and found.cost > self._max_cost:
+            self._shortcuts.note_stall(followed.prompt, followed.ids, found)
         if followed.batched:
-            mirror.joined(self._active_bytes(mirror))
-        return told
+            simulator.joined(self._active_bytes(simulator))
+        return prediction
 
-    def evade(self, id: str) -> dict[str, Any] | None:
-        """What to send before this request, whose prompt is a key; None if it is none, or not followed."""
+    def avoid_exact_hit(self, id: str) -> dict[str, Any] | None:
+        """The next request to send before this one; None if its prompt is no exact hit, or not followed."""
         followed = self._followed.get(id)
-        if self._evasions is None or followed is None:
+        if self._exact_hits is None or followed is None:
             return None
-        tiny = self._evasions.wanted(followed.prompt, followed.ids)
-        return asdict(tiny) if tiny else None
+        before = self._exact_hits.wanted(followed.prompt, followed.ids)
+        return asdict(before) if before else None
 
     def read(self, id: str, cached: int | None = None) -> None:
-        """Its prompt is read; `cached` of its tokens came from the cache, as far as the child told."""
-        mirror, followed = self._mirror, self._followed.get(id)
-        if mirror is None or followed is None or followed.read:
+        """Note that its prompt is read; it took `cached` tokens from the cache, if the child said so."""
+        simulator, followed = self._simulator, self._followed.get(id)
+        if simulator is None or followed is None or followed.read:
             return
         followed.read = True
         if cached is not None and cached != followed.cached:
-            mirror.correct(followed.ids, cached)
+            simulator.correct(followed.ids, cached)
             followed.cached = cached
         if followed.batched:
-            for cut in kept(followed.cuts, followed.cached):
-                mirror.insert(followed.ids[: cut.end], cut.kind, label=followed.label)
+            for cut in stored_ends(followed.cuts, followed.cached):
+                simulator.insert(followed.ids[: cut.end], cut.kind, label=followed.label)
 
     def ended(self, id: str, generated: int, cached: int | None, *, complete: bool) -> None:
-        """The child is done with it. What it cut short it does not keep, beyond what it had read."""
+        """Note that the child is done with it. Of an incomplete answer it keeps only what was read before."""
         if complete:
             self.read(id, cached)
         followed = self._followed.pop(id, None)
-        if self._mirror is None or self._cures is None or followed is None:
+        if self._simulator is None or self._shortcuts is None or followed is None:
             return
         if complete:
-            self._mirror.insert(followed.ids, "assistant", unknown=generated, label=followed.label)
-        if followed.read and len(followed.ids) ** 2 // 2 > self._most_copied and not followed.label:
-            self._cures.long_path(followed.prompt, followed.ids)
+            self._simulator.insert(followed.ids, "assistant", unknown=generated, label=followed.label)
+        if followed.read and len(followed.ids) ** 2 // 2 > self._max_cost and not followed.label:
+            self._shortcuts.note_long_prompt(followed.prompt, followed.ids)
 
-    def cure(self) -> dict[str, Any] | None:
-        """The request that is wanted most, already followed and asked: the fields of its prompt, its id."""
-        cure = self._cures.wanted(self._most_copied) if self._cures is not None else None
-        if cure is None:
+    def shortcut(self) -> dict[str, Any] | None:
+        """The search shortcut that is wanted most, already asked: its id, prompt and prediction."""
+        shortcut = self._shortcuts.wanted(self._max_cost) if self._shortcuts is not None else None
+        if shortcut is None:
             return None
         id = f"{LABEL}{next(self._numbers)}"
-        followed = self._follow(id, cure, batched=True)
+        followed = self._follow(id, shortcut, batched=True)
         followed.label = id
-        told = self.asked(id)
-        if told is None or told["key"]:
+        prediction = self.asked(id)
+        if prediction is None or prediction["exact_hit"]:
             del self._followed[id]
             return None
-        return {"id": id, "prompt": _sendable(cure), "tokens": len(followed.ids), **told}
+        return {"id": id, "prompt": _sendable(shortcut), **prediction}
 
     def _follow(self, id: str, prompt: dict[str, Any], *, batched: bool) -> _FollowedPrompt:
         ids = self._ids.of(prompt)
-        followed = _FollowedPrompt(prompt, ids, self._ids.cuts(prompt, ids) if batched else [], batched)
+        followed = _FollowedPrompt(
+            prompt, ids, self._ids.segment_ends(prompt, ids) if batched else [], batched
+        )
         self._followed[id] = followed
         while len(self._followed) > _MOST_FOLLOWED:
             del self._followed[next(iter(self._followed))]
         return followed
 
-    def _told(self, followed: _FollowedPrompt, found: SearchResult) -> dict[str, Any]:
-        assert self._mirror is not None and self._evasions is not None
-        lengths = [entry.length for entry in self._mirror.entries()]
+    def _prediction(self, followed: _FollowedPrompt, found: SearchResult) -> dict[str, Any]:
+        assert self._simulator is not None and self._exact_hits is not None
+        lengths = [entry.length for entry in self._simulator.entries()]
         return {
             "tokens": len(followed.ids),
-            "cached": self._mirror.cached(found),
-            "copied": found.copied,
-            "key": self._evasions.is_key(followed.prompt, followed.ids),
-            "twin": len(followed.ids) in lengths,
+            "cached": self._simulator.cached(found),
+            "cost": found.cost,
+            "exact_hit": self._exact_hits.is_hit(followed.prompt, followed.ids),
+            "same_length": len(followed.ids) in lengths,
             "longest": max(lengths, default=0),
-            "leaves": [cut.end for cut in kept(followed.cuts, 0)],  # fewer, if some come from the cache
+            "inserts": [
+                cut.end for cut in stored_ends(followed.cuts, 0)
+            ],  # fewer, if some come from the cache
         }
 
-    def _active_bytes(self, mirror: CacheSimulator) -> int:
+    def _active_bytes(self, simulator: CacheSimulator) -> int:
         running = (followed for followed in self._followed.values() if followed.asked)
-        return sum(mirror.rules.bytes_of(len(followed.ids)) for followed in running)
+        return sum(simulator.rules.bytes_of(len(followed.ids)) for followed in running)
 
 
 def _sendable(prompt: dict[str, Any]) -> dict[str, Any]:
-    """As a client would send it: rendering has parsed the arguments of tool calls in place."""
+    """The prompt as a client would send it: rendering has parsed the arguments of tool calls in place."""
     messages = [{**message} for message in prompt.get("messages", ())]
     for message in messages:
         if message.get("tool_calls"):

@@ -1,78 +1,74 @@
-"""Requests before one whose prompt is a whole key of the child's cache: without them it would kill the child.
+"""A workaround for mlx-lm 0.32.2, whose generation thread dies of a prompt that equals an entry of its cache.
 
-Of such a prompt nothing is left to read, and `BatchGenerator.insert_segments` of mlx_lm/generate.py (0.32.2)
-raises in the generation thread, which ends; outside the batch the request fails. It is what a completion
-asks that goes on from an earlier prompt and all of its answer, and where caches cannot be trimmed also a chat
-that is asked again without the thought that its template opened. So the key goes first:
+Of such a prompt nothing is left to read, and `BatchGenerator.insert_segments` of mlx_lm/generate.py raises in
+the generation thread, which ends; outside the batch the request fails. It happens when a completion continues
+an earlier prompt and all of its answer, and, where entries cannot be cut back, when a chat is asked again
+without the thought that its template opened. So the entry is removed first:
 
-A longer entry takes the place of those that it begins with, where it can be cut back. It is made by one more
-token behind the same text, which is harmless: that token is left to read. Where no such text is found, or
-caches cannot be cut back, tiny requests push the key out, and what came before it too: dear, but a death
-takes all of it, and the load.
+A longer entry replaces those that it begins with, if it can be cut back. One more token after the same text
+makes one, and is harmless, since that token is left to read. If no such text is found, or entries cannot be
+cut back, filler requests evict the entry and all that are older: this is expensive, but a death would lose
+them all, and the load.
+
+When mlx-lm accepts a prompt with nothing left to read, delete this module, `CachePredictor.avoid_exact_hit`
+and `SearchStalls._avoid_exact_hit`, which are its only users.
 """
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
-from typing import Any, Protocol
+from typing import Any
 
-from proxy.cache.eviction import FillerRequest, tiny
+from proxy.cache.eviction import FillerRequest, filler
 from proxy.cache.radix_tree import Ids
 from proxy.cache.simulator import CacheSimulator
+from proxy.worker.prompt_ids import PromptIds
 
-#: Ends of the longer text, after the tokenizer's own end: that no merge goes across it is likely, not sure.
+#: Ends of the longer text, tried after the tokenizer's own end: probably, but not surely, no merge spans
+#: them.
 _ENDS = ("\n", " ", "a", ".", "1")
-#: The memory guard counts its tiny requests from 0; the same text twice would push nothing.
-_FIRST_TINY = 500_000
+#: Filler requests are numbered from here: memory reclaim counts from 0, and a text sent twice would evict
+#: nothing.
+_FIRST_FILLER = 500_000
 
 Prompt = dict[str, Any]
 
 
-class IdsLike(Protocol):
-    """What is used of proxy.worker.prompt_ids.PromptIds."""
-
-    def of(self, prompt: Prompt) -> Ids: ...
-
-    def texts(self, prompt: Prompt) -> list[str]: ...
-
-    def ends(self) -> list[str]: ...
-
-
 class ExactHits:
-    """Of one mirror."""
+    """Finds exact hits in one simulated cache."""
 
-    def __init__(self, mirror: CacheSimulator, ids: IdsLike) -> None:
-        self._mirror = mirror
+    def __init__(self, simulator: CacheSimulator, ids: PromptIds) -> None:
+        self._simulator = simulator
         self._ids = ids
-        self._numbers = itertools.count(_FIRST_TINY)
+        self._numbers = itertools.count(_FIRST_FILLER)
 
-    def is_key(self, prompt: Prompt, ids: Ids) -> bool:
-        """Whether the cache has, or may have, an entry of just these tokens."""
-        return self._mirror.keyed(ids, guess=_is_text(prompt)) is not None
+    def is_hit(self, prompt: Prompt, ids: Ids) -> bool:
+        """Whether the cache has, or may have, an entry with just these tokens."""
+        return self._simulator.exact_entry(ids, guess=_is_text(prompt)) is not None
 
     def wanted(self, prompt: Prompt, ids: Ids) -> FillerRequest | None:
-        """The next request to send; None if the prompt is no key (any more)."""
-        key = self._mirror.keyed(ids, guess=_is_text(prompt))
-        if key is None:
+        """The next request to send; None if the prompt is no exact hit (any more)."""
+        entry = self._simulator.exact_entry(ids, guess=_is_text(prompt))
+        if entry is None:
             return None
-        self._mirror.settle(key, ids)
+        self._simulator.set_tokens(entry, ids)
         longer = next(self._longer(prompt, ids), None)
         if longer is None:
-            return tiny(next(self._numbers))
+            return filler(next(self._numbers))
         return FillerRequest({"prompt": longer, "max_tokens": 1, "temperature": 0}, abandon=False)
 
     def _longer(self, prompt: Prompt, ids: Ids) -> Iterator[str]:
-        """Texts whose tokens are these and more, and whose entry can be cut back."""
-        if not self._mirror.rules.trims(len(ids)):
+        """Texts with these tokens and more, whose entries can be cut back."""
+        if not self._simulator.rules.trims(len(ids)):
             return
         for text, end in itertools.product(self._ids.texts(prompt), (*self._ids.ends(), *_ENDS)):
             found = self._ids.of({"prompt": text + end})
-            new = len(found) > len(ids) and self._mirror.keyed(found, guess=True) is None
-            if new and found[: len(ids)] == ids and self._mirror.rules.trims(len(found) + 1):
+            new = len(found) > len(ids) and self._simulator.exact_entry(found, guess=True) is None
+            if new and found[: len(ids)] == ids and self._simulator.rules.trims(len(found) + 1):
                 yield text + end
 
 
 def _is_text(prompt: Prompt) -> bool:
-    """What a chat ends with opens an answer, so it is never the end of one: there nothing is guessed."""
+    """Whether unknown tokens are guessed: a chat's end opens an answer, so no answer ends with it."""
     return "prompt" in prompt

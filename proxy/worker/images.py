@@ -1,8 +1,8 @@
-"""Images as the child sees them: whether it takes any, and how many tokens each one is. For worker processes.
+"""Images as the child sees them: whether the model accepts any, and how many tokens each of them has.
 
-Decoded with the server's own code and expanded by the model's own processor, so that the count is the child's
-and what cannot be read is refused before the child has it. What an image expands to is remembered: agents
-send it again with every turn.
+Images are decoded with the server's own code and expanded by the model's own processor. So the count is the
+child's, and an unreadable image is refused before the child gets it. Expansions are cached, since agents send
+an image again with every turn.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-#: Images whose tokens are remembered; each is a text of some kilobytes.
-_REMEMBERED = 256
-#: Those that `proxy.request.images` lets in, as Pillow calls them.
+#: Number of images whose expansion is cached; each is a text of some kilobytes.
+_CACHED = 256
+#: Formats that `proxy.request.images` accepts, under Pillow's names.
 _FORMATS = ("PNG", "JPEG", "GIF", "WEBP")
 
 
 class BadImage(Exception):
-    """An image cannot be taken; the text says why, without a word of the image's."""
+    """An image cannot be used; the text says why, without repeating anything from the image."""
 
 
 class ServerImages:
@@ -31,7 +31,7 @@ class ServerImages:
     Args:
         server: the module mlx_lm.server.
         config: the model's config.json.
-        most_pixels: of all images of one prompt.
+        most_pixels: most pixels of all images in one prompt.
     """
 
     def __init__(self, server: Any, config: Mapping[str, Any], most_pixels: int) -> None:
@@ -41,20 +41,21 @@ class ServerImages:
         self._expanded: OrderedDict[bytes, str] = OrderedDict()
 
     def obstacle(self, *, has_chat_template: bool) -> str | None:
-        """Why no image can be taken; None if they can."""
+        """Why prompts cannot have images; None if they can."""
         if self._processor is None or not has_chat_template:
             return "this model takes no images"
         if importlib.util.find_spec("PIL") is None:
-            return "the model server cannot read images, because Pillow is not installed beside it"
+            return "the model server cannot read images, because Pillow is not installed"
         return None
 
     def expand(self, text: str, urls: Sequence[str]) -> str:
-        """The rendered prompt with each image's tokens in its place, as the processor's call makes it.
+        """The rendered prompt with each image token replaced by the image's tokens, as the processor does it.
 
         Raises:
-            BadImage: an image cannot be read, or the template has put in more or fewer.
+            BadImage: an image cannot be read, or the rendered text has more or fewer image tokens than
+            images.
         """
-        assert self._processor is not None, "only asked where images are taken"
+        assert self._processor is not None, "only called if the model accepts images"
         token = self._processor.image_token
         parts = text.split(token)
         if len(parts) - 1 != len(urls):
@@ -66,7 +67,7 @@ class ServerImages:
         return "".join([parts[0], *(piece for pair in zip(images, parts[1:], strict=True) for piece in pair)])
 
     def _check_pixels(self, urls: Sequence[str]) -> None:
-        """From the heads of the files: nothing is decoded yet."""
+        """Add up the sizes in the files' headers, before anything is decoded."""
         from PIL import Image  # noqa: PLC0415 - an optional package
 
         pixels = 0
@@ -75,7 +76,7 @@ class ServerImages:
                 data = io.BytesIO(base64.b64decode(url.partition(",")[2]))
                 with Image.open(data, formats=_FORMATS) as image:
                     pixels += image.width * image.height
-            except Exception as error:  # Pillow's plugins raise what they like
+            except Exception as error:  # Pillow's plugins raise anything
                 raise BadImage("An image cannot be read.") from error
         if pixels > self._most_pixels:
             raise BadImage("The images have more pixels together than [request] max_image_pixels allows.")
@@ -89,17 +90,17 @@ class ServerImages:
             except Exception as error:
                 raise BadImage("An image cannot be read.") from error
         self._expanded.move_to_end(key)
-        if len(self._expanded) > _REMEMBERED:
+        if len(self._expanded) > _CACHED:
             self._expanded.popitem(last=False)
         return self._expanded[key]
 
 
 def _processor(server: Any, config: Mapping[str, Any]) -> Any:
-    """The server's own choice, which goes by the name of the model's module; older servers have none."""
+    """The processor that the server chooses by the model's module name; older servers have none."""
     load = getattr(server, "load_processor", None)
     if load is None:
         return None
-    from mlx_lm.utils import MODEL_REMAPPING  # noqa: PLC0415 - brings mlx, which only a worker may load
+    from mlx_lm.utils import MODEL_REMAPPING  # noqa: PLC0415 - imports mlx
 
     kind = config.get("model_type", "")
     module = "custom_model" if config.get("model_file") else MODEL_REMAPPING.get(kind, kind)

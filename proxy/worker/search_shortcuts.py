@@ -1,9 +1,13 @@
-"""Short requests that end the server's search for the next ones: where one is wanted, and of what it is made.
+"""A workaround for mlx-lm 0.32.2: short requests whose entries end quadratic searches of its prompt cache.
 
-A search goes from where a prompt leaves the known paths to the nearest end, the path that came last first.
-So a short entry ends it that shares the beginning up to there, or farther, and came later: cutting a prompt
-behind the place where others will leave it makes one. New sessions of the same agent leave behind its system
-prompt; unrelated ones a few tokens after the template's first. Other places are learned where they stall.
+`PromptTrie.search` walks from where a prompt leaves the known paths to the nearest end, the latest path
+first, and copies the list of steps at each. A short entry that shares the beginning up to there, or farther,
+and came later ends the search: cutting a prompt just behind the position where others will leave it makes
+one. New sessions of the same agent leave it behind the system prompt, unrelated ones a few tokens after the
+template's first. Other positions are learned from searches that stalled.
+
+When mlx-lm no longer copies the list, delete this module, `CachePredictor.shortcut` with its two notes, and
+`SearchStalls._send_shortcuts`, which are its only users.
 """
 
 from __future__ import annotations
@@ -16,21 +20,27 @@ from typing import Any
 from proxy.cache.radix_tree import Ids
 from proxy.cache.simulator import CacheSimulator, SearchResult
 from proxy.worker.prompt_ids import system_messages
-from proxy.worker.segments import common
+from proxy.worker.segments import common_prefix
 
-#: The labels of the entries that cures leave begin so.
-LABEL = "cure-"
-#: Characters of the message in which others leave: they may begin alike, and then are covered too. What all
-#: sessions of an agent share may stand in the first message of the user too; a long cut is too much beside a
-#: path that is not much longer.
-_ALIKE, _LITTLE_ALIKE = 16_000, 400
-#: A cure is at most this part of the path that it stands beside: it takes memory itself.
+#: The label of each entry that a shortcut inserts begins with this.
+LABEL = "search_shortcut-"
+#: A shortcut includes this many characters of the message in which others leave, since they may begin alike:
+#: what all sessions of an agent share may be in the user's first message, too.
+_ALIKE = 16_000
+#: The shorter choice, for paths that are not much longer than the other.
+_LITTLE_ALIKE = 400
+#: A shortcut is at most a third as long as the path that it serves, since it takes memory itself.
 _SHARE = 3
-#: Entries of the cache for one cure, whose own segments are kept too where caches cannot be trimmed.
-_PLACES_PER_CURE, _PLACES_PER_CURE_UNTRIMMED = 3, 4
+#: The cache may have one shortcut for each three entries.
+_ENTRIES_PER_SHORTCUT = 3
+#: It may have one for each four if entries cannot be cut back, as a shortcut's own segments are then kept,
+#: too.
+_ENTRIES_PER_SHORTCUT_UNTRIMMED = 4
+#: This many positions are remembered, the latest ones.
 _MOST_POINTS = 24
+#: A shortcut that did not help is tried this often.
 _MOST_TRIES = 2
-#: A token that no prompt has and that no entry contains.
+#: A token that no prompt and no entry contains.
 _NEVER = array("i", [-(2**31)])
 
 Prompt = dict[str, Any]
@@ -38,7 +48,7 @@ Prompt = dict[str, Any]
 
 @dataclass(slots=True, eq=False)
 class _Point:
-    """A place where prompts leave a long path: the tokens up to there, and the cure for it."""
+    """A position where prompts leave a long path: the tokens up to there, and the shortcut for it."""
 
     ids: Ids
     prompt: Prompt
@@ -46,58 +56,59 @@ class _Point:
 
 
 class SearchShortcuts:
-    """Of one mirror. `ids_of` gives a prompt's tokens, and raises what a template raises."""
+    """The shortcuts for one simulated cache. `ids_of`: a prompt's tokens; raises what its template raises."""
 
-    def __init__(self, mirror: CacheSimulator, ids_of: Callable[[Prompt], Ids]) -> None:
-        self._mirror = mirror
+    def __init__(self, simulator: CacheSimulator, ids_of: Callable[[Prompt], Ids]) -> None:
+        self._simulator = simulator
         self._ids_of = ids_of
         self._points: list[_Point] = []
 
-    def long_path(self, prompt: Prompt, ids: Ids) -> None:
-        """A long prompt was read: others will leave it behind what agents send each time."""
+    def note_long_prompt(self, prompt: Prompt, ids: Ids) -> None:
+        """Note a long prompt that was read: others will leave it behind what agents send each time."""
         for short in _beginnings(prompt):
             self._add(short, ids, len(ids))
 
-    def stalled(self, prompt: Prompt, ids: Ids, found: SearchResult) -> None:
-        """A prompt had a long search: others may leave at the same place."""
+    def note_stall(self, prompt: Prompt, ids: Ids, found: SearchResult) -> None:
+        """Note a prompt with a long search: others may leave at the same position."""
         short = self._until(prompt, ids, found.shared)
         if short is not None:
             self._add(short, ids[: found.shared], found.longer)
 
-    def wanted(self, most_copied: int) -> Prompt | None:
-        """The cure for a place whose search copies more than `most_copied`.
+    def wanted(self, max_cost: int) -> Prompt | None:
+        """The shortcut for a position whose search costs more than `max_cost`.
 
-        The deepest of them first: its cure ends the searches from all places above it too.
+        The deepest position comes first: its shortcut ends the searches from all positions above it, too.
         """
-        places = _PLACES_PER_CURE if self._mirror.rules.trims(1) else _PLACES_PER_CURE_UNTRIMMED
-        held = len({entry.label for entry in self._mirror.entries() if entry.label.startswith(LABEL)})
-        if held >= self._mirror.rules.sequences // places:
+        trims = self._simulator.rules.trims(1)
+        entries_each = _ENTRIES_PER_SHORTCUT if trims else _ENTRIES_PER_SHORTCUT_UNTRIMMED
+        held = len({entry.label for entry in self._simulator.entries() if entry.label.startswith(LABEL)})
+        if held >= self._simulator.rules.sequences // entries_each:
             return None
-        bad = [point for point in self._points if self._stalls(point, most_copied)]
+        bad = [point for point in self._points if self._stalls(point, max_cost)]
         worst = max(bad, key=lambda point: len(point.ids), default=None)
         if worst is not None:
             worst.tries += 1
         return worst.prompt if worst else None
 
-    def _stalls(self, point: _Point, most_copied: int) -> bool:
-        if self._mirror.search(point.ids + _NEVER).copied <= most_copied:
+    def _stalls(self, point: _Point, max_cost: int) -> bool:
+        if self._simulator.search(point.ids + _NEVER).cost <= max_cost:
             point.tries = 0
             return False
         return point.tries < _MOST_TRIES
 
     def _add(self, short: Prompt, ids: Ids, path: int) -> None:
-        """`path`: tokens of the one that is searched."""
+        """Remember a position, with `short` as its shortcut. `path`: length of the path that is searched."""
         try:
             tokens = self._ids_of(short)
-        except Exception:  # noqa: BLE001 - a template raises what it likes; then there is no such cure
+        except Exception:  # noqa: BLE001 - a template may raise anything; then there is no such shortcut
             return
-        place = ids[: common(tokens, ids)]
-        if len(tokens) * _SHARE > path or any(point.ids == place for point in self._points):
+        shared = ids[: common_prefix(tokens, ids)]
+        if len(tokens) * _SHARE > path or any(point.ids == shared for point in self._points):
             return
-        self._points = [*self._points[1 - _MOST_POINTS :], _Point(place, short)]
+        self._points = [*self._points[1 - _MOST_POINTS :], _Point(shared, short)]
 
     def _until(self, prompt: Prompt, ids: Ids, shared: int) -> Prompt | None:
-        """The fewest messages of a conversation that reach so far, and of the last its start if that does."""
+        """The fewest messages that share `shared` tokens, the last one cut to its start if that is enough."""
         messages = prompt.get("messages", ())
         low, high = 0, len(messages)
         while low + 1 < high:
@@ -117,13 +128,13 @@ class SearchShortcuts:
 
     def _reach(self, prompt: Prompt, ids: Ids) -> int:
         try:
-            return common(self._ids_of(prompt), ids)
-        except Exception:  # noqa: BLE001 - as above: a conversation that ends so is not accepted
+            return common_prefix(self._ids_of(prompt), ids)
+        except Exception:  # noqa: BLE001 - as above: the template does not accept such an end
             return 0
 
 
 def _beginnings(prompt: Prompt) -> list[Prompt]:
-    """What new sessions may share of this prompt: all that its agent sends each time, or the first words."""
+    """Beginnings that new sessions may share with a prompt: what its agent always sends, or less."""
     if "prompt" in prompt:
         return [{"prompt": prompt["prompt"][:length]} for length in (_ALIKE, _LITTLE_ALIKE)]
     messages = prompt["messages"]

@@ -1,4 +1,4 @@
-"""Whether the child's tokenizer may be counted by segments, found by trying. For worker processes."""
+"""Finds out by trial whether the child's tokenizer may be counted by segments."""
 
 from __future__ import annotations
 
@@ -15,24 +15,25 @@ from proxy.worker.segments import AddedToken, Ids, Segments, agrees, choose, saf
 
 log = logging.getLogger("mlxguard.tokenizer")
 
-#: A prompt here is the fields of a request body that make it.
+#: The fields of a request body that determine the prompt.
 Prompt = dict[str, Any]
 
-#: Conversations in which separators are looked for, as far as the template accepts them.
+#: Conversations in which separators are searched for; those that the template refuses are skipped.
 _PROBE_ROLES = (
     ("system", "user", "assistant", "user", "assistant", "user"),
     ("user", "assistant", "user", "assistant", "user"),
     ("user", "assistant", "tool", "assistant", "tool"),
 )
+#: Each conversation is tried without and with a tool.
 _PROBE_TOOLS: tuple[Any, ...] = (
     (),
     ({"type": "function", "function": {"name": "f", "description": "d", "parameters": {}}},),
 )
-#: Seconds. A template that takes longer over a few short conversations is not worth being clever about.
+#: Seconds for rendering the probes. A slower template is not worth the effort.
 _PROBING_S = 3.0
-#: Characters. A turn's few messages are encoded in a millisecond, and where processors are scarce, threads
-#: that would help take longer to wake up.
-_SHARED_OUT = 50_000
+#: From this many characters on, texts are encoded in parallel. A turn's few messages are encoded in a
+#: millisecond, and where processors are scarce, threads take longer than that to wake up.
+_PARALLEL = 50_000
 
 
 def checked_segments(
@@ -41,16 +42,15 @@ def checked_segments(
     encode: Callable[[Prompt], Sequence[int]],
     render: Callable[[Prompt], str],
 ) -> Segments | None:
-    """For counting by segments; None where this tokenizer or template leaves any doubt.
+    """An encoder by segments, or None if there is any doubt about this tokenizer or template.
 
-    `wrapper` is mlx_lm's; `encode` is the way that the server goes, `render` the same without the encoding.
+    `wrapper` is mlx_lm's tokenizer wrapper. `encode` does what the server does; `render` does the same
+    without encoding.
     """
     try:
         return _segments(wrapper, template_args, encode, render)
-    except (
-        Exception
-    ):  # what a model brings may be anything, and is counted in full where it is not understood
-        log.exception("segments_not_checked")
+    except Exception:  # a model may bring anything; what is not understood is counted in full
+        log.exception("segment_check_failed")
         return None
 
 
@@ -60,19 +60,19 @@ def _segments(
     encode: Callable[[Prompt], Sequence[int]],
     render: Callable[[Prompt], str],
 ) -> Segments | None:
-    from tokenizers import Tokenizer  # noqa: PLC0415 - as in child_tokenizer.py
+    from tokenizers import Tokenizer  # noqa: PLC0415 - slow to import
 
     tokenizer = wrapper._tokenizer
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if not isinstance(backend, Tokenizer) or not _renders_text(wrapper, template_args):
         return None
-    # What transformers would undo before it encodes, done once: nothing changes the tokenizer later.
+    # transformers does this before each encoding; once is enough, since nothing changes the tokenizer later.
     backend.no_truncation()
     backend.no_padding()
 
     def encode_segments(texts: Sequence[str]) -> list[Ids]:
-        # Without offsets, on all cores where there is much, and without the interpreter lock. Read per call.
-        os.environ["TOKENIZERS_PARALLELISM"] = str(sum(map(len, texts)) >= _SHARED_OUT).lower()
+        # Without offsets and without the interpreter lock. The variable is read at each call.
+        os.environ["TOKENIZERS_PARALLELISM"] = str(sum(map(len, texts)) >= _PARALLEL).lower()
         return [found.ids for found in backend.encode_batch_fast(texts, add_special_tokens=False)]
 
     def encode_whole(texts: Sequence[str]) -> list[Ids]:
@@ -90,23 +90,23 @@ def _segments(
 
 
 def _renders_text(wrapper: Any, template_args: Mapping[str, Any]) -> bool:
-    """Whether a prompt is its rendered text, encoded plainly; custom renderers may do anything."""
-    from transformers import PreTrainedTokenizerBase as Plain  # noqa: PLC0415 - as in child_tokenizer.py
+    """Whether encoding a prompt is encoding its rendered text; custom renderers may do anything."""
+    from transformers import PreTrainedTokenizerBase as Plain  # noqa: PLC0415 - slow to import
 
     kind = type(wrapper._tokenizer)
     if not wrapper.has_chat_template or wrapper._tokenizer.split_special_tokens:
         return False
     if wrapper._chat_template is not None:  # a renderer of mlx_lm.chat_templates
         return kind.encode is Plain.encode
-    # Arguments that are not the template's could change how the text is encoded.
+    # Arguments of `apply_chat_template` itself could change how the text is encoded.
     reserved = inspect.signature(Plain.apply_chat_template).parameters.keys()
     return kind.apply_chat_template is Plain.apply_chat_template and not reserved & template_args.keys()
 
 
 def _probes(render: Callable[[Prompt], str]) -> list[Prompt]:
-    """Conversations that the template accepts, none if it takes too long over them."""
+    """Conversations that the template accepts; none if it takes too long."""
     probes = []
-    with contextlib.suppress(TimeoutError), alarm(_PROBING_S):
+    with contextlib.suppress(TimeoutError), time_limit(_PROBING_S):
         for roles, tools in product(_PROBE_ROLES, _PROBE_TOOLS):
             messages = [{"role": role, "content": f"{role} " * 50} for role in roles]
             probe = {"messages": messages, "tools": tools}
@@ -121,19 +121,19 @@ def _accepts(render: Callable[[Prompt], str], prompt: Prompt) -> bool:
         render(prompt)
     except TimeoutError:
         raise
-    except Exception:  # noqa: BLE001 - a template raises what it likes
+    except Exception:  # noqa: BLE001 - a template may raise anything
         return False
     return True
 
 
 def _described(token: Any) -> AddedToken:
-    # One that takes the spaces at its right (rstrip, as Phi 3 has them) has them in its own segment.
+    # With rstrip (Phi 3) a token absorbs the spaces behind it, which are in its own segment anyway.
     return AddedToken(token.content, exact=not (token.normalized or token.lstrip or token.single_word))
 
 
 @contextlib.contextmanager
-def alarm(seconds: float) -> Iterator[None]:
-    """Raises TimeoutError in the block after so long. For the main thread."""
+def time_limit(seconds: float) -> Iterator[None]:
+    """Raise TimeoutError within the block after `seconds`. For the main thread."""
 
     def ring(*_: object) -> None:
         raise TimeoutError

@@ -1,4 +1,4 @@
-"""The child's tokenizer and chat template, called as the child calls them. For worker processes: imports mlx.
+"""The child's tokenizer and chat template, called as the child calls them.
 
 The counts equal the child's `usage.prompt_tokens` by construction: the tokenizer is loaded as in
 `mlx_lm.server.ModelProvider._load` and called as in `mlx_lm.server.ResponseGenerator._tokenize`.
@@ -17,23 +17,23 @@ from proxy.worker.images import ServerImages
 from proxy.worker.jinja_speedup import fast_lookups
 from proxy.worker.render_cache import RenderCache
 from proxy.worker.segment_check import checked_segments
-from proxy.worker.segments import common
+from proxy.worker.segments import common_prefix
 
-#: Names of the longest context in config.json, by model family (gpt2, chatglm, mpt...).
+#: Keys of the longest context in config.json, by model family (gpt2, chatglm, mpt...).
 _CONTEXT_KEYS = ("max_position_embeddings", "n_positions", "max_sequence_length", "seq_length", "n_ctx")
-#: Characters that are always counted exactly. Encoding takes about a second and half a gigabyte per million
-#: tokens, and the machine's memory belongs to the model.
+#: Prompts up to this many characters are always counted exactly. Encoding takes about a second and half a
+#: gigabyte per million tokens, and the machine's memory belongs to the model.
 _EXACT_CHARACTERS = 1_000_000
 #: Tokens are rarely longer on average; a text of this many characters per token of the limit is far over it.
 _CHARACTERS_PER_TOKEN = 16
-#: transformers writes 10**30 where a tokenizer names no length.
-_LONGEST_SANE_CONTEXT = 10**9
+#: Context lengths from here on mean "unknown": transformers writes 10**30 if a tokenizer gives no length.
+_UNKNOWN_CONTEXT = 10**9
 
 
 def server_options(argv: Sequence[str]) -> argparse.Namespace:
-    """The flags of `mlx_lm.server` that change what a prompt is; all others are passed over.
+    """The flags of `mlx_lm.server` that change how a prompt is made; all others are ignored.
 
-    Abbreviations work as they do there. Raises ValueError for a flag that the server would refuse.
+    Abbreviations work as in the server. Raises ValueError for a flag that the server would refuse.
     """
     parser = argparse.ArgumentParser(add_help=False, exit_on_error=False)
     parser.add_argument("--chat-template", default="")
@@ -47,8 +47,8 @@ def server_options(argv: Sequence[str]) -> argparse.Namespace:
     return options
 
 
-def configured(config: dict[str, Any], *keys: str) -> int | None:
-    """The first of these numbers in a config.json; multimodal models have their language model's deeper."""
+def config_number(config: dict[str, Any], *keys: str) -> int | None:
+    """The first of these numbers in a config.json, or in the language model's part of a multimodal one."""
     for key in keys:
         for section in (config, config.get("text_config")):
             value = section.get(key) if isinstance(section, dict) else None
@@ -58,26 +58,26 @@ def configured(config: dict[str, Any], *keys: str) -> int | None:
 
 
 def context_length(config: dict[str, Any], model_max_length: Any) -> int | None:
-    """Longest context in tokens: what the model was made for, else what its tokenizer says, else None.
+    """The longest context in tokens, from the model's config, else from its tokenizer, else None.
 
-    The tokenizer's number comes second: it is often that of another model of the family.
+    The tokenizer's number comes second, because it is often that of another model of the family.
     """
-    if (length := configured(config, *_CONTEXT_KEYS)) is not None:
+    if (length := config_number(config, *_CONTEXT_KEYS)) is not None:
         return length
-    sane = type(model_max_length) is int and 0 < model_max_length < _LONGEST_SANE_CONTEXT
+    sane = type(model_max_length) is int and 0 < model_max_length < _UNKNOWN_CONTEXT
     return model_max_length if sane else None
 
 
 class ServerTokenizer:
-    """One loaded tokenizer. A *prompt* here is the fields of a request body that make it."""
+    """One loaded tokenizer. A *prompt* here is the fields of a request body that determine it."""
 
     def __init__(self, model_path: Path, argv: Sequence[str], most_pixels: int = 0) -> None:
-        """Load from a local folder. Raises whatever transformers and mlx_lm raise for a bad one.
+        """Load from a local folder; `most_pixels` is the limit for all images of one prompt together.
 
-        `most_pixels`: of all images of one prompt.
+        Raises whatever transformers and mlx_lm raise.
         """
-        # Imported here: it takes seconds, and a worker that cannot import must still be able to say so.
-        from mlx_lm import server, utils  # noqa: PLC0415 - brings mlx, which only the worker may load
+        # Imported here: it takes seconds, and a worker that cannot import must still be able to report it.
+        from mlx_lm import server, utils  # noqa: PLC0415 - imports mlx
 
         options = server_options(argv)
         extra = {"trust_remote_code": options.trust_remote_code}
@@ -85,34 +85,35 @@ class ServerTokenizer:
             extra["chat_template"] = options.chat_template
         self._server = server
         self._config = utils.load_config(model_path)
-        self._pictures = ServerImages(server, self._config, most_pixels)
+        self._images = ServerImages(server, self._config, most_pixels)
         self._template_args = options.chat_template_args
         self.wrapper = utils.load_tokenizer(
             model_path, extra, eos_token_ids=self._config.get("eos_token_id", None)
         )
         if options.use_default_chat_template and self.wrapper.chat_template is None:
             self.wrapper.chat_template = self.wrapper.default_chat_template
-        #: The text that is encoded, for segments and estimates: some tokenizers change it as they encode.
+        #: The rendered text, for segments and estimates; some tokenizers change it as they encode.
         self.render = RenderCache(self._render)
         self.segments = checked_segments(self.wrapper, self._template_args, self.encode, self.render)
 
     def info(self) -> dict[str, Any]:
-        """What `proxy.prompt.counter.TokenizerInfo` holds."""
+        """The fields of `proxy.prompt.counter.TokenizerInfo`."""
         wrapper = self.wrapper
         return {
-            "vocab_size": configured(self._config, "vocab_size") or len(wrapper),
+            "vocab_size": config_number(self._config, "vocab_size") or len(wrapper),
             "context_length": context_length(self._config, getattr(wrapper, "model_max_length", None)),
             "has_chat_template": bool(wrapper.has_chat_template),
             "has_tool_calling": bool(wrapper.has_tool_calling),
             "has_thinking": bool(wrapper.has_thinking),
             "incremental": self.segments is not None,
-            "image_obstacle": self._pictures.obstacle(has_chat_template=bool(wrapper.has_chat_template)),
+            "image_obstacle": self._images.obstacle(has_chat_template=bool(wrapper.has_chat_template)),
         }
 
     def count(self, prompt: dict[str, Any], limit: int | None, *, incremental: bool) -> int:
-        """Tokens of the prompt, by what is new in it, or encoded as a whole.
+        """Number of tokens, by encoding what is new in the prompt, or all of it.
 
-        Exact, unless it is more than twice `limit` and much of it is new; then it is extrapolated.
+        Exact, unless the prompt has more than twice `limit` tokens and much of it is new; then it is
+        extrapolated.
         """
         huge = None if limit is None else max(_EXACT_CHARACTERS, limit * _CHARACTERS_PER_TOKEN)
         if incremental and self.segments is not None and "messages" in prompt:
@@ -130,12 +131,12 @@ class ServerTokenizer:
         """Length of the common prefix of two prompts, in tokens."""
         if incremental and self.segments is not None and "messages" in prompt:
             return self.segments.shared(self.render(prompt), self.render(other))
-        return common(self.encode(prompt), self.encode(other))
+        return common_prefix(self.encode(prompt), self.encode(other))
 
     def encode(self, prompt: dict[str, Any]) -> list[int]:
         """The token ids that the child will see.
 
-        The same branches as `ResponseGenerator._tokenize`; messages are changed in place, as there.
+        Has the branches of `ResponseGenerator._tokenize`, and changes messages in place as it does.
         """
         if "prompt" in prompt:
             return list(self.wrapper.encode(prompt["prompt"]))
@@ -157,10 +158,10 @@ class ServerTokenizer:
         urls = image_urls(prompt["messages"])
         with fast_lookups():
             text = str(self._apply_template(prompt, tokenize=False, images=bool(urls)))
-        return self._pictures.expand(text, urls) if urls else text
+        return self._images.expand(text, urls) if urls else text
 
     def _apply_template(self, prompt: dict[str, Any], *, tokenize: bool, images: bool = False) -> Any:
-        # Older servers do not know of images; there no prompt has any.
+        # Older servers have no such argument, but there no prompt has images.
         keep = {"keep_images": True} if images else {}
         self._server.process_message_content(prompt["messages"], **keep)
         return self.wrapper.apply_chat_template(
@@ -172,10 +173,11 @@ class ServerTokenizer:
         )
 
     def trim(self, text: str, head: int, limit: int) -> tuple[str, int]:
-        """`text` without tokens from its middle, and its exact count, which is at most `limit`.
+        """`text` without its middle, and its exact count, which is at most `limit`.
 
-        The first `head` tokens stay, and as many of the last as fit. Cuts at token borders of the text, so
-        nothing is decoded; encoding the two parts together may merge or split at the seam, hence the loop.
+        Keeps the first `head` tokens, and as many of the last as fit. Cuts the text at token borders, so
+        nothing is decoded. Encoding the two parts together may merge or split tokens at the seam, hence the
+        loop.
         """
         text = _ends(text, limit * _CHARACTERS_PER_TOKEN)
         spans = self._spans(text)
@@ -191,19 +193,19 @@ class ServerTokenizer:
             kept = max(0, kept - (count - limit))
 
     def _spans(self, text: str) -> list[tuple[int, int]]:
-        """Where each token of `text` begins and ends, in characters; what the tokenizer adds is left out."""
-        # The wrapper passes on attributes, not the call itself.
+        """Start and end of each token of `text` in characters, without tokens that the tokenizer adds."""
+        # The wrapper passes on attributes, but not calls.
         encoded = self.wrapper._tokenizer(text, return_offsets_mapping=True)
         return [(start, end) for start, end in encoded["offset_mapping"] if end > start]
 
 
 def _characters(prompt: dict[str, Any]) -> int:
-    """Roughly, and cheaply, how long the prompt is."""
+    """A cheap estimate of the prompt's length in characters."""
     if "prompt" in prompt:
         return len(prompt["prompt"])
     return sum(len(message.get("content") or "") for message in prompt["messages"])
 
 
 def _ends(text: str, each: int) -> str:
-    """`text` without its middle, where it is huge; a cut to so many tokens takes that anyway."""
+    """`text` without its middle if it is huge: the cut would remove that anyway."""
     return text if len(text) <= max(_EXACT_CHARACTERS, 2 * each) else text[:each] + text[-each:]

@@ -142,18 +142,18 @@ class Attempt:
         evidence = Evidence(symptom, exit_.code, exit_.signal, lines, self._pressure(), stopped)
         return self.die_of(diagnose(evidence, loading=self.generation is None), evidence, state)
 
-    def die_of(self, finding: Diagnosis, evidence: Evidence, state: State) -> Death:
+    def die_of(self, diagnosis: Diagnosis, evidence: Evidence, state: State) -> Death:
         """As `die`, with a known cause."""
         self.death = Death(
             self.number,
-            finding.cause,
-            finding.explanation,
+            diagnosis.cause,
+            diagnosis.explanation,
             "",  # advice also needs what the gateway knows: see crash_reports.py
             evidence.exit_code,
             evidence.signal,
             evidence.last_lines,
             state,
-            finding.external,
+            diagnosis.external,
             self.history.recent_active(time.monotonic()),
         )
         if self.generation is not None and not self.generation.died.done():
@@ -218,15 +218,8 @@ class Attempt:
         if inside is None:
             return MemorySample(now, free, self.memory_bytes())
         self._card_total = inside.card_total or self._card_total
-        return MemorySample(
-            now,
-            free,
-            self.memory_bytes(),
-            inside.active_bytes,
-            inside.peak_bytes,
-            inside.cache_bytes,
-            inside.card_free,
-        )
+        sizes = inside.active_bytes, inside.peak_bytes, inside.cache_bytes, inside.card_free
+        return MemorySample(now, free, self.memory_bytes(), *sizes)
 
     def last_footprint(self) -> int:
         """The child's memory in bytes as last measured from outside."""

@@ -42,7 +42,8 @@ class Probe:
     async def health(self, timeout_s: float = HEALTH_TIMEOUT_S) -> Health:
         """Ask /health."""
         try:
-            async with self._session.get(f"{self._url}/health", timeout=_total(timeout_s)) as response:
+            limit = aiohttp.ClientTimeout(total=timeout_s)
+            async with self._session.get(f"{self._url}/health", timeout=limit) as response:
                 return Health.DEAD if response.status == 503 else Health.OK
         except TimeoutError:
             return Health.SILENT
@@ -53,26 +54,18 @@ class Probe:
         """Ask for one token. The prompt is minimal, because it enters the server's prompt cache."""
         body = {"model": "default_model", "prompt": "a", "max_tokens": 1, "stream": False}
         try:
-            async with self._session.post(
-                f"{self._url}/v1/completions", json=body, timeout=_total(timeout_s)
-            ) as response:
+            limit, url = aiohttp.ClientTimeout(total=timeout_s), f"{self._url}/v1/completions"
+            async with self._session.post(url, json=body, timeout=limit) as response:
                 text = await response.text(errors="replace")
                 self.refusal = f"HTTP {response.status} {text[:300]}"
-                return (
-                    ProbeAnswer.TOKEN
-                    if response.status == 200 and _has_token(await response.json(content_type=None))
-                    else ProbeAnswer.ERROR
-                )
+                served = response.status == 200 and _has_token(await response.json(content_type=None))
+                return ProbeAnswer.TOKEN if served else ProbeAnswer.ERROR
         except TimeoutError:
             return ProbeAnswer.SILENT
         except ValueError:
             return ProbeAnswer.ERROR
         except (aiohttp.ClientError, OSError):
             return ProbeAnswer.REFUSED
-
-
-def _total(seconds: float | None) -> aiohttp.ClientTimeout:
-    return aiohttp.ClientTimeout(total=seconds)
 
 
 def _has_token(answer: object) -> bool:

@@ -56,20 +56,15 @@ class MemoryWait:
         return missing if missing > TOLERANCE * self.total else 0
 
 
-@dataclass(frozen=True, slots=True)
-class Waited:
-    """The result of a wait: seconds, and bytes that did not come back."""
+async def wait_for_memory(before: int, used: int) -> tuple[float, int]:
+    """Wait until `before` bytes are free again, or no more of the `used` bytes come back.
 
-    waited_s: float
-    missing_bytes: int
-
-
-async def wait_for_memory(before: int, used: int) -> Waited:
-    """Wait until `before` bytes are free again, or no more of the `used` bytes come back."""
+    Returns the seconds waited, and the bytes that did not come back.
+    """
     began, free = time.monotonic(), system.free_memory()
     wait = MemoryWait(before, used, system.total_memory(), began, free, began)
     while not wait.over(free, time.monotonic()):
         await asyncio.sleep(_LOOK_S)
         free = system.free_memory()
         wait = wait.seen(free, time.monotonic())
-    return Waited(round(time.monotonic() - began, 2), wait.missing(free))
+    return round(time.monotonic() - began, 2), wait.missing(free)

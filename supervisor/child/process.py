@@ -45,7 +45,7 @@ class Exit:
 
 @dataclass(frozen=True, slots=True)
 class Telemetry:
-    """One sample from inside the child, in bytes. `at`: monotonic time of its arrival at the gateway."""
+    """One sample of `server_wrapper.py`, in bytes. `at`: monotonic time of its arrival at the gateway."""
 
     active_bytes: int
     peak_bytes: int
@@ -144,17 +144,7 @@ class Child:
                 self._ended.set_result(Exit(None, int(number)))
 
     def _on_sample(self, line: bytes) -> None:
-        sample = json.loads(line)
-        self.telemetry = Telemetry(
-            sample["active"],
-            sample["peak"],
-            sample["cache"],
-            sample["beat"],
-            time.monotonic(),
-            sample.get("idle", False),
-            sample.get("card_free"),
-            sample.get("card_total"),
-        )
+        self.telemetry = Telemetry(at=time.monotonic(), **json.loads(line))
 
     async def _end(self) -> None:
         """Publish the child's end once the keeper has reported it or was itself killed."""

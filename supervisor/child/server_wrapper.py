@@ -59,9 +59,9 @@ def generation_thread() -> int | None:
 
 
 def sample(mx: ModuleType | None, beat: int, *, idle: bool = False) -> bytes:
-    """One line of telemetry, in JSON."""
+    """One line of JSON: the fields of `process.Telemetry` but for `at`."""
     memory = (mx.get_active_memory(), mx.get_peak_memory(), mx.get_cache_memory()) if mx else (0, 0, 0)
-    line = dict(zip(("active", "peak", "cache"), memory, strict=True), beat=beat, idle=idle)
+    line = dict(zip(("active_bytes", "peak_bytes", "cache_bytes"), memory, strict=True), beat=beat, idle=idle)
     line.update(gpu_memory(mx) if mx else {})
     return json.dumps(line).encode() + b"\n"
 

@@ -73,34 +73,38 @@ class Signature:
     """A text in the last lines that proves a cause. `loading`: it counts only before the first token."""
 
     cause: Cause
-    text: re.Pattern[str]
+    pattern: str
     loading: bool = False
-
-
-def _row(cause: Cause, pattern: str, *, loading: bool = False) -> Signature:
-    return Signature(cause, re.compile(pattern), loading)
 
 
 #: The first match wins. Metal's numeric code changed its width between versions, so only the name is matched.
 SIGNATURES: tuple[Signature, ...] = (
-    _row(Cause.METAL_OOM, r"\[METAL\].*(kIOGPUCommandBufferCallbackErrorOutOfMemory|Insufficient Memory)"),
-    _row(Cause.METAL_ERROR, r"\[METAL\].*kIOGPUCommandBufferCallbackError\w+"),
-    _row(Cause.CUDA_OOM, r"(?i)cuda.*out of memory|cudaErrorMemoryAllocation"),
+    Signature(
+        Cause.METAL_OOM, r"\[METAL\].*(kIOGPUCommandBufferCallbackErrorOutOfMemory|Insufficient Memory)"
+    ),
+    Signature(Cause.METAL_ERROR, r"\[METAL\].*kIOGPUCommandBufferCallbackError\w+"),
+    Signature(Cause.CUDA_OOM, r"(?i)cuda.*out of memory|cudaErrorMemoryAllocation"),
     # MLX prints the call and CUDA's text (backend/cuda/utils.cpp), for cuBLAS a number: 3 is ALLOC_FAILED.
-    _row(Cause.CUDA_OOM, r"\bcu[A-Z]\w*.* failed: out of memory|\bcublas\w*.* failed with code: 3\."),
-    _row(Cause.RESOURCE_LIMIT, r"Resource limit \(\d+\) exceeded"),
-    _row(Cause.ALLOCATION_REFUSED, r"\[(metal::)?malloc\w*\] (Attempting to allocate|Unable to allocate)"),
-    _row(Cause.ALLOCATION_REFUSED, r"^(MemoryError\b|std::bad_alloc)|terminating.*std::bad_alloc"),
-    _row(Cause.PORT_TAKEN, r"Address already in use", loading=True),
-    _row(
+    Signature(Cause.CUDA_OOM, r"\bcu[A-Z]\w*.* failed: out of memory|\bcublas\w*.* failed with code: 3\."),
+    Signature(Cause.RESOURCE_LIMIT, r"Resource limit \(\d+\) exceeded"),
+    Signature(
+        Cause.ALLOCATION_REFUSED, r"\[(metal::)?malloc\w*\] (Attempting to allocate|Unable to allocate)"
+    ),
+    Signature(Cause.ALLOCATION_REFUSED, r"^(MemoryError\b|std::bad_alloc)|terminating.*std::bad_alloc"),
+    Signature(Cause.PORT_TAKEN, r"Address already in use", loading=True),
+    Signature(
         Cause.UNSUPPORTED_FLAG, r"error: (unrecognized arguments|argument -|ambiguous option)", loading=True
     ),
-    _row(Cause.SERVER_MISSING, r"No module named ('mlx(_lm)?'|mlx_lm$)|^mlxguard: cannot run", loading=True),
-    _row(Cause.BAD_MODEL, r"Model type .* not supported", loading=True),
-    _row(Cause.BAD_MODEL, r"ValueError: (Missing|Received) \d+ parameters", loading=True),
-    _row(Cause.BAD_MODEL, r"FileNotFoundError: .*(config\.json|[Ss]afetensors)", loading=True),
-    _row(Cause.BAD_MODEL, r"\[load_safetensors\]", loading=True),
-    _row(Cause.BAD_MODEL, r"HFValidationError|RepositoryNotFoundError|RevisionNotFoundError", loading=True),
+    Signature(
+        Cause.SERVER_MISSING, r"No module named ('mlx(_lm)?'|mlx_lm$)|^mlxguard: cannot run", loading=True
+    ),
+    Signature(Cause.BAD_MODEL, r"Model type .* not supported", loading=True),
+    Signature(Cause.BAD_MODEL, r"ValueError: (Missing|Received) \d+ parameters", loading=True),
+    Signature(Cause.BAD_MODEL, r"FileNotFoundError: .*(config\.json|[Ss]afetensors)", loading=True),
+    Signature(Cause.BAD_MODEL, r"\[load_safetensors\]", loading=True),
+    Signature(
+        Cause.BAD_MODEL, r"HFValidationError|RepositoryNotFoundError|RevisionNotFoundError", loading=True
+    ),
 )
 
 _BY_SIGNAL: dict[int, Cause] = {
@@ -152,7 +156,7 @@ def _external_act(cause: Cause, evidence: Evidence) -> str | None:
 def _by_text(lines: tuple[str, ...], loading: bool) -> Cause | None:
     tail = lines[-EVIDENCE_LINES:]
     for signature in SIGNATURES:
-        if (loading or not signature.loading) and any(signature.text.search(line) for line in tail):
+        if (loading or not signature.loading) and any(re.search(signature.pattern, line) for line in tail):
             return signature.cause
     return None
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -86,12 +85,11 @@ class MemoryHistory:
 
     def table(self, now: float) -> dict[str, Any]:
         """One row per sample for a report, oldest first; ages in seconds before `now`."""
+        rows = [
+            [round(now - s.at, 1), s.free, s.footprint, s.active, s.peak, s.cache, s.card_free]
+            for s in self._samples
+        ]
         return {
             "columns": ["age_s", "free", "footprint", "active", "peak", "cache", "card_free"],
-            "rows": [list(row) for row in self._rows(now)],
+            "rows": rows,
         }
-
-    def _rows(self, now: float) -> Iterator[tuple[float | int | None, ...]]:
-        for sample in self._samples:
-            inside = sample.active, sample.peak, sample.cache, sample.card_free
-            yield round(now - sample.at, 1), sample.free, sample.footprint, *inside

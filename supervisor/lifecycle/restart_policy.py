@@ -19,14 +19,14 @@ class Retry(StrEnum):
     NEVER = "never"  # the same would happen again: a bad model, an unsupported flag
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RestartPolicy:
     """Limits of restarting; times in seconds."""
 
-    max_restarts: int
-    window_s: float
-    base_s: float
-    max_s: float
+    max_restarts: int = 5
+    restart_window_s: float = 300.0
+    backoff_base_s: float = 0.5
+    backoff_max_s: float = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,18 +37,12 @@ class History:
     streak: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class RestartDecision:
-    """The new history, and the delay until the restart; None when the intensity is exceeded."""
-
-    history: History
-    delay_s: float | None
-
-
 def add_restart(
     policy: RestartPolicy, history: History, *, now: float, served_s: float, jitter: float
-) -> RestartDecision:
+) -> tuple[History, float | None]:
     """Decide when to restart after one crash.
+
+    Returns the new history, and the seconds until the restart or None if the intensity is exceeded.
 
     Args:
         served_s: how long the generation served before it died. One that served for longer than the longest
@@ -56,11 +50,11 @@ def add_restart(
         jitter: in [0, 1), scales the whole delay ("full jitter"), so that several supervisors on one machine
             do not load their models at the same time.
     """
-    recent = (*(at for at in history.restarts if now - at < policy.window_s), now)
+    recent = (*(at for at in history.restarts if now - at < policy.restart_window_s), now)
     if len(recent) > policy.max_restarts:
-        return RestartDecision(History(recent[-policy.max_restarts - 1 :], history.streak), None)
-    streak = 0 if served_s > policy.max_s or len(recent) == 1 else history.streak
-    return RestartDecision(History(recent, streak + 1), backoff(policy, streak, jitter))
+        return History(recent[-policy.max_restarts - 1 :], history.streak), None
+    streak = 0 if served_s > policy.backoff_max_s or len(recent) == 1 else history.streak
+    return History(recent, streak + 1), backoff(policy, streak, jitter)
 
 
 def backoff(policy: RestartPolicy, streak: int, jitter: float) -> float:
@@ -68,4 +62,4 @@ def backoff(policy: RestartPolicy, streak: int, jitter: float) -> float:
     if streak == 0:
         return 0.0
     doublings = min(streak - 1, 32)  # enough for any limit, without overflow
-    return min(policy.max_s, policy.base_s * 2.0**doublings) * jitter
+    return min(policy.backoff_max_s, policy.backoff_base_s * 2.0**doublings) * jitter

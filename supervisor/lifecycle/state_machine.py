@@ -57,22 +57,21 @@ _STOP_BROKEN = (StopStep(signal.SIGINT, 1.0), StopStep(signal.SIGTERM, 1.0), _KI
 _STOP_UNRESPONSIVE = (StopStep(signal.SIGTERM, 1.0), _KILL)
 
 
-@dataclass(frozen=True, slots=True)
-class LifecycleRules:
-    """Times in seconds; see `[supervisor]` in proxy.toml."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LifecycleRules(RestartPolicy):
+    """The restart policy and the time limits of each state, in seconds."""
 
-    policy: RestartPolicy
-    start_timeout_s: float
-    drain_s: float
-    sigint_grace_s: float
-    sigterm_grace_s: float
-    cooldown_s: float
+    start_timeout_s: float = 600.0
+    drain_s: float = 30.0
+    sigint_grace_s: float = 10.0
+    sigterm_grace_s: float = 5.0
+    cooldown_s: float = 600.0
 
     @property
     def stop_sequence(self) -> tuple[StopStep, ...]:
         """The steps of a planned stop, after draining."""
-        polite = (signal.SIGINT, self.sigint_grace_s), (signal.SIGTERM, self.sigterm_grace_s)
-        return *(StopStep(*step) for step in polite), _KILL
+        sigint = StopStep(signal.SIGINT, self.sigint_grace_s)
+        return sigint, StopStep(signal.SIGTERM, self.sigterm_grace_s), _KILL
 
 
 #: Restarts in a row that do not count as crashes. The system chooses the port; if it is taken this often in a
@@ -207,13 +206,13 @@ def _apply_policy(rules: LifecycleRules, life: Life, retry: Retry, jitter: float
     if retry is Retry.NEVER:
         return _give_up(rules, life, now)
     served = 0.0 if life.ready_at is None else now - life.ready_at
-    decision = add_restart(rules.policy, life.history, now=now, served_s=served, jitter=jitter)
-    life = replace(life, history=decision.history)
-    if decision.delay_s is None:
+    history, delay_s = add_restart(rules, life.history, now=now, served_s=served, jitter=jitter)
+    life = replace(life, history=history)
+    if delay_s is None:
         return _give_up(rules, life, now)
-    if decision.delay_s == 0.0:
+    if delay_s == 0.0:
         return _start(rules, life, events.Start(), now)
-    return _wait_down(life, State.BACKOFF, now + decision.delay_s), ()
+    return _wait_down(life, State.BACKOFF, now + delay_s), ()
 
 
 def _give_up(rules: LifecycleRules, life: Life, now: float) -> Step:

@@ -11,8 +11,9 @@ import functools
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import psutil
 
@@ -25,6 +26,9 @@ _PHYS_FOOTPRINT = 7
 
 #: Seconds that the command `sysctl` may take.
 _SYSCTL_S = 5.0
+
+
+_T = TypeVar("_T")
 
 
 class _RusageInfoV0(ctypes.Structure):
@@ -67,11 +71,16 @@ def _in_group(pid: int, group_id: int) -> bool:
         return False
 
 
-def _rss(pid: int) -> int | None:
+def _ask(pid: int, question: Callable[[psutil.Process], _T]) -> _T | None:
+    """The answer about a process; None if it is gone or not accessible."""
     try:
-        return int(psutil.Process(pid).memory_info().rss)
+        return question(psutil.Process(pid))
     except (psutil.NoSuchProcess, psutil.AccessDenied):
         return None
+
+
+def _rss(pid: int) -> int | None:
+    return _ask(pid, lambda process: int(process.memory_info().rss))
 
 
 @functools.cache
@@ -89,11 +98,8 @@ def _footprint(pid: int) -> int | None:
 
 def cpu_seconds(pid: int) -> float | None:
     """Seconds of CPU time that the process has used; None if it is gone."""
-    try:
-        times = psutil.Process(pid).cpu_times()
-    except (psutil.NoSuchProcess, psutil.AccessDenied):
-        return None
-    return float(times.user + times.system)
+    times = _ask(pid, psutil.Process.cpu_times)
+    return None if times is None else float(times.user + times.system)
 
 
 def total_memory() -> int:
@@ -143,24 +149,25 @@ def system_kills() -> int | None:
 
 def is_stopped(pid: int) -> bool:
     """Whether the process was stopped by a signal or a debugger, so that it cannot answer."""
-    try:
-        return psutil.Process(pid).status() in (psutil.STATUS_STOPPED, psutil.STATUS_TRACING_STOP)
-    except (psutil.NoSuchProcess, psutil.AccessDenied):
-        return False
+    return _ask(pid, psutil.Process.status) in (psutil.STATUS_STOPPED, psutil.STATUS_TRACING_STOP)
 
 
 def listens(pid: int, port: int) -> bool | None:
     """Whether the process or one of its group listens on `port`; None if the system does not tell."""
     for member in group(pid):
         try:
-            connections = psutil.Process(member).net_connections(kind="tcp")
+            if _listens(psutil.Process(member), port):
+                return True
         except psutil.AccessDenied:
             return None
         except psutil.NoSuchProcess:
             continue
-        if any(c.status == psutil.CONN_LISTEN and c.laddr.port == port for c in connections):
-            return True
     return False
+
+
+def _listens(process: psutil.Process, port: int) -> bool:
+    connections = process.net_connections(kind="tcp")
+    return any(c.status == psutil.CONN_LISTEN and c.laddr.port == port for c in connections)
 
 
 def holder_of_port(port: int) -> str | None:
@@ -169,18 +176,12 @@ def holder_of_port(port: int) -> str | None:
     macOS shows ordinary users only their own processes, so each process is asked separately.
     """
     for process in psutil.process_iter(["name"]):
-        try:
-            connections = process.net_connections(kind="tcp")
-        except (psutil.AccessDenied, psutil.NoSuchProcess):
-            continue
-        if any(c.status == psutil.CONN_LISTEN and c.laddr.port == port for c in connections):
-            return f"{process.info['name']} (pid {process.pid})"
+        with contextlib.suppress(psutil.AccessDenied, psutil.NoSuchProcess):
+            if _listens(process, port):
+                return f"{process.info['name']} (pid {process.pid})"
     return None
 
 
 def created(pid: int) -> float | None:
     """When the process was created, in epoch seconds; distinguishes it from a later process with its pid."""
-    try:
-        return float(psutil.Process(pid).create_time())
-    except (psutil.NoSuchProcess, psutil.AccessDenied):
-        return None
+    return _ask(pid, psutil.Process.create_time)

@@ -1,7 +1,7 @@
-"""What a child's memory is made of: weights, caches, and what one step of a prompt works in. Pure.
+"""Pure. The parts of a child's memory: weights, caches, and the activations of one prefill step.
 
-The caches' bytes are exact (`cost.py`); how many of them live at once is told by `batch.py`. What a step
-works in is estimated from the architecture, with factors measured on the CPU build.
+The bytes of the caches are exact (`kv_cache.py`); `batch.py` says how many of them live at once. Activations
+are estimated from the architecture, with factors that were measured on the CPU build.
 """
 
 from __future__ import annotations
@@ -10,28 +10,29 @@ from dataclasses import dataclass
 
 from supervisor.memory_model.kv_cache import CostModel
 
-#: Elements of a layer's activations that live at once, as a multiple of the outputs of its linear maps,
+#: Elements of a layer's activations that live at once, as a multiple of the outputs of its linear maps.
+#: Measured on the CPU build, for one to eight prompts of 128 to 1,024 tokens a step; not measured on Metal.
 _ACTIVATIONS = 2
-#: or of the elements of its queries, where they take more: queries, keys and values, each as projected, as
-#: turned by its position and as laid out for attention, and what comes out. Both were measured on the CPU
-#: build, for one to eight prompts of 128 to 1,024 tokens a step; on Metal neither was.
+#: The same as a multiple of the elements of the queries, used where that is more: queries, keys and values,
+#: each as projected, as turned by its position and as laid out for attention, and the result. Measured
+#: likewise.
 _ATTENTION = 14
 #: Head sizes of Metal's fused kernel for prompts (mlx/backend/metal/scaled_dot_product_attention.cpp).
 _FUSED_HEADS = (64, 80, 128)
-#: Causal masks: a boolean per query and key, and the comparisons that it is made from.
+#: Bytes of causal masks per query and key: a boolean, and the comparisons that it is made from.
 _MASK_BYTES = 3
-#: Logits, their logarithms and a copy or two for sampling, in float32.
+#: Bytes of float32 logits, their logarithms and a copy or two for sampling, per entry of the vocabulary.
 _LOGITS_BYTES = 4 * 4
 
 
 @dataclass(frozen=True, slots=True)
 class _InFlight:
-    """What lives at once, for a backend that is given work before it has done, and freed, what came before.
+    """What lives at once on a backend that receives new work before earlier work is done and freed.
 
     Attributes:
-        layers: layers' activations.
-        most: matrices of attention scores, as long as they are small;
-        size: more than so many bytes of them only where `least` matrices are larger.
+        layers: layers whose activations live.
+        most: matrices of attention scores that live, as long as they are small.
+        size: bytes of matrices that are not exceeded, unless `least` matrices are larger.
     """
 
     layers: int
@@ -41,7 +42,8 @@ class _InFlight:
 
 
 #: CUDA: from one model on an H200 with mlx 0.32.4, which ends a graph of calls by their number and bytes and
-#: has several under way; 26 steps of 1 to 8 prompts, and one prompt of 128k. CPU: measured. Metal: not.
+#: has several under way; 26 steps of 1 to 8 prompts, and one prompt of 128k. CPU: measured. Metal: not
+#: measured.
 _IN_FLIGHT = {
     "cuda": _InFlight(layers=16, most=46, size=26 * 10**9, least=12),
     "metal": _InFlight(layers=1, most=2, size=0, least=2),
@@ -51,21 +53,21 @@ _IN_FLIGHT = {
 
 @dataclass(frozen=True, slots=True)
 class Traced:
-    """What the probe found out about a model (`probe.py`).
+    """What a trace has found out about a model (`supervisor.tracing`).
 
     Attributes:
-        law: what one sequence costs.
-        reason: why the law is only a bound; None when it is exact.
+        cost_model: the KV cost of one sequence.
+        reason: why the cost model is only an upper bound; None when it is exact.
         batched: the server can run several requests of this model together.
         rotating: some layers have a window, which `--kv-bits` cannot quantize.
         attention: (query heads, key size, value size) of each kind of attention.
-        layer_width: elements that one token's activations have in the widest layer.
+        layer_width: elements of one token's activations in the widest layer.
         backend: "metal", "cuda" or "cpu".
         working_set: bytes that Metal recommends.
         layers: caches that grow with the prompt.
     """
 
-    law: CostModel
+    cost_model: CostModel
     reason: str | None = None
     batched: bool = True
     rotating: bool = False
@@ -84,31 +86,31 @@ class Model:
 
     Attributes:
         weights: bytes of the model, the draft model and the adapter.
-        law: what one sequence costs in the caches, those of the draft model included.
-        batched: requests can run together; where not, they run one after the other.
+        cost_model: KV cost of one sequence, the caches of the draft model included.
+        batched: requests can run together; otherwise they run one after the other.
     """
 
     weights: int
-    law: CostModel
+    cost_model: CostModel
     traced: Traced
     batched: bool
 
 
 @dataclass(frozen=True, slots=True)
 class PeakMemory:
-    """Bytes."""
+    """The parts of a peak, in bytes."""
 
     weights: int
     caches: int
-    working: int
+    activations: int
 
     @property
     def total(self) -> int:
-        return self.weights + self.caches + self.working
+        return self.weights + self.caches + self.activations
 
 
-def working(traced: Traced, rows: int, members: int, step: int) -> int:
-    """Bytes that reading one step of the prompts of `members` takes beside the caches, up to `rows` rows."""
+def step_activations(traced: Traced, rows: int, members: int, step: int) -> int:
+    """Bytes, without the caches, of one prefill step of `members` prompts that ends at `rows` rows."""
     tokens = members * min(step, max(rows, 1))
     flight = _IN_FLIGHT[traced.backend]
     matrix = tokens * rows * max((_scores(traced, *attention) for attention in traced.attention), default=0)
@@ -119,7 +121,7 @@ def working(traced: Traced, rows: int, members: int, step: int) -> int:
 
 
 def logits(traced: Traced) -> int:
-    """Bytes that choosing one sequence's next token takes; while a prompt is read, none are worked out."""
+    """Bytes needed to choose one sequence's next token; prefill steps compute no logits."""
     return traced.vocabulary * _LOGITS_BYTES
 
 

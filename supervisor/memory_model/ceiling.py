@@ -1,26 +1,27 @@
-"""How much memory the child may take, and what says so: the smallest of the machine's bounds. Pure."""
+"""Pure. The ceiling: the most memory that the child may use, and which of the machine's bounds sets it."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from operator import attrgetter
 
 _MIB = 2**20
-#: Left to the system and other programs to grow into, on top of what they use now: this share of the memory,
+#: Share of the memory that is left for the system and other programs to grow into, beyond what they use now.
 _RESERVE = 0.05
-#: and never less or more than this.
+#: Bounds on that reserve, in bytes.
 _LEAST_RESERVE, _MOST_RESERVE = 512 * _MIB, 4096 * _MIB
-#: CUDA's own context and kernels, which no MLX counter sees (some 500 MB on an H200).
+#: Reserve for CUDA's own context and kernels, which no MLX counter includes (some 500 MB on an H200).
 _CUDA_RESERVE = 1024 * _MIB
 
 
 @dataclass(frozen=True, slots=True)
 class Readings:
-    """What the machine says now, in bytes; None where it has no such thing.
+    """Readings of the machine, in bytes; None where it has no such value.
 
     Attributes:
-        available: RAM that could be had without swapping.
+        available: RAM that can be allocated without swapping.
         working_set: Metal's recommended working set (`mx.device_info`).
-        wired_limit: `sysctl iogpu.wired_limit_mb`, which moves the working set when it is not 0.
+        wired_limit: `sysctl iogpu.wired_limit_mb`, which replaces the working set when it is not 0.
         cgroup_limit, cgroup_used: the tightest control group around this process, page cache not counted.
         gpu_total, gpu_free: the card's memory, with the CUDA build.
     """
@@ -38,21 +39,21 @@ class Readings:
 
 @dataclass(frozen=True, slots=True)
 class Bound:
-    """One thing that limits the child."""
+    """One limit on the child's memory."""
 
     bytes: int
-    source: str  # a clause: "what is free now, less 4.0 GB for the system"
+    source: str  # a clause: "memory free now, less 4.0 GB for the system"
 
 
 @dataclass(frozen=True, slots=True)
 class Ceiling:
-    """The bound that holds, and the others that were looked at."""
+    """The bound in force, and the other bounds that were considered."""
 
     bytes: int
     source: str
     others: tuple[Bound, ...] = field(default=())
     exceeds: Bound | None = None  # a bound of the machine below what was configured
-    wired_mb: int | None = None  # a better iogpu.wired_limit_mb, where Metal's own bound is what holds
+    wired_mb: int | None = None  # a better iogpu.wired_limit_mb, where Metal's own bound is in force
 
 
 def ceiling(
@@ -63,42 +64,39 @@ def ceiling(
     child: int = 0,
     learned: Bound | None = None,
 ) -> Ceiling:
-    """What the child may take in all.
+    """Find the most memory that the child may use.
 
     Args:
         configured: `[memory] max_active_memory_bytes`; it replaces the machine's bounds.
-        reserve: `[memory] reserve_system_bytes`; None chooses.
-        child: bytes that the child has already, which are no other program's.
-        learned: what deaths have taught; it holds beside either.
+        reserve: `[memory] reserve_system_bytes`; None uses `default_reserve`.
+        child: bytes that the child already has, which count as free.
+        learned: the bound learned from deaths, which applies in addition to either.
     """
-    bounds = sorted(_bounds(readings, reserve, child), key=_size)
-    lessons = () if learned is None else (learned,)
+    by_size = attrgetter("bytes")
+    bounds = sorted(_bounds(readings, reserve, child), key=by_size)
+    from_deaths = () if learned is None else (learned,)
     if configured is None:
-        lowest, *others = sorted((*bounds, *lessons), key=_size)
+        lowest, *others = sorted((*bounds, *from_deaths), key=by_size)
         metal = readings.wired_limit or readings.working_set
         wired_mb = advised_wired_limit(readings) if lowest.bytes == metal else None
         return Ceiling(lowest.bytes, lowest.source, tuple(others), wired_mb=wired_mb)
     fixed = Bound(configured, "memory.max_active_memory_bytes")
-    lowest, *others = sorted((fixed, *lessons), key=_size)
+    lowest, *others = sorted((fixed, *from_deaths), key=by_size)
     exceeds = bounds[0] if lowest is fixed and bounds[0].bytes < configured else None
     return Ceiling(lowest.bytes, lowest.source, (*others, *bounds), exceeds)
 
 
-def _size(bound: Bound) -> int:
-    return bound.bytes
-
-
 def default_reserve(readings: Readings) -> int:
-    """Bytes left to others where `reserve_system_bytes` is "auto"."""
+    """Bytes left to other programs where `reserve_system_bytes` is "auto"."""
     whole = min(readings.total, readings.cgroup_limit or readings.total)
     return max(_LEAST_RESERVE, min(_MOST_RESERVE, round(whole * _RESERVE)))
 
 
 def advised_wired_limit(readings: Readings) -> int | None:
-    """MiB for `sudo sysctl iogpu.wired_limit_mb=N` where that frees a good deal more; else None.
+    """MiB for `sudo sysctl iogpu.wired_limit_mb=N` where that allows over 5 % more; otherwise None.
 
     Metal recommends two thirds to three quarters of RAM. A machine that only serves the model can give it
-    all but an eighth, and never less than 6 GiB for the rest.
+    all but an eighth, but must leave at least 6 GiB for everything else.
     """
     if readings.backend != "metal":
         return None
@@ -126,5 +124,5 @@ def _bounds(readings: Readings, reserve: int | None, child: int) -> list[Bound]:
 
 
 def gb(size: float) -> str:
-    """Decimal gigabytes, as in proxy.toml; megabytes where that says more."""
+    """Format a size in decimal gigabytes, as in proxy.toml, or in megabytes below one gigabyte."""
     return f"{size / 10**9:.1f} GB" if size >= 10**9 else f"{size / 10**6:.0f} MB"

@@ -1,9 +1,9 @@
-"""What a model's KV caches hold after any feeding of tokens, in bytes: a law of few parts, replayed. Pure.
+"""Pure. The cost model: bytes in a model's KV caches after any feeding of tokens, by replaying a few parts.
 
-Each part stands for all caches of one class and size. How many rows a buffer has follows from the chunks of
-tokens it was fed with, as mlx_lm/models/cache.py grows, trims and rotates it (mlx-lm 0.32.2); a row's bytes
-come from the probe. So the replay is exact for any length, cold or warm, without running the model. It holds
-for one sequence; a batch is another law.
+Each part stands for all caches of one class and size. The rows of a buffer follow from the chunks of tokens
+that it was fed with, as mlx_lm/models/cache.py grows, trims and rotates it (mlx-lm 0.32.2); a trace supplies
+the bytes of a row. So the replay is exact for any length, cold or warm, without running the model. It covers
+one sequence; `batch.py` covers several.
 """
 
 from __future__ import annotations
@@ -11,14 +11,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from typing import Any
 
 #: Rows by which a buffer grows (`KVCache.step`, and the same in every class that has one).
 STEP = 256
 
 
 class GrowthKind(StrEnum):
-    """How a part's rows follow from the tokens."""
+    """How the rows of a part follow from the tokens."""
 
     GROWING = "growing"  # KVCache: in steps of 256, never shrinking
     WINDOW = "window"  # RotatingKVCache: the last `size` rows, more of them while a prompt is read
@@ -31,15 +30,15 @@ class GrowthKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class CachePart:
-    """Caches that are alike.
+    """Caches of one kind and size.
 
     Attributes:
-        row_bytes: bytes of one row of all of them together; for CONSTANT, of all there is.
+        row_bytes: bytes of one row of all these caches together; for CONSTANT, their whole size.
         size: window, chunk or group, in tokens.
         keep: WINDOW: rows at the start that are never overwritten.
         itemsize: bytes of one element.
         quantizable: `--kv-bits` turns it into a QuantizedKVCache.
-        caches: how many they are.
+        caches: number of these caches.
     """
 
     kind: GrowthKind
@@ -60,14 +59,20 @@ class Quantization:
     start: int = 5000
 
     def row_bytes(self, part: CachePart) -> int:
-        """Packed elements, and one scale and one bias per group (`QuantizedKVCache.init_quant`)."""
+        """Bytes of a row: packed elements, scale and bias per group (`QuantizedKVCache.init_quant`)."""
         elements = part.row_bytes // part.itemsize
         return elements * self.bits // 8 + 2 * part.itemsize * (elements // self.group_size)
 
 
 @dataclass(frozen=True, slots=True)
 class HeldRows:
-    """One buffer: rows, tokens seen, where a rotating one writes next, what a chunked one has cut off."""
+    """One buffer.
+
+    Attributes:
+        offset: tokens that it has been fed.
+        index: where a rotating buffer writes next.
+        start: tokens that a chunked buffer has cut off.
+    """
 
     rows: int = 0
     offset: int = 0
@@ -78,17 +83,17 @@ class HeldRows:
 
 @dataclass(frozen=True, slots=True)
 class CostModel:
-    """What one sequence costs in a model's caches."""
+    """KV cost of one sequence in a model's caches."""
 
     parts: tuple[CachePart, ...]
     quantization: Quantization | None = None
 
     def __add__(self, other: CostModel) -> CostModel:
-        """Both models' caches: a draft model reads every token too."""
+        """The caches of both models: a draft model reads every token too."""
         return replace(self, parts=self.parts + other.parts)
 
     @property
-    def slope(self) -> int:
+    def bytes_per_row(self) -> int:
         """Bytes of one more row when every window is full, before any quantization."""
         growing = sum(part.row_bytes for part in self.parts if part.kind is GrowthKind.GROWING)
         return growing + sum(p.row_bytes // p.size for p in self.parts if p.kind is GrowthKind.APPENDED)
@@ -100,7 +105,7 @@ class CostModel:
 
     @property
     def windows(self) -> dict[int, int]:
-        """Window, in rows -> bytes per row of the layers that have it."""
+        """Bytes per row of the layers with a window, by the window's rows."""
         found: dict[int, int] = {}
         for part in self.parts:
             if part.kind in (GrowthKind.WINDOW, GrowthKind.CHUNK, GrowthKind.LAST):
@@ -108,29 +113,17 @@ class CostModel:
         return found
 
     def cold(self, tokens: int, step: int = 2048) -> int:
-        """Bytes after a prompt of `tokens` that was read from nothing, in prefill steps."""
+        """Bytes after a prompt of `tokens` that was read without any cached prefix, in prefill steps."""
         return self.after(prefill(tokens, step))
 
-    def warm(self, offset: int, chunks: Iterable[int]) -> int:
-        """Bytes after `chunks` on top of `offset` rows that the prompt cache gave back, cut to size."""
-        return self.after(chunks, self.restored(offset))
-
     def after(self, chunks: Iterable[int], start: tuple[HeldRows, ...] | None = None) -> int:
-        """Bytes when all chunks have been fed."""
+        """Bytes after all chunks have been fed."""
         return self.bytes_of(self.replay(chunks, start))
-
-    def peak(self, chunks: Iterable[int], start: tuple[HeldRows, ...] | None = None) -> int:
-        """The most bytes after any of the chunks: windows are larger while a prompt is read."""
-        held, most = start or self.restored(0), 0
-        for chunk in chunks:
-            held = self.replay((chunk,), held)
-            most = max(most, self.bytes_of(held))
-        return most
 
     def replay(
         self, chunks: Iterable[int], start: tuple[HeldRows, ...] | None = None
     ) -> tuple[HeldRows, ...]:
-        """Every part's buffer when all chunks, each of at least one token, have been fed."""
+        """The buffer of every part after all chunks, each of at least one token, have been fed."""
         held = start or self.restored(0)
         for chunk in chunks:
             held = tuple(
@@ -139,26 +132,22 @@ class CostModel:
             )
         return held
 
-    def generated(self, held: tuple[HeldRows, ...], tokens: int) -> int:
-        """Bytes when `tokens` more have been fed one by one."""
-        return self.bytes_of(self.written(held, tokens))
-
-    def written(self, held: tuple[HeldRows, ...], tokens: int) -> tuple[HeldRows, ...]:
-        """The buffers when `tokens` more have been fed one by one, as `replay` would find them, at once."""
+    def generate(self, held: tuple[HeldRows, ...], tokens: int) -> tuple[HeldRows, ...]:
+        """The buffers after `tokens` more were fed one by one: as by `replay`, but in one step."""
         return tuple(
             self._quantized(part, _generated(part, h, tokens))
             for part, h in zip(self.parts, held, strict=True)
         )
 
     def restored(self, offset: int) -> tuple[HeldRows, ...]:
-        """Buffers with exactly `offset` tokens in them, as merging makes them (`BatchKVCache.merge`)."""
+        """Buffers cut to exactly `offset` tokens, as merging makes them (`BatchKVCache.merge`)."""
         return tuple(_restored(part, offset) for part in self.parts)
 
     def bytes_of(self, held: tuple[HeldRows, ...]) -> int:
         return sum(self._bytes(part, h) for part, h in zip(self.parts, held, strict=True))
 
     def widest(self, held: tuple[HeldRows, ...]) -> int:
-        """Bytes of the largest of all caches."""
+        """Bytes of the largest single cache."""
         return max((self._bytes(p, h) // p.caches for p, h in zip(self.parts, held, strict=True)), default=0)
 
     def _bytes(self, part: CachePart, held: HeldRows) -> int:
@@ -174,7 +163,7 @@ class CostModel:
 
 
 def prefill(tokens: int, step: int = 2048) -> Iterator[int]:
-    """The chunks in which the server reads a prompt of one segment: steps, then the last token by itself."""
+    """Yield the chunks in which a prompt of one segment is read: steps, then the last token alone."""
     before = max(0, tokens - 1)
     yield from [step] * (before // step)
     if before % step:
@@ -184,7 +173,7 @@ def prefill(tokens: int, step: int = 2048) -> Iterator[int]:
 
 
 def merged(parts: Iterable[CachePart]) -> tuple[CachePart, ...]:
-    """Like parts as one, in the order in which they came first."""
+    """Join parts that differ only in their bytes, in order of first appearance."""
     found: dict[CachePart, list[CachePart]] = {}
     for part in parts:
         if part.row_bytes:
@@ -196,16 +185,15 @@ def merged(parts: Iterable[CachePart]) -> tuple[CachePart, ...]:
 
 
 def rounded(rows: int) -> int:
-    """Up to a full step."""
+    """Round up to a full step of rows."""
     return -(-rows // STEP) * STEP
 
 
 def _grow(part: CachePart, held: HeldRows, tokens: int) -> HeldRows:
-    """`KVCache.update_and_fetch`: the slack is cut off before a new block, unless it ends on a step."""
+    """`KVCache.update_and_fetch`: unused rows are cut off before a new block, unless it ends on a step."""
     rows, offset = held.rows, held.offset
     if offset + tokens > rows:
-        kept = offset if offset % STEP else rows
-        rows = kept + rounded(tokens)
+        rows = (offset if offset % STEP else rows) + rounded(tokens)
     return replace(held, rows=rows, offset=offset + tokens)
 
 
@@ -214,7 +202,7 @@ def _rotate(part: CachePart, held: HeldRows, tokens: int) -> HeldRows:
 
 
 def _rotate_many(part: CachePart, held: HeldRows, tokens: int) -> HeldRows:
-    """`RotatingKVCache._update_concat`: all but `size - 1` old rows go, then the new ones are appended."""
+    """`RotatingKVCache._update_concat`: drops all but `size - 1` old rows, then appends the new ones."""
     in_order = held.rows == held.index or held.index < held.offset
     rows = held.rows if in_order else held.index
     rows = rows - max(0, rows - part.size + 1) + tokens
@@ -246,7 +234,7 @@ def _chunk(part: CachePart, held: HeldRows, tokens: int) -> HeldRows:
 
 
 def _generated(part: CachePart, held: HeldRows, tokens: int) -> HeldRows:
-    """The rows and the offset after single tokens; where a window writes next is not followed."""
+    """Rows and offset after `tokens` single tokens; a window's write position is not tracked."""
     offset = held.offset + tokens
     if not tokens:
         return held
@@ -259,7 +247,7 @@ def _generated(part: CachePart, held: HeldRows, tokens: int) -> HeldRows:
             rows = min(part.size, held.rows + rounded(max(0, offset - held.rows)))
         case GrowthKind.CHUNK:
             before = held.offset - held.start
-            full = before + tokens - 1 > part.size  # it was cut to size before the last token
+            full = before + tokens - 1 > part.size  # it was cut to `size` before the last token
             rows = part.size + STEP if full else held.rows + rounded(max(0, before + tokens - held.rows))
         case _:
             rows = rows_at(part.kind, part.size, offset)
@@ -272,7 +260,7 @@ def _by_offset(part: CachePart, held: HeldRows, tokens: int) -> HeldRows:
 
 
 def rows_at(kind: GrowthKind, size: int, offset: int) -> int:
-    """Rows of the kinds that depend on the number of tokens alone."""
+    """Rows of those kinds that depend only on the number of tokens."""
     match kind:
         case GrowthKind.APPENDED:
             return offset // size
@@ -305,24 +293,3 @@ _FEED: dict[GrowthKind, Callable[[CachePart, HeldRows, int], HeldRows]] = {
     GrowthKind.OPEN: _by_offset,
     GrowthKind.CONSTANT: _by_offset,
 }
-
-
-def to_document(parts: Iterable[CachePart]) -> list[dict[str, Any]]:
-    """As JSON, for the probe's answer and its cache."""
-    return [
-        {
-            "kind": part.kind.value,
-            "row_bytes": part.row_bytes,
-            "size": part.size,
-            "keep": part.keep,
-            "itemsize": part.itemsize,
-            "quantizable": part.quantizable,
-            "caches": part.caches,
-        }
-        for part in parts
-    ]
-
-
-def from_document(document: Iterable[dict[str, Any]]) -> tuple[CachePart, ...]:
-    """The reverse. Raises KeyError, TypeError or ValueError when it is none of ours."""
-    return tuple(CachePart(**{**entry, "kind": GrowthKind(entry["kind"])}) for entry in document)

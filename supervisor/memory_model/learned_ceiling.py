@@ -1,94 +1,104 @@
-"""What deaths for want of memory teach about the ceiling: lowered at once, raised again with time (pure).
+"""Pure. What deaths from lack of memory teach about the ceiling: lowered at once, raised again over time.
 
-What is learned is a share of the ceiling that machine and settings give, not a number of bytes: free memory
-differs from start to start, and a death while other programs held most of it must not become a small
-limit for ever. Every change is one bounded step, so that no single outlier moves anything far.
+The learned value is a share of the ceiling that machine and settings give, not a number of bytes: free memory
+differs from start to start, and a death while other programs used most of it must not become a small limit
+for ever. Every change is one bounded step, so that no single outlier moves the share far.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Annotated
+
+from pydantic import Field
 
 from supervisor.memory_model.ceiling import Bound, gb
 
-#: One death takes the share to 95 % of what was seen to kill, and by no less or more than this.
+#: A death lowers the share to this part of the memory at which the child died.
 _UNDER = 0.95
+#: Factors by which one death lowers the share at least and at most.
 _LEAST_STEP, _MOST_STEP = 0.97, 0.90
 
-#: Below this it is not the ceiling that is wrong.
+#: The share never goes below this: then something other than the ceiling is wrong.
 LEAST_SHARE = 0.5
 
-#: One raise gives back half of what is missing, this at most; what is then missing less than `_WHOLE` is all.
+#: One raise gives back half of what is missing, but at most this.
 _RAISE = 0.02
+#: When less than this is missing, a raise restores the whole ceiling.
 _WHOLE = 0.005
 
-#: Seconds of work without such a death before the first raise. Each further death doubles it, up to the most.
+#: Seconds of work without such a death before the first raise; each further death doubles them.
 STABLE_S = 1800.0
+#: Seconds of work before a raise never exceed this.
 LONGEST_STABLE_S = 24 * 3600.0
+
+#: Bytes and wall-clock seconds beyond these are no values of ours.
+_MOST_BYTES, _LATEST = 2**60, 1e11
 
 
 @dataclass(frozen=True, slots=True)
 class MemoryDeath:
-    """One death for want of memory, by telemetry. Bytes; `at`: wall-clock seconds.
+    """One death from lack of memory, as telemetry reported it.
 
-    `held`: the most that MLX had active in the last seconds. `ceiling`: what was in force.
+    Attributes:
+        held: the most bytes that MLX had active in the last seconds.
+        ceiling: the ceiling in force, in bytes.
+        at: wall-clock seconds.
     """
 
-    cause: str
-    held: int
-    ceiling: int
-    at: float
+    cause: Annotated[str, Field(max_length=64)]
+    held: Annotated[int, Field(ge=0, le=_MOST_BYTES)]
+    ceiling: Annotated[int, Field(ge=1, le=_MOST_BYTES)]
+    at: Annotated[float, Field(ge=0, le=_LATEST)]
 
 
 @dataclass(frozen=True, slots=True)
 class LearnedCeiling:
-    """What holds now.
+    """What has been learned; the ranges are those that a file's values must have.
 
     Attributes:
-        share: of the ceiling that machine and settings give.
-        deaths: that it follows from.
-        last: the newest of them; None while nothing was learned.
+        share: the part that is used of the ceiling that machine and settings give.
+        deaths: number of deaths that it follows from.
+        last: the newest of them; None while nothing has been learned.
         worked_s: seconds of work since the share last changed.
     """
 
-    share: float = 1.0
-    deaths: int = 0
+    share: Annotated[float, Field(ge=LEAST_SHARE, le=1.0)] = 1.0
+    deaths: Annotated[int, Field(ge=0, le=10**6)] = 0
     last: MemoryDeath | None = None
-    worked_s: float = 0.0
+    worked_s: Annotated[float, Field(ge=0, le=_LATEST)] = 0.0
 
     @property
     def stable_s(self) -> float:
-        """Seconds of work that the next raise takes."""
+        """Seconds of work before the next raise."""
         return min(STABLE_S * 2.0 ** min(max(0, self.deaths - 1), 32), LONGEST_STABLE_S)
 
     @property
     def reason(self) -> str:
-        """A clause: what was learned, and from what."""
+        """A clause that says what was learned, and from what."""
         if self.last is None:
-            return "nothing was learned"
+            return "nothing has been learned"
         times = "a death" if self.deaths == 1 else f"{self.deaths} deaths"
         return (
-            f"{self.share:.0%} of what else would be allowed, learned from {times} for want of memory "
+            f"{self.share:.0%} of what would otherwise be allowed, learned from {times} from lack of memory "
             f"(the last: {self.last.cause} at {gb(self.last.held)} of {gb(self.last.ceiling)})"
         )
 
 
 def lowered(learned: LearnedCeiling, death: MemoryDeath) -> LearnedCeiling:
-    """After one more death. Where more was held than was allowed, the ceiling was hardly what was wrong."""
+    """The state after one more death. If more was in use than allowed, the ceiling was hardly the cause."""
     seen = _UNDER * death.held / max(1, death.ceiling)
     step = max(_MOST_STEP, min(_LEAST_STEP, seen))
     return LearnedCeiling(max(LEAST_SHARE, learned.share * step), learned.deaths + 1, death)
 
 
 def worked(learned: LearnedCeiling, seconds: float) -> LearnedCeiling:
-    """After so many more seconds of work that nothing died of; one raise at most."""
+    """The state after `seconds` more of work without such a death; raises the share at most once."""
     if learned.last is None:
         return learned
-    so_far = learned.worked_s + max(0.0, seconds)
-    if so_far < learned.stable_s:
-        return replace(learned, worked_s=so_far)
+    total = learned.worked_s + max(0.0, seconds)
+    if total < learned.stable_s:
+        return replace(learned, worked_s=total)
     missing = 1.0 - learned.share
     if missing < _WHOLE:
         return LearnedCeiling()
@@ -96,31 +106,7 @@ def worked(learned: LearnedCeiling, seconds: float) -> LearnedCeiling:
 
 
 def bound(learned: LearnedCeiling, allowed: int) -> Bound | None:
-    """The bound that follows for a child that machine and settings allow so many bytes; None: no other."""
+    """The bound for a child that machine and settings allow `allowed` bytes; None if nothing was learned."""
     if learned.last is None:
         return None
     return Bound(round(learned.share * allowed), learned.reason)
-
-
-# As JSON, for a file
-
-
-def to_json(learned: LearnedCeiling) -> dict[str, Any]:
-    """Plain values that `from_json` understands."""
-    last = learned.last
-    death = None if last is None else {name: getattr(last, name) for name in MemoryDeath.__slots__}
-    return {"share": learned.share, "deaths": learned.deaths, "last": death, "worked_s": learned.worked_s}
-
-
-def from_json(content: Mapping[str, Any]) -> LearnedCeiling:
-    """What is in a file. Raises ValueError if it is none of ours."""
-    try:
-        last = MemoryDeath(**content["last"]) if content["last"] is not None else None
-        learned = LearnedCeiling(
-            float(content["share"]), int(content["deaths"]), last, float(content["worked_s"])
-        )
-    except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"not learned limits: {error!r}") from error
-    if not LEAST_SHARE <= learned.share <= 1.0 or learned.worked_s < 0 or (last and not last.ceiling > 0):
-        raise ValueError("learned limits out of their range")
-    return learned

@@ -1,4 +1,4 @@
-"""One sequence among those that run together: what its caches take by themselves. Pure."""
+"""Pure. The buffers of one sequence among those that run together, and how the child runs them."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from typing import NamedTuple
 
-from supervisor.memory_model.activations import Model, Traced, working
+from supervisor.memory_model.activations import Model, Traced, step_activations
 from supervisor.memory_model.kv_cache import CostModel, GrowthKind, HeldRows, prefill
 
-#: The system prompt, the rest, and a tail that opens a thought (server.py, `_tokenize`).
+#: Segments of a prompt: the system prompt, the rest, and a tail that opens a thought (server.py,
+#: `_tokenize`).
 MOST_SEGMENTS = 3
 
 
@@ -54,19 +55,19 @@ class Serving:
     Attributes:
         step: --prefill-step-size.
         decodes, prompts: --decode-concurrency, --prompt-concurrency.
-        kept_sequences, kept_bytes: --prompt-cache-size, --prompt-cache-bytes; None: no limit.
+        prompt_cache_size, prompt_cache_bytes: --prompt-cache-size, --prompt-cache-bytes; None: no limit.
     """
 
     model: Model
     step: int
     decodes: int
     prompts: int
-    kept_sequences: int
-    kept_bytes: int | None = None
-    _hash: int = field(init=False, repr=False, compare=False)  # of all that a model is, once and for all
+    prompt_cache_size: int
+    prompt_cache_bytes: int | None = None
+    _hash: int = field(init=False, repr=False, compare=False)  # computed once: a model has many parts
 
     def __post_init__(self) -> None:
-        flags = (self.step, self.decodes, self.prompts, self.kept_sequences, self.kept_bytes)
+        flags = (self.step, self.decodes, self.prompts, self.prompt_cache_size, self.prompt_cache_bytes)
         object.__setattr__(self, "_hash", hash((self.model, *flags)))
 
     def __hash__(self) -> int:
@@ -74,98 +75,103 @@ class Serving:
 
 
 class Buffers(NamedTuple):
-    """One sequence's caches by themselves, in bytes. A tuple, since of each the most is often asked.
+    """The caches of one sequence, in bytes. A NamedTuple because maxima over its fields are on the hot path.
 
     Attributes:
-        reading, works_in: at the fullest while the prompt is read, and what the step works in beside them.
-        prompt: when it has been read: what its snapshot pins.
-        end: when all has been generated.
-        slack: what `end` can be larger by where it was cut out of a padded buffer: it grows from there.
-        layer: the largest single cache, as it is read or as it ends.
-        kept: its snapshot stays when it has ended.
-        copied: what is there twice as it begins to write: one cache after the other, where what is generated
-            does not go into a buffer of the size that the snapshot pins.
+        reading, activations: caches and activations at the peak of prefill.
+        prompt: caches after prefill, which its snapshot pins.
+        end: caches once everything has been generated.
+        slack: how much larger `end` can be after it was cut out of a padded buffer, since it grows from
+            there.
+        layer: the largest single cache, in prefill or at the end.
+        keeps_snapshot: its snapshot stays after it has ended.
+        copied: what exists twice as it begins to generate: one cache after the other, where the generation
+            buffer differs in size from the one that the snapshot pins.
     """
 
     reading: int
-    works_in: int
+    activations: int
     prompt: int
     end: int
     slack: int
     layer: int
-    kept: bool
+    keeps_snapshot: bool
     copied: int
 
 
 @lru_cache(maxsize=8)
 def buffers_of(serving: Serving) -> Callable[[SequenceDemand], Buffers]:
-    """The buffers of any member. What serves is hashed once a question and not once a member."""
+    """A cached function from a sequence to its buffers, so that `serving` is hashed once per decision."""
     model = serving.model
-    return lru_cache(maxsize=8192)(partial(_buffers, model.traced, model.law, serving.step))
+    return lru_cache(maxsize=8192)(partial(_buffers, model.traced, model.cost_model, serving.step))
 
 
 @lru_cache(maxsize=8)
-def leading(serving: Serving) -> Callable[[SequenceDemand, int], tuple[int, ...]]:
-    """Bytes per sequence of a buffer in which a member is the longest, after each step that it is read in,
-    the largest first. Others are fed so many tokens in a step at most, which are appended to all; at its
-    start they would be the longest.
+def leading_sizes(serving: Serving) -> Callable[[SequenceDemand, int], tuple[int, ...]]:
+    """A cached function to the bytes per sequence of a buffer in which a given sequence is the longest.
+
+    It has a value for each of its prefill steps, the largest first. The second argument is the largest chunk
+    that the others are fed in one step, which is appended to all; in the first step they would be the
+    longest.
     """
-    return lru_cache(maxsize=8192)(partial(_led, serving.model.law, serving.step))
+    return lru_cache(maxsize=8192)(partial(_leading_sizes, serving.model.cost_model, serving.step))
 
 
-def _led(law: CostModel, step: int, member: SequenceDemand, beside: int) -> tuple[int, ...]:
+def _leading_sizes(cost_model: CostModel, step: int, member: SequenceDemand, other: int) -> tuple[int, ...]:
     given, chunks = _chunks(member, step)
-    held = law.restored(given)
+    held = cost_model.restored(given)
     sizes: list[int] = []
     for chunk in chunks:
-        appended = max(chunk, beside) if given or sizes else chunk
-        sizes.append(law.bytes_of(law.replay((appended,), held)))
-        held = law.replay((chunk,), held)
+        appended = max(chunk, other) if given or sizes else chunk
+        sizes.append(cost_model.bytes_of(cost_model.replay((appended,), held)))
+        held = cost_model.replay((chunk,), held)
     return tuple(sorted([*sizes, *sizes[-1:] * (member.segments - 1)], reverse=True))
 
 
 def _chunks(member: SequenceDemand, step: int) -> tuple[int, list[int]]:
-    """What the prompt cache gave back, and the chunks of the rest; the last token begins the answer."""
+    """Tokens that the prompt cache supplies, and the chunks of the rest; the last token begins the answer."""
     given = min(member.cached, max(0, member.prompt - 1))
     return given, list(prefill(member.prompt - given, step))[:-1]
 
 
-def _buffers(traced: Traced, law: CostModel, step: int, member: SequenceDemand) -> Buffers:
+def _buffers(traced: Traced, cost_model: CostModel, step: int, member: SequenceDemand) -> Buffers:
     given, chunks = _chunks(member, step)
-    held, rows = law.restored(given), given
-    stages = [(law.bytes_of(held), 0)]
+    held, rows = cost_model.restored(given), given
+    stages = [(cost_model.bytes_of(held), 0)]
     for chunk in chunks:
-        held, rows = law.replay((chunk,), held), rows + chunk
-        stages.append((law.bytes_of(held), working(traced, rows, 1, chunk)))
-    reading, works_in = max(stages, key=sum)
-    written = law.written(held, 1 + member.completion)
-    cut = law.written(law.restored(rows), 1 + member.completion)
-    end = law.bytes_of(written)
+        held, rows = cost_model.replay((chunk,), held), rows + chunk
+        stages.append((cost_model.bytes_of(held), step_activations(traced, rows, 1, chunk)))
+    reading, activations = max(stages, key=sum)
+    ended = cost_model.generate(held, 1 + member.completion)
+    cut = cost_model.generate(cost_model.restored(rows), 1 + member.completion)
+    end = cost_model.bytes_of(ended)
     return Buffers(
         reading=reading,
-        works_in=works_in,
-        prompt=law.bytes_of(held),
+        activations=activations,
+        prompt=cost_model.bytes_of(held),
         end=end,
-        slack=max(0, law.bytes_of(cut) - end),
-        layer=max(map(law.widest, (held, written, cut))),
-        kept=not _trimmable(law, member.prompt + member.completion),
-        copied=_copied(law, held, written),
+        slack=max(0, cost_model.bytes_of(cut) - end),
+        layer=max(map(cost_model.widest, (held, ended, cut))),
+        keeps_snapshot=not _trimmable(cost_model, member.prompt + member.completion),
+        copied=_copied(cost_model, held, ended),
     )
 
 
-def _copied(law: CostModel, held: tuple[HeldRows, ...], written: tuple[HeldRows, ...]) -> int:
-    """The largest cache whose buffer does not stay as it is."""
-    changed = [before.rows != after.rows for before, after in zip(held, written, strict=True)]
+def _copied(cost_model: CostModel, held: tuple[HeldRows, ...], ended: tuple[HeldRows, ...]) -> int:
+    """Bytes of the largest cache whose buffer changes its size."""
+    changed = [before.rows != after.rows for before, after in zip(held, ended, strict=True)]
     return max(
-        law.widest(tuple(each if other else HeldRows() for each, other in zip(some, changed, strict=True)))
-        for some in (held, written)
+        cost_model.widest(
+            tuple(each if other else HeldRows() for each, other in zip(some, changed, strict=True))
+        )
+        for some in (held, ended)
     )
 
 
-def _trimmable(law: CostModel, rows: int) -> bool:
-    """Whether the server can cut such caches, and takes snapshots away that a longer one makes needless."""
+def _trimmable(cost_model: CostModel, rows: int) -> bool:
+    """Whether the server can trim such caches, and so removes snapshots that have become redundant."""
     return all(
         part.kind in (GrowthKind.GROWING, GrowthKind.CHUNK)
         or (part.kind is GrowthKind.WINDOW and rows < part.size)
-        for part in law.parts
+        for part in cost_model.parts
     )

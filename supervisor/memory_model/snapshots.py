@@ -1,8 +1,8 @@
-"""What the snapshots of running requests pin at most, from who is read in how many steps beside whom. Pure.
+"""Pure. An upper bound on what snapshots of running requests pin, from the prefill steps of each prompt.
 
-At the end of each segment of a prompt the server keeps a view of the whole buffer that is read then. Those
-whose segments end in the same step share one. A prompt that is read in s steps is in s different buffers at
-most, so short prompts share one and a long one is not beside everybody's.
+At the end of each segment of a prompt the server retains a view of the whole buffer that is being read.
+Prompts whose segments end in the same step share one. A prompt that is read in s steps is in at most s
+different buffers, so short prompts share one, and a long prompt does not share a buffer with all of them.
 """
 
 from __future__ import annotations
@@ -10,11 +10,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from itertools import accumulate, chain
 
-from supervisor.memory_model.sequence import Buffers, SequenceDemand, Serving, buffers_of, leading
+from supervisor.memory_model.sequence import Buffers, SequenceDemand, Serving, buffers_of, leading_sizes
 
 
 class Snapshots:
-    """The buffers that snapshots pin at most.
+    """The buffers that snapshots may pin.
 
     Attributes:
         sizes: bytes of each, the largest first.
@@ -24,9 +24,9 @@ class Snapshots:
         self.sizes = sorted(sizes, reverse=True)
         self._sums = [*accumulate(self.sizes, initial=0)]
 
-    def of(self, keeping: int) -> int:
-        """Bytes, so many keeping theirs: the server itself holds the last that was made, whoever's it is."""
-        return self._sums[min(keeping + 1, len(self.sizes))]
+    def of(self, number: int) -> int:
+        """Bytes while `number` requests keep theirs; the server itself also holds the newest one."""
+        return self._sums[min(number + 1, len(self.sizes))]
 
 
 def snapshots(
@@ -35,7 +35,7 @@ def snapshots(
     buffers: Sequence[Buffers],
     unread: Sequence[SequenceDemand],
 ) -> Snapshots:
-    """Of those who generate (`among` is known), and of those that are still to be read."""
+    """Snapshots of the members that generate (`read_together` is known) and of those that are unread."""
     sizes = [_known(serving, m, b) for m, b in zip(members, buffers, strict=True) if m.read_together]
     sizes += _unread(serving, unread)
     return Snapshots(sizes)
@@ -49,21 +49,21 @@ def _known(serving: Serving, member: SequenceDemand, buffer: Buffers) -> int:
 
 
 def _unread(serving: Serving, members: Sequence[SequenceDemand]) -> list[int]:
-    """The buffers in which they end, each in a step of its own: of the longest steps there are the widest."""
+    """Sizes of the buffers in which unread prompts end, each in a step of its own, in the worst case."""
     if len(members) < 2:
         return [buffers_of(serving)(each).prompt for each in members]
     chunks = [min(serving.step, each.prompt - each.cached) for each in members]
     second, most = sorted(chunks)[-2:]
-    led = leading(serving)
+    sizes_of = leading_sizes(serving)
     led_by = [
-        led(each, most if chunk < most else second) for each, chunk in zip(members, chunks, strict=True)
+        sizes_of(each, most if chunk < most else second) for each, chunk in zip(members, chunks, strict=True)
     ]
     number = len(members)
     rows = sorted(chain.from_iterable([steps[:number] for steps in led_by]), reverse=True)
     left = sum(map(min, sorted(map(len, led_by)), range(1, number + 1)))
     sizes = []
-    for beside, each in zip(range(number, 0, -1), rows, strict=False):  # no more buffers than prompts
-        width = min(serving.prompts, beside, left)
+    for others, each in zip(range(number, 0, -1), rows, strict=False):  # no more buffers than prompts
+        width = min(serving.prompts, others, left)
         left -= width
         sizes.append(width * each)
     return [size for size in sizes if size]

@@ -1,7 +1,7 @@
-"""A law that is never below the truth, from config.json alone, for models that cannot be traced. Pure.
+"""Pure. A cost model that is never too low, from config.json alone, for models that cannot be traced.
 
-It takes every size that the configuration names at its largest, in float32, for every layer; so it may be
-many times too large, and is always printed as a bound.
+It takes every size that the configuration names at its largest, in float32, for every layer. So it may be
+many times too high, and is always reported as a bound.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ _STATES = (
     "mamba_head_dim",
     "linear_key_head_dim",
 )
-#: Layers may have two attentions (longcat_flash), each with a key and a value.
+#: Buffers of a layer: it may have two attentions (longcat_flash), each with a key and a value.
 _BUFFERS = 4
 
 
 def bound(config: Mapping[str, Any]) -> CostModel:
-    """Rows for full attention in every layer, and a linear-attention state in every layer too."""
+    """Build it from rows of full attention and a linear-attention state in every layer."""
     text = config.get("text_config")
     every = {**config, **text} if isinstance(text, dict) else dict(config)
     layers = max(_numbers(every, _LAYERS), default=1) * max(_numbers(every, ("num_loops",)), default=1)
@@ -54,13 +54,13 @@ def bound(config: Mapping[str, Any]) -> CostModel:
 
 
 def _latent(config: Mapping[str, Any]) -> int:
-    """A compressed row of multi-head latent attention, or a key made of its two halves."""
+    """Size of a compressed row of multi-head latent attention, or of a key made of its two halves."""
     parts = ("kv_lora_rank", "qk_rope_head_dim", "qk_nope_head_dim")
     return sum(_numbers(config, parts))
 
 
 def _numbers(config: Mapping[str, Any], names: Iterable[str]) -> list[int]:
-    """The positive whole numbers among these; of a list (a size per layer) the largest."""
+    """The positive integers among the named values, those in lists (a size per layer) included."""
     found = (config.get(name) for name in names)
     flat = (each for value in found for each in (value if isinstance(value, list) else (value,)))
     return [each for each in flat if isinstance(each, int) and not isinstance(each, bool) and each > 0]

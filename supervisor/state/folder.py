@@ -52,16 +52,14 @@ class StateFolder:
         try:
             self._lock.acquire()
         except filelock.Timeout:
-            raise AlreadyRunning(self._describe_holder()) from None
+            found = holder(self.folder)
+            process = f"pid {found.get('pid', 'unknown')}, port {found.get('port') or 'unknown'}"
+            message = f"another mlxguard-proxy ({process}) uses the state folder {self.folder}"
+            raise AlreadyRunning(message) from None
         write_json(self.folder / "proxy.json", {"pid": os.getpid(), "port": port})
 
     def close(self) -> None:
         self._lock.release()
-
-    def _describe_holder(self) -> str:
-        found = holder(self.folder)
-        pid, port = found.get("pid", "unknown"), found.get("port") or "unknown"
-        return f"another mlxguard-proxy (pid {pid}, port {port}) uses the state folder {self.folder}"
 
     # The child
 

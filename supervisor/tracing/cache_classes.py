@@ -1,7 +1,7 @@
-"""What each cache of a model is, told from its class and from what its arrays show. For the probe: has mlx.
+"""Recognises each cache of a model by its class and its arrays. Runs in the tracing process, which has mlx.
 
 Cache classes of mlx-lm 0.32.2's models/cache.py are known by name; a class that only one model has is
-understood by fitting its arrays' sizes at several lengths. Nothing is evaluated.
+identified by fitting its arrays' sizes at several lengths. Nothing is evaluated.
 """
 
 from __future__ import annotations
@@ -11,23 +11,23 @@ from typing import Any
 
 from supervisor.memory_model.kv_cache import CachePart, CostModel, GrowthKind, merged, rows_at
 
-#: Lengths at which an unknown cache is looked at: between them every window and group size shows.
+#: Lengths at which an unknown cache is measured; together they distinguish every window and group size.
 _LENGTHS = (1, 2, 3, 5, 22, 64, 257, 700, 1500, 5000)
-#: Largest group of tokens that is looked for.
+#: Largest group of tokens that is tried.
 _GROUP = 256
 
 Trace = Callable[[Iterable[int]], list[Any]]
 
 
 class Untraceable(Exception):
-    """Why there is no exact law for this model, as a clause."""
+    """Says in a clause why there is no exact cost model for this model."""
 
 
 def parts_of(trace: Trace) -> tuple[CachePart, ...]:
-    """The law of a model's caches, checked against a trace that it was not made from.
+    """Find the parts of a model's cost model, checked against a trace that they were not derived from.
 
     Args:
-        trace: feeds chunks of tokens to the model, unevaluated, and returns its caches.
+        trace: feeds chunks of tokens to the model, without evaluating, and returns its caches.
 
     Raises:
         Untraceable: some cache behaves in no known way.
@@ -47,11 +47,11 @@ def parts_of(trace: Trace) -> tuple[CachePart, ...]:
 
 def _check(traced: int, replayed: int) -> None:
     if traced != replayed:
-        raise Untraceable(f"its caches hold {traced} bytes after 22 tokens, and {replayed} by their classes")
+        raise Untraceable(f"its caches hold {traced} bytes after 22 tokens, but {replayed} by their classes")
 
 
 def leaves(caches: Iterable[Any]) -> Iterator[tuple[Any, bool]]:
-    """Each cache, and whether it stands in the model's own list (only those can be quantized)."""
+    """Yield each cache, and whether it is in the model's own list (only those can be quantized)."""
     for cache in caches:
         if type(cache).__name__ == "CacheList":
             yield from ((inner, False) for inner, _ in leaves(cache.caches))
@@ -60,7 +60,7 @@ def leaves(caches: Iterable[Any]) -> Iterator[tuple[Any, bool]]:
 
 
 def arrays(cache: Any) -> dict[str, Any]:
-    """Every array that one cache holds between two calls, by name."""
+    """Every array that a cache holds between two calls, by name."""
     inside = enumerate(cache.cache) if type(cache).__name__ == "ArraysCache" else vars(cache).items()
     return {str(name): value for name, value in inside if hasattr(value, "nbytes")}
 
@@ -70,12 +70,12 @@ def _bytes(cache: Any) -> int:
 
 
 def _name(cache: Any) -> str:
-    """The class, if it is one of mlx_lm's own; another of the same name may do anything."""
+    """The class name, if it is one of mlx_lm's own; another class of that name may behave differently."""
     return type(cache).__name__ if type(cache).__module__ == "mlx_lm.models.cache" else ""
 
 
 def _keys_and_values(cache: Any) -> tuple[int, int]:
-    """Bytes per row and per element; nothing where the model left the cache empty."""
+    """Bytes per row and per element; no bytes where the model left the cache empty."""
     if cache.keys is None:
         return 0, 1
     return (cache.keys.nbytes + cache.values.nbytes) // cache.keys.shape[2], cache.keys.itemsize
@@ -115,14 +115,14 @@ _KNOWN: dict[str, Callable[[Any, bool], list[CachePart]]] = {
 
 
 def _fitted(trace: Trace, index: int) -> list[CachePart]:
-    """The parts of one cache by what its arrays show."""
+    """The parts of one cache, from the sizes of its arrays."""
     seen = {length: arrays([leaf for leaf, _ in leaves(trace((length,)))][index]) for length in _LENGTHS}
     names = sorted({name for found in seen.values() for name in found})
     return [_fit(name, {length: found.get(name) for length, found in seen.items()}) for name in names]
 
 
 def _fit(name: str, seen: dict[int, Any]) -> CachePart:
-    """The one kind and size whose rows explain the array's bytes at every length."""
+    """Find the kind and size whose rows explain the array's bytes at every length."""
     sizes = {length: 0 if array is None else int(array.nbytes) for length, array in seen.items()}
     some = next(array for array in seen.values() if array is not None)
     for kind, size in _candidates(seen.values()):
@@ -130,7 +130,7 @@ def _fit(name: str, seen: dict[int, Any]) -> CachePart:
         row = next((sizes[length] // count for length, count in rows.items() if count), 0)
         if all(rows[length] * row == held for length, held in sizes.items()):
             return CachePart(kind, row, size=size, itemsize=some.itemsize)
-    raise Untraceable(f"its cache array {name!r} grows in a way that is not known")
+    raise Untraceable(f"its cache array {name!r} grows in an unknown way")
 
 
 def _candidates(seen: Iterable[Any]) -> Iterator[tuple[GrowthKind, int]]:

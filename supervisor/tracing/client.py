@@ -1,4 +1,4 @@
-"""Asks the probe and the server's --help, in short-lived processes, once per model and library version."""
+"""Runs traces of models, and the server's --help, in short-lived processes, and caches the results."""
 
 from __future__ import annotations
 
@@ -13,99 +13,90 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter
+
 from supervisor.child.command import server_command
 from supervisor.machine.memory_limits import wired_limit
 from supervisor.machine.system import total_memory
 from supervisor.machine.versions import versions
 from supervisor.memory_model.activations import Traced
-from supervisor.memory_model.kv_cache import CostModel, from_document
 from supervisor.memory_model.upper_bound import bound
 from supervisor.state.json_file import read_json, write_json
 
-log = logging.getLogger("mlxguard.probe")
+log = logging.getLogger("mlxguard.tracing")
 
-#: Importing mlx_lm takes 1 to 5 s, a trace well under one; some architectures evaluate.
-_PROBE_S = 60.0
+#: Seconds for a trace: importing mlx_lm takes 1 to 5 s, a trace well under one; some architectures evaluate.
+_TRACE_S = 60.0
+#: Seconds for the server's --help, which imports mlx_lm too.
 _HELP_S = 30.0
-#: The modules whose code decides what a trace says; a change to one of them makes cached traces stale.
-_PROBE = ("supervisor.tracing.trace", "supervisor.tracing.cache_classes", "supervisor.memory_model.kv_cache")
-_ITEMSIZE = {"float32": 4, "float16": 2, "bfloat16": 2}
+#: Modules whose code determines a trace and its form; a change to one of them makes cached traces stale.
+_TRACE_CODE = (
+    "supervisor.tracing.trace",
+    "supervisor.tracing.cache_classes",
+    "supervisor.memory_model.kv_cache",
+    "supervisor.memory_model.activations",
+)
+_TRACED = TypeAdapter(Traced)
 _OPTION = re.compile(r"(?<![\w-])--[a-z][a-z0-9-]*")
 
 
-async def probe(folder: Path, cache_dir: Path, *, trusted: bool = False) -> Traced:
-    """The law of the model in `folder`; a bound where it cannot be traced, whatever the reason.
+async def trace_model(folder: Path, cache_dir: Path, *, trusted: bool = False) -> Traced:
+    """Trace the model in `folder`; where that fails, its cost model is only an upper bound.
 
     Args:
-        cache_dir: where answers are kept.
+        cache_dir: the cache folder, in which traces are stored.
         trusted: code that comes with the model may be run.
 
     Raises:
         OSError, ValueError: there is no config.json that can be read.
     """
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    place = cache_dir / "probes" / f"{_fingerprint(folder, trusted)}.json"
-    document = _kept(place)
+    file = cache_dir / "traces" / f"{_fingerprint(folder, trusted)}.json"
+    document = _cached(file)
     if document is None:
-        document = await _run_probe(folder, trusted)
-        if "device" in document:  # it ran to its end: the answer will be the same next time
-            _keep(place, document)
-    return _understood(document, config)
+        document = await _run_trace(folder, trusted)
+        if "device" in document:  # it ran to its end: the result will be the same next time
+            _store(file, document)
+    device = document.get("device", {})
+    if (traced := document.get("traced")) is not None:
+        return _TRACED.validate_python({**traced, **device})
+    reason = str(document.get("reason", "it could not be traced"))
+    log.warning("model_not_traced", extra={"reason": reason})
+    return _TRACED.validate_python({"cost_model": bound(config), "reason": reason, **device})
 
 
 async def offered_flags(command: Sequence[str], cache_dir: Path) -> frozenset[str]:
-    """Flags that the server's own --help names; none when it does not answer.
+    """The flags that the server's own --help names; none when it does not answer.
 
     Args:
-        command: the server of the user's own, or nothing for the one installed here.
+        command: the user's own server command; empty for the server that is installed here.
     """
-    place = cache_dir / "probes" / f"help-{_digest(*versions())}.json"
-    known = None if command else _kept(place)
+    file = cache_dir / "traces" / f"help-{_digest(*versions())}.json"
+    known = None if command else _cached(file)
     if known is None:
         output = await _output((*(command or server_command()), "--help"), _HELP_S)
         known = {"flags": sorted(set(_OPTION.findall(output or "")))}
-        if known["flags"] and not command:  # another environment may change without our noticing
-            _keep(place, known)
+        if known["flags"] and not command:  # another environment may change unnoticed
+            _store(file, known)
     return frozenset(known["flags"])
 
 
-async def _run_probe(folder: Path, trusted: bool) -> dict[str, Any]:
+async def _run_trace(folder: Path, trusted: bool) -> dict[str, Any]:
     trust = ("--trust-remote-code",) if trusted else ()
-    # -P: a folder named like one of our packages where the command was started must not be imported.
+    # -P: a folder that is named like one of our packages, in the working directory, must not be imported.
     command = (sys.executable, "-P", "-m", "supervisor.tracing.trace", str(folder), *trust)
-    output = await _output(command, _PROBE_S)
+    output = await _output(command, _TRACE_S)
     if output is None:
-        return {"traced": None, "reason": f"tracing it took over {_PROBE_S:g} s"}
+        return {"traced": None, "reason": f"tracing it took over {_TRACE_S:g} s"}
     try:
         document = json.loads(output.splitlines()[-1])
     except (ValueError, IndexError):
-        return {"traced": None, "reason": "tracing it crashed, or took too much memory"}
+        return {"traced": None, "reason": "tracing it crashed, or needed too much memory"}
     return document if isinstance(document, dict) else {}
 
 
-def _understood(document: dict[str, Any], config: dict[str, Any]) -> Traced:
-    device, traced = document.get("device", {}), document.get("traced")
-    backend, working_set = device.get("backend", "cpu"), device.get("working_set_bytes")
-    if traced is None:
-        reason = str(document.get("reason", "it could not be traced"))
-        log.warning("model_not_traced", extra={"reason": reason})
-        return Traced(bound(config), reason=reason, backend=backend, working_set=working_set)
-    return Traced(
-        law=CostModel(from_document(traced["parts"])),
-        batched=traced["batched"],
-        rotating=traced["rotating"],
-        attention=tuple((heads, key, value) for heads, key, value in traced["attention"]),
-        layer_width=traced["layer_width"],
-        vocabulary=traced["vocabulary"],
-        itemsize=_ITEMSIZE[traced["dtype"]],
-        backend=backend,
-        working_set=working_set,
-        layers=max(1, traced["layers"]),
-    )
-
-
 async def _output(command: Sequence[str], limit_s: float) -> str | None:
-    """What a program writes to stdout; None when it does not end in time or cannot be started."""
+    """A program's stdout; None when it does not end in time or cannot be started."""
     try:
         process = await asyncio.create_subprocess_exec(
             *command,
@@ -115,7 +106,7 @@ async def _output(command: Sequence[str], limit_s: float) -> str | None:
             start_new_session=True,  # Ctrl-C is for the gateway, which then decides
         )
     except OSError as error:
-        log.warning("not_started", extra={"command": command[0], "reason": str(error)})
+        log.warning("helper_not_started", extra={"command": command[0], "reason": str(error)})
         return None
     try:
         async with asyncio.timeout(limit_s):
@@ -129,30 +120,30 @@ async def _output(command: Sequence[str], limit_s: float) -> str | None:
     return output.decode(errors="replace")
 
 
-def _kept(place: Path) -> dict[str, Any] | None:
+def _cached(file: Path) -> dict[str, Any] | None:
     try:
-        return read_json(place)
-    except OSError:  # as good as nothing kept; `_keep` will say what is wrong
+        return read_json(file)
+    except OSError:  # the same as nothing cached; `_store` will log the reason
         return None
 
 
-def _keep(place: Path, document: dict[str, Any]) -> None:
-    """A cache folder that cannot be written costs seconds at the next start, and nothing else."""
+def _store(file: Path, document: dict[str, Any]) -> None:
+    """Cache the document; a cache folder that cannot be written costs only seconds at the next start."""
     try:
-        place.parent.mkdir(parents=True, exist_ok=True)
-        write_json(place, document)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_json(file, document)
     except OSError as error:
-        log.warning("probe_not_cached", extra={"reason": str(error)})
+        log.warning("trace_not_cached", extra={"reason": str(error)})
 
 
 def _fingerprint(folder: Path, trusted: bool) -> str:
-    """Changes with all that the answer follows from: configuration, weights, code, libraries, GPU limit."""
-    code = b"".join(_source(name) for name in _PROBE)
+    """A digest of all that a trace depends on: model, our code, libraries, memory, GPU limit."""
+    code = b"".join(_source(name) for name in _TRACE_CODE)
     return _digest(model_digest(folder), code, (total_memory(), wired_limit()), trusted, *versions())
 
 
 def model_digest(folder: Path) -> str:
-    """Changes with the model's revision: with its configuration, or the names and sizes of its weights.
+    """A digest of the model's revision: its configuration, and the names and sizes of its weights.
 
     Raises:
         OSError: there is no config.json that can be read.

@@ -1,8 +1,8 @@
-"""Traces a model's cache cost from shapes, without weights: `python -m supervisor.tracing.trace FOLDER`.
+"""Traces a model's KV cost from shapes, without weights: `python -m supervisor.tracing.trace FOLDER`.
 
-MLX is lazy, so a model that is built and called but never evaluated knows the shape of every cache array and
-takes neither memory nor time. This is a program for a short-lived process: it imports mlx, and some
-architectures run code, or evaluate, as they are imported or called. One JSON document goes to stdout.
+MLX is lazy, so a model that is built and called but never evaluated knows the shape of every cache array, and
+uses neither memory nor time. This program runs in a short-lived process: it imports mlx, and some
+architectures run code, or evaluate, when they are imported or called. It writes one JSON document to stdout.
 """
 
 from __future__ import annotations
@@ -16,30 +16,35 @@ import sys
 import threading
 import time
 from collections.abc import Iterable, Sequence
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from supervisor.memory_model.kv_cache import GrowthKind, to_document
+from supervisor.memory_model.kv_cache import CostModel, GrowthKind
 from supervisor.model.resolve import tensor_dtypes
 from supervisor.tracing.cache_classes import Untraceable, leaves, parts_of
 
 #: Names in config.json for the experts that each token goes through.
 _EXPERTS = ("num_experts_per_tok", "num_experts_per_token", "moe_topk", "top_k_experts", "moe_top_k", "moe_k")
+#: mlx's name of each type, by its name in safetensors.
 _DTYPES = {"BF16": "bfloat16", "F16": "float16", "F32": "float32"}
+#: Bytes of one element, by the name in safetensors.
+_ITEMSIZES = {"BF16": 2, "F16": 2, "F32": 4}
+#: Seconds between two looks at this process's memory.
 _WATCH_S = 0.05
 
 
 def trace(config: dict[str, Any], dtypes: dict[str, str], folder: Path | None = None) -> dict[str, Any]:
-    """The document for one config.json.
+    """Trace one config.json; returns the fields of `Traced` without the device's, ready for JSON.
 
     Args:
-        config: as mlx_lm loads it.
-        dtypes: of the checkpoint's tensors by name, as safetensors names them; may be empty.
-        folder: where code that comes with the model is, if that may be run.
+        config: the configuration as mlx_lm loads it.
+        dtypes: types of the checkpoint's tensors by name, as safetensors names them; may be empty.
+        folder: the folder of the code that comes with the model, if that may be run.
 
     Raises:
-        Untraceable: the model cannot be built or called, or does not behave as its cache classes say.
+        Untraceable: the model cannot be built or called, or its caches behave in no known way.
     """
     import mlx.core as mx  # noqa: PLC0415
 
@@ -50,22 +55,23 @@ def trace(config: dict[str, Any], dtypes: dict[str, str], folder: Path | None = 
         parts = parts_of(partial(_fed, mx, model))
     except Untraceable:
         raise
-    except (Exception, SystemExit) as error:  # a hundred models raise whatever they like
+    except (Exception, SystemExit) as error:  # over a hundred architectures raise anything
         raise Untraceable(f"{type(error).__name__}: {error}") from error
+    layers = sum(1 for leaf, _ in leaves(_fed(mx, model, ())) if type(leaf).__name__ != "ArraysCache")
     return {
-        "parts": to_document(parts),
+        "cost_model": asdict(CostModel(parts)),
         "batched": all(hasattr(cache, "merge") for cache in _fed(mx, model, ())),
         "rotating": any(part.kind is GrowthKind.WINDOW for part in parts),
         "attention": sorted(attention),
-        "layers": sum(1 for leaf, _ in leaves(_fed(mx, model, ())) if type(leaf).__name__ != "ArraysCache"),
+        "layers": max(1, layers),
         "layer_width": _layer_width(config, modules),
         "vocabulary": _text(config).get("vocab_size") or 0,
-        "dtype": _DTYPES[_common_dtype(config, dtypes)],
+        "itemsize": _ITEMSIZES[_common_dtype(config, dtypes)],
     }
 
 
 def stand_in_for_kernels(mx: Any) -> None:
-    """Kernels are made from Metal source, which other builds refuse; only their output shapes matter here."""
+    """Replace custom Metal kernels, which other builds refuse, by functions with the same output shapes."""
 
     def make(*_: Any, **__: Any) -> Any:
         def kernel(*, output_shapes: Any, output_dtypes: Any, **_: Any) -> list[Any]:
@@ -77,7 +83,7 @@ def stand_in_for_kernels(mx: Any) -> None:
 
 
 def _record_attention(mx: Any) -> set[tuple[int, int, int]]:
-    """(query heads, key size, value size) of each attention that is called from now on."""
+    """Collect (query heads, key size, value size) of each attention that is called from now on."""
     seen: set[tuple[int, int, int]] = set()
     real = mx.fast.scaled_dot_product_attention
 
@@ -92,25 +98,25 @@ def _record_attention(mx: Any) -> set[tuple[int, int, int]]:
 def _build(
     mx: Any, config: dict[str, Any], dtypes: dict[str, str], folder: Path | None
 ) -> tuple[Any, dict[str, Any]]:
-    """The model as `mlx_lm.utils.load_model` builds it, with parameters that take no memory."""
+    """Build the model as `mlx_lm.utils.load_model` does, with parameters that use no memory."""
     from mlx.utils import tree_flatten, tree_unflatten  # noqa: PLC0415
 
     model_class, args = _classes(config, folder)
     model = model_class(args.from_dict(config))
-    kept = getattr(model, "cast_predicate", lambda _: True)  # what mlx_lm.convert leaves in float32
+    converted = getattr(model, "cast_predicate", lambda _: True)  # False: mlx_lm.convert leaves it in float32
     common = _common_dtype(config, dtypes)
 
     def parameter(name: str, array: Any) -> Any:
         if not mx.issubdtype(array.dtype, mx.floating):
             return mx.broadcast_to(mx.zeros((), array.dtype), array.shape)
         stored = dtypes.get(name)
-        found = stored if stored in _DTYPES else (common if kept(name) else "F32")
+        found = stored if stored in _DTYPES else (common if converted(name) else "F32")
         return mx.broadcast_to(mx.zeros((), getattr(mx, _DTYPES[found])), array.shape)
 
     modules = dict(model.named_modules())
     named = [(name, parameter(name, array)) for name, array in tree_flatten(model.parameters())]
     model.update(tree_unflatten(named))
-    model.eval()  # gated-delta models take another path in training
+    model.eval()  # gated-delta models run different code in training
     return model, modules
 
 
@@ -122,7 +128,7 @@ def _classes(config: dict[str, Any], folder: Path | None) -> tuple[Any, Any]:
         classes: tuple[Any, Any] = _get_classes(config)
         return classes
     if folder is None:
-        raise Untraceable("it comes with code of its own, which model.trust_remote_code does not allow")
+        raise Untraceable("it comes with its own code, which model.trust_remote_code does not allow")
     spec = importlib.util.spec_from_file_location("custom_model", folder / file)
     assert spec and spec.loader
     module = importlib.util.module_from_spec(spec)
@@ -131,7 +137,7 @@ def _classes(config: dict[str, Any], folder: Path | None) -> tuple[Any, Any]:
 
 
 def _common_dtype(config: dict[str, Any], dtypes: dict[str, str]) -> str:
-    """Of most tensors in the checkpoint, else as config.json names it; fp8 is unpacked to bfloat16."""
+    """The type of most tensors in the checkpoint, or the one in config.json; fp8 is unpacked to bfloat16."""
     counts = [name for name in dtypes.values() if name in _DTYPES]
     if counts:
         return max(sorted(set(counts)), key=counts.count)
@@ -154,7 +160,7 @@ def _fed(mx: Any, model: Any, chunks: Iterable[int]) -> list[Any]:
 
 
 def _layer_width(config: dict[str, Any], modules: dict[str, Any]) -> int:
-    """Elements that one token's activations have in the widest layer: the outputs of its linear maps."""
+    """Elements of one token's activations in the widest layer: the outputs of its linear maps."""
     text = _text(config)
     experts = next((text[name] for name in _EXPERTS if isinstance(text.get(name), int)), 1)
     widths: dict[str, int] = {}
@@ -175,17 +181,17 @@ def _layer_of(path: str) -> str | None:
 
 
 def device(mx: Any) -> dict[str, Any]:
-    """What the back-end is, and what Metal recommends as working set, in bytes."""
+    """The backend, and the working set that Metal recommends, in bytes: two fields of `Traced`."""
     info = mx.device_info()
     cuda = hasattr(mx, "cuda") and mx.cuda.is_available()
     return {
         "backend": "metal" if mx.metal.is_available() else "cuda" if cuda else "cpu",
-        "working_set_bytes": info.get("max_recommended_working_set_size"),
+        "working_set": info.get("max_recommended_working_set_size"),
     }
 
 
 def _limit_memory(limit: int) -> None:
-    """End this process when it takes more: some models evaluate. macOS has no limit that holds, so look."""
+    """End this process above `limit` bytes, since some models evaluate. Polls: macOS enforces no limit."""
     unit = 1 if sys.platform == "darwin" else 1024
 
     def watch() -> None:
@@ -208,7 +214,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     document: dict[str, Any] = {"device": device(mx)}
     mx.set_default_device(mx.cpu)  # a trace needs no GPU, and the GPU may be full
-    output, sys.stdout = sys.stdout, sys.stderr  # a model's own prints are not the document
+    output, sys.stdout = sys.stdout, sys.stderr  # output of the model's code is not the document
     config = json.loads((options.folder / "config.json").read_text(encoding="utf-8"))
     trusted = options.folder if options.trust_remote_code else None
     try:
@@ -217,7 +223,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         document |= {"traced": None, "reason": str(reason)}
     output.write(json.dumps(document) + "\n")
     output.flush()
-    os._exit(0)  # the lazy graph of a large model takes longer to take apart than it took to make
+    os._exit(0)  # freeing the lazy graph of a large model takes longer than building it
 
 
 if __name__ == "__main__":

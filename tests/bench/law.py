@@ -23,15 +23,15 @@ from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
-from proxy.gate.budget import Budget, Need
+from proxy.gate.budget import Budget
 from proxy.gate.capacity import Capacity
 from proxy.gate.costs import PlannedCosts
 from proxy.gate.queue import Ticket
 from supervisor.memory_model.activations import Model
 from supervisor.memory_model.batch import stale
-from supervisor.memory_model.sequence import Member, Serving
+from supervisor.memory_model.sequence import SequenceDemand, Serving
 from supervisor.model.resolve import describe
-from supervisor.tracing.client import probe
+from supervisor.tracing.client import trace_model
 from tests.bench.law_stand import Answer, Stand, next_turn, prompt_of, stand, tiny
 from tests.figures import ROOT, bar
 
@@ -62,17 +62,17 @@ class Sent:
     def ticket(self, id: str) -> Ticket:
         answer = self.answer
         segments = 2 if answer.messages[0]["role"] == "system" else 1
-        need = Need(answer.prompt, answer.completion, answer.cached, segments=segments)
-        return Ticket(id, turn="", arrived=0, deadline=0, need=need, least=need)
+        demand = SequenceDemand(answer.prompt, answer.completion, answer.cached, segments=segments)
+        return Ticket(id, fairness_key="", arrived=0, deadline=0, demand=demand, least_demand=demand)
 
 
-def _member(answer: Answer) -> Member:
-    return Member(answer.prompt, answer.completion, answer.cached)
+def _member(answer: Answer) -> SequenceDemand:
+    return SequenceDemand(answer.prompt, answer.completion, answer.cached)
 
 
 def run(scene: dict[str, Any], running: Stand, serving: Serving, draw: random.Random) -> Run:
     """Everything in its order, on a displaced child."""
-    last = running.displace(draw, serving.kept_sequences)
+    last = running.displace(draw, serving.prompt_cache_size)
     plain = running.overhead[False]
     before = [running.ask(prompt_of(draw, prompt - plain), end) for prompt, end in scene.get("before", ())]
     last = before[-1] if before else last
@@ -106,27 +106,29 @@ def predicted(
     serving: Serving, sent: Sequence[Sent], samples: Sequence[tuple[float, int]], retained: int
 ) -> int:
     """The most that the gate reckons with at any of the grants, from all that it sees, as it sees it."""
-    room = Capacity(Budget(len(sent), costs=PlannedCosts(serving)))
-    room.retained, most = retained, 0
+    capacity = Capacity(Budget(len(sent), costs=PlannedCosts(serving)))
+    capacity.retained, most = retained, 0
 
     def grant(id: str, each: Sent) -> None:
         nonlocal most
-        room.take(each.ticket(id))
-        most = max(most, room.reserved)
+        capacity.admit(each.ticket(id))
+        most = max(most, capacity.reserved)
 
     def end(id: str) -> None:
-        room.leave_behind(id)
-        room.release(id)
+        capacity.leave_behind(id)
+        capacity.release(id)
 
     def look(active: int) -> None:
-        if len(room):
-            room.retained = min(room.retained, max(0, active - serving.model.weights - room.holding))
+        if len(capacity):
+            capacity.retained = min(
+                capacity.retained, max(0, active - serving.model.weights - capacity.generating_kv)
+            )
 
     events: list[tuple[float, Callable[[], object]]] = []
     for number, each in enumerate(sent):
         id = str(number)
         events.append((each.at, partial(grant, id, each)))
-        events.append((each.answer.started_at, partial(room.grow, id, 1)))
+        events.append((each.answer.started_at, partial(capacity.grow, id, 1)))
         events.append((each.answer.ended_at, partial(end, id)))
     events += [(at, partial(look, active)) for at, active in samples if at > sent[0].at]
     for _, event in sorted(events, key=itemgetter(0)):
@@ -145,10 +147,10 @@ def scenarios(names: Sequence[str]) -> Iterator[tuple[str, bool, dict[str, Any]]
 
 def measure(scene: dict[str, Any], folder: Path, number: int, draw: random.Random) -> list[Run]:
     model = tiny(folder / scene["model"], scene["spec"])
-    traced = asyncio.run(probe(model, folder))
+    traced = asyncio.run(trace_model(model, folder))
     weights = describe(model).weights_bytes
     step, decodes, prompts, kept = scene["flags"]
-    serving = Serving(Model(weights, traced.law, traced, traced.batched), step, decodes, prompts, kept)
+    serving = Serving(Model(weights, traced.cost_model, traced, traced.batched), step, decodes, prompts, kept)
     with stand(model, scene["flags"], folder / "child.log") as running:
         return [run(scene, running, serving, draw) for _ in range(number)]
 

@@ -17,7 +17,9 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
-from supervisor.memory_model.kv_cache import CostModel, from_document, prefill
+from pydantic import TypeAdapter
+
+from supervisor.memory_model.kv_cache import CostModel, prefill
 from supervisor.memory_model.upper_bound import bound
 from tests.figures import bar
 
@@ -49,7 +51,7 @@ def check(name: str, *, short: bool = False) -> dict[str, Any]:
     started = time.monotonic()
     try:
         config = {**architectures.config(name), "torch_dtype": "float32"}
-        law = CostModel(from_document(probe.trace(config, {})["parts"]))
+        law = TypeAdapter(CostModel).validate_python(probe.trace(config, {})["cost_model"])
         traced_s = time.monotonic() - started
         held = {chunks: evaluated(config, chunks) for chunks in feedings(short=short)}
     except (Untraceable, SystemExit, Exception) as error:  # noqa: BLE001 - each is a result

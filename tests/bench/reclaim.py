@@ -19,13 +19,18 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, cast
 
+from proxy.cache.client import CacheClient
 from proxy.cache.eviction import FillerRequest
-from proxy.cache.eviction import tiny as as_the_proxy
+from proxy.cache.eviction import filler as as_the_proxy
 from proxy.cache.internal_requests import InternalRequests
+from proxy.cache.search_times import SearchTimes
 from proxy.gate.budget import Budget
 from proxy.gate.gate import Gate
+from proxy.prompt.counter import TokenCounter
 from proxy.upstream.client import Upstream
+from proxy.upstream.exchange import SupervisorPort
 from supervisor.child.generation import Generation
 from tests.bench.law_stand import Stand, prompt_of, stand, tiny
 from tests.figures import ROOT, bar
@@ -59,18 +64,32 @@ class _Serves:
     """A supervisor of one child that is always ready."""
 
     def __init__(self, port: int) -> None:
-        self._generation = Generation(1, port, lambda: None)
+        self._generation = Generation(1, port, lambda: None, lambda: None)
 
     async def ready(self, timeout_s: float) -> Generation:
         del timeout_s
         return self._generation
 
 
+class _NoPredictor:
+    """A token counter whose worker predicts nothing."""
+
+    def tell_predictor(self, do: str, **fields: Any) -> None: ...
+
+    async def ask_predictor(self, do: str, prompt: Any = None, **fields: Any) -> None: ...
+
+
 async def run(child: Stand, seed: int, only_completions: bool) -> list[float]:
     """MB that are active: of the fresh child, after the batch, after each tiny request."""
     draw = random.Random(seed)
     upstream = Upstream()
-    own = InternalRequests(_Serves(child.port), Gate(Budget(max_running=99), max_waiting=99), upstream)
+    own = InternalRequests(
+        cast("SupervisorPort", _Serves(child.port)),
+        Gate(Budget(max_running=99), max_waiting=99, on_sample=lambda _: None),
+        upstream,
+        CacheClient(cast("TokenCounter", _NoPredictor()), SearchTimes(lambda _: None)),
+        on_sent=lambda *_: None,
+    )
     active = [await _active(child)]
     await asyncio.gather(*(_ask(child, own, draw, chat) for chat in TOGETHER))
     for chat in AFTERWARDS:
@@ -78,7 +97,7 @@ async def run(child: Stand, seed: int, only_completions: bool) -> list[float]:
     active.append(await _active(child))
     for number in range(TINY):
         each = _completion(number) if only_completions else as_the_proxy(number)
-        assert await own.send("displace", each.body, abandon=each.abandon)
+        assert await own.send("eviction", each.body, abandon=each.abandon)
         active.append(await _active(child))
     await upstream.stop()
     return active
@@ -87,7 +106,7 @@ async def run(child: Stand, seed: int, only_completions: bool) -> list[float]:
 async def _ask(child: Stand, own: InternalRequests, draw: random.Random, chat: Chat) -> None:
     messages = prompt_of(draw, chat.prompt, 20)
     if chat.left:
-        await own.send("displace", {"messages": messages, "max_tokens": chat.answer}, abandon=True)
+        await own.send("eviction", {"messages": messages, "max_tokens": chat.answer}, abandon=True)
         await asyncio.sleep(1.0)  # the child notices at its next write
     else:
         await asyncio.to_thread(child.ask, messages, chat.answer)

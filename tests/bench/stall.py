@@ -171,10 +171,11 @@ def play(scene: Scene, side: str, folder: Path, seed: int, wait_s: float | None)
 def _of_guard(server: Running) -> str:
     if not isinstance(server, Gateway):
         return ""
-    cures, stalls = server.events("cured"), server.events("search_stall")
-    took = sum(cure["took_s"] for cure in cures)
-    foreseen = ", ".join(f"{stall['foreseen_s']:g}/{stall['seen_s']:g}" for stall in stalls)
-    return f"; {len(cures)} cures in {took:.2f} s" + (f"; stalls foreseen/seen: {foreseen}" if stalls else "")
+    shortcuts, stalls = server.events("search_shortcut_sent"), server.events("search_stall")
+    took = sum(shortcut["took_s"] for shortcut in shortcuts)
+    measured = ", ".join(f"{stall['predicted_s']:g}/{stall['observed_s']:g}" for stall in stalls)
+    text = f"; {len(shortcuts)} search shortcuts in {took:.2f} s"
+    return text + (f"; stalls predicted/observed: {measured}" if stalls else "")
 
 
 def main() -> int:

@@ -7,7 +7,7 @@ import pytest
 from supervisor.memory_model.activations import Model, Traced
 from supervisor.memory_model.batch import left, peak
 from supervisor.memory_model.kv_cache import CachePart, CostModel, GrowthKind
-from supervisor.memory_model.sequence import Member, Serving
+from supervisor.memory_model.sequence import SequenceDemand, Serving
 from tests.bench import curves, document, law, load, soak
 from tests.bench.law_stand import Answer
 from tests.bench.overhead import Rounds
@@ -69,9 +69,9 @@ def test_every_table_has_its_place_in_the_page(part: str) -> None:
 
 def test_the_law_is_asked_at_each_grant_with_what_was_left_behind() -> None:
     traced = Traced(CostModel((CachePart(GrowthKind.GROWING, 1000),)))
-    serving = Serving(Model(0, traced.law, traced, batched=True), 512, 2, 2, 10)
+    serving = Serving(Model(0, traced.cost_model, traced, batched=True), 512, 2, 2, 10)
     sent = [law.Sent(_answer(start, end), at) for at, start, end in ((0, 9, 3), (1, 9, 9), (4, 9, 9))]
-    one, pair = [Member(300, 10, segments=1)], [Member(300, 10, segments=1)] * 2
+    one, pair = [SequenceDemand(300, 10, segments=1)], [SequenceDemand(300, 10, segments=1)] * 2
     at_the_last = peak(serving, pair, 7 + left(serving, pair)).total
     assert law.predicted(serving, sent, (), 7) == at_the_last > peak(serving, pair, 7).total
     assert law.predicted(serving, sent[:1], (), 7) == peak(serving, one, 7).total
@@ -79,7 +79,7 @@ def test_the_law_is_asked_at_each_grant_with_what_was_left_behind() -> None:
 
 def test_what_telemetry_tells_lowers_what_was_left_behind_and_never_raises_it() -> None:
     traced = Traced(CostModel((CachePart(GrowthKind.GROWING, 1000),)))
-    serving = Serving(Model(0, traced.law, traced, batched=True), 512, 2, 2, 10)
+    serving = Serving(Model(0, traced.cost_model, traced, batched=True), 512, 2, 2, 10)
     sent = [law.Sent(_answer(start, end), at) for at, start, end in ((0, 2, 3), (1, 9, 9), (5, 9, 9))]
     without = law.predicted(serving, sent, (), 7)
     assert law.predicted(serving, sent, [(4.0, 1000)], 7) < without

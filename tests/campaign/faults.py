@@ -57,7 +57,7 @@ SETTINGS = {
     "supervisor.stall_s": 2,
     "supervisor.canary_timeout_s": 1,
     "queue.keepalive_s": 0.5,
-    "queue.hold_grace_s": 0.2,
+    "queue.headers_after_s": 0.2,
     "queue.max_wait_s": MAX_WAIT_S,
     "queue.max_waiting": 100,
 }
@@ -125,7 +125,7 @@ class Campaign:
             self.done.append(("exit", "any"))
         spared: set[str] = set()
         if fault_now not in OUTSIDE and phase != "loading":  # nobody runs while it loads
-            spared = {event["request_id"] for event in self.guard.events("answer_broke")}
+            spared = {event["request_id"] for event in self.guard.events("answer_failed")}
         holds = _in_phase(phase, at_next_start=fault in AT_START, spared=spared)
         document = await self.until(holds, 20)
         if document is not None:
@@ -186,7 +186,7 @@ def innocent(result: Result, answered: dict[str, Any] | None) -> bool:
 def recoveries(guard: Gateway) -> list[tuple[float, float]]:
     """(seconds beyond the child's own load time, seconds spent waiting for memory), first of each window."""
     found, died, before, waited = [], None, 0.0, 0.0
-    events = ("child_died", "child_ready", "child_started", "memory_waited_for")
+    events = ("child_died", "child_ready", "child_started", "waited_for_memory")
     lines = sorted((line for event in events for line in guard.events(event)), key=at)
     for line in lines:
         match line["event"]:
@@ -194,7 +194,7 @@ def recoveries(guard: Gateway) -> list[tuple[float, float]]:
                 first = at(line) - before > SETTINGS["supervisor.restart_window_s"]
                 died = line if first and line["state"] == "ready" else None
                 before, waited = at(line), 0.0
-            case "memory_waited_for":
+            case "waited_for_memory":
                 waited += line["waited_s"]
             case "child_ready" if died is not None:
                 found.append((at(line) - at(died) - line["load_s"] - waited, waited))

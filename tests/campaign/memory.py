@@ -56,7 +56,7 @@ SAMPLE_S = 0.1
 #: Each side works so long while the other rests.
 SLICE_S = 10.0
 #: Of the proxy's log, counted.
-EVENTS = ("ended_for_memory", "reclaimed", "recycle", "memory_mark")
+EVENTS = ("request_ended_for_memory", "reclaimed", "recycle", "memory_pressure")
 
 
 def data_bytes(pid: int) -> int:

@@ -30,7 +30,7 @@ SETTINGS = {
     "server.header_timeout_s": 2,
     "server.idle_timeout_s": 3,
     "server.body_timeout_s": 3,
-    "server.read_timeout_s": 3,
+    "server.send_timeout_s": 3,
     "server.max_connections": 400,
     "server.connections_per_address": 380,
     "queue.max_waiting": 200,

@@ -8,7 +8,7 @@ import re
 import pytest
 
 from proxy import errors
-from supervisor.lifecycle.causes import NATURES
+from supervisor.lifecycle.causes import CAUSE_INFO
 
 OVERFLOW = errors.PromptTooLong(prompt_tokens=39000, max_tokens=1000, limit=32768)
 
@@ -91,11 +91,11 @@ def test_overflow_numbers_are_found_where_agents_look_for_them() -> None:
     "error",
     [
         errors.Unavailable("why"),
-        errors.RestartingFailed("why"),
-        *(errors.RestartingFailed("why", nature.explanation) for nature in NATURES.values()),
+        errors.RestartFailed("why"),
+        *(errors.RestartFailed("why", nature.explanation) for nature in CAUSE_INFO.values()),
     ],
 )
-def test_unavailable_text_does_not_read_like_an_overflow(error: errors.GuardError) -> None:
+def test_unavailable_text_does_not_read_like_an_overflow(error: errors.GatewayError) -> None:
     assert error.status == 503
     assert error.body()["error"]["code"] == "503"
     assert not re.search(r"context|token limit|max_tokens", error.message, re.IGNORECASE)
@@ -104,7 +104,7 @@ def test_unavailable_text_does_not_read_like_an_overflow(error: errors.GuardErro
 
 def test_unavailable_says_when_to_come_back_in_whole_seconds() -> None:
     assert errors.Unavailable("why").headers(17) == {"Retry-After": "17"}
-    assert errors.RestartingFailed("why").headers(17) == {"Retry-After": "17", "x-should-retry": "false"}
+    assert errors.RestartFailed("why").headers(17) == {"Retry-After": "17", "x-should-retry": "false"}
 
 
 def test_client_errors_say_not_to_come_back() -> None:
@@ -119,7 +119,9 @@ def test_failures_of_one_request_say_neither() -> None:
 
 def test_every_error_has_an_object_with_a_string_message() -> None:
     kinds = [
-        kind for _, kind in inspect.getmembers(errors, inspect.isclass) if issubclass(kind, errors.GuardError)
+        kind
+        for _, kind in inspect.getmembers(errors, inspect.isclass)
+        if issubclass(kind, errors.GatewayError)
     ]
     assert len(kinds) > 10
     for kind in kinds:
@@ -131,6 +133,6 @@ def test_every_error_has_an_object_with_a_string_message() -> None:
     "error", [errors.ModelNotFound("y"), errors.InvalidRequest("bad"), errors.Quarantined()]
 )
 def test_other_client_errors_hold_no_number_that_reads_like_a_retryable_status(
-    error: errors.GuardError,
+    error: errors.GatewayError,
 ) -> None:
     assert not re.search(r"429|50[0234]|524", error.message)

@@ -1,89 +1,59 @@
-"""The port before there is anything to serve it; real connections over loopback."""
+"""The start of the process: its limit on files, and why it cannot have its port."""
 
 from __future__ import annotations
 
-import asyncio
+import logging
+import os
+import resource
 import socket
-from collections.abc import AsyncIterator
-from contextlib import closing
 
 import pytest
 
-from proxy.http.early_listener import EarlyListener
-from tests.support.relay_stand import eventually
+from proxy import startup
+from proxy.config.settings import ServerSettings, Settings
+from proxy.exit_codes import ExitCode
 
 
-class Later(asyncio.Protocol):
-    """What serves later: says back what it was sent."""
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self.transport = transport
-
-    def data_received(self, data: bytes) -> None:
-        self.transport.write(b"served " + data)
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ((256, 100_000), (4096, 100_000)),
+        ((256, 1024), (1024, 1024)),
+        ((256, resource.RLIM_INFINITY), (4096, resource.RLIM_INFINITY)),
+        ((8192, 100_000), None),
+        ((resource.RLIM_INFINITY, resource.RLIM_INFINITY), None),
+    ],
+)
+def test_the_limit_on_files_is_raised_but_never_lowered(
+    monkeypatch: pytest.MonkeyPatch, before: tuple[int, int], after: tuple[int, int] | None
+) -> None:
+    limits: list[tuple[int, int]] = []
+    monkeypatch.setattr(resource, "getrlimit", lambda _: before)
+    monkeypatch.setattr(resource, "setrlimit", lambda _, limit: limits.append(limit))
+    startup.raise_file_limit()
+    assert limits == ([after] if after else [])
 
 
 @pytest.fixture
-async def door() -> AsyncIterator[EarlyListener]:
-    with socket.create_server(("127.0.0.1", 0)) as sock:
-        door = await EarlyListener.open(sock)
-        yield door
-        server = door.hand_over(Later)
-        server.close()
+def _limits_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(startup, "raise_file_limit", lambda: None)
 
 
-async def ask(door: EarlyListener, sent: bytes) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    reader, writer = await asyncio.open_connection(*door.address)
-    writer.write(sent)
-    return reader, writer
+@pytest.mark.usefixtures("_limits_as_they_are")
+def test_a_port_in_use_has_its_own_exit_code_and_names_its_holder(caplog: pytest.LogCaptureFixture) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken, caplog.at_level(logging.ERROR, "mlxguard"):
+        settings = Settings(server=ServerSettings(port=taken.getsockname()[1]))
+        assert startup.serve(settings, "a test") == ExitCode.PORT_IN_USE
+    (record,) = caplog.records
+    assert record.getMessage() == "cannot_listen"
+    assert f"pid {os.getpid()}" in vars(record)["reason"]
 
 
-async def test_livez_is_answered_at_once(door: EarlyListener) -> None:
-    reader, writer = await ask(door, b"GET /livez HTTP/1.1\r\nHost: x\r\n")
-    await eventually(lambda: len(door.visitors) == 1)
-    writer.write(b"\r\n")
-    with closing(writer):
-        said = await reader.read()
-    head, _, body = said.partition(b"\r\n\r\n")
-    assert head.startswith(b"HTTP/1.1 200 OK\r\n")
-    assert f"Content-Length: {len(body)}".encode() in head
-    assert b"\r\nX-Request-ID: req-" in head
-    assert body == b'{"status":"ok"}'
-    await eventually(lambda: not door.visitors)
-
-
-async def test_all_others_are_held_and_handed_over(door: EarlyListener) -> None:
-    held_reader, held = await ask(door, b"POST /v1/chat")
-    silent_reader, silent = await ask(door, b"")
-    await eventually(lambda: len(door.visitors) == 2)
-
-    door.hand_over(Later)
-
-    assert await held_reader.read(100) == b"served POST /v1/chat"
-    silent.write(b"GET /readyz")
-    assert await silent_reader.read(100) == b"served GET /readyz"
-    late_reader, late = await ask(door, b"GET /livez HTTP/1.1\r\n\r\n")
-    assert (await late_reader.read(100)).startswith(b"served GET /livez")
-    for writer in (held, silent, late):
-        writer.close()
-
-
-async def test_what_is_held_is_bounded(door: EarlyListener) -> None:
-    reader, writer = await ask(door, b"x" * 10_000_000)
-    await eventually(lambda: bool(door.visitors) and bool(next(iter(door.visitors))._sent))
-    await asyncio.sleep(0.05)
-    assert len(next(iter(door.visitors))._sent) < 1_000_000
-
-    door.hand_over(Later)
-
-    writer.write_eof()
-    assert len((await reader.read()).replace(b"served ", b"")) == 10_000_000
-    writer.close()
-
-
-async def test_who_left_is_forgotten(door: EarlyListener) -> None:
-    _, writer = await ask(door, b"GET /rea")
-    await eventually(lambda: len(door.visitors) == 1)
-    writer.close()
-    await eventually(lambda: not door.visitors)
+@pytest.mark.usefixtures("_limits_as_they_are")
+def test_an_address_of_another_machine_is_a_fault_of_the_configuration(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    settings = Settings(server=ServerSettings(host="192.0.2.1", port=0))
+    with caplog.at_level(logging.ERROR, "mlxguard"):
+        assert startup.serve(settings, "a test") == ExitCode.CONFIGURATION
+    assert "192.0.2.1" in vars(caplog.records[0])["reason"]

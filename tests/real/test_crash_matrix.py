@@ -96,7 +96,7 @@ def guarded(make_tiny: MakeTiny, tmp_path_factory: pytest.TempPathFactory) -> It
         "supervisor.stall_s": 2,
         "supervisor.canary_timeout_s": 1,
         "queue.keepalive_s": 0.5,
-        "queue.hold_grace_s": 0.2,
+        "queue.headers_after_s": 0.2,
         "log.level": "debug",
     }
     with pytest.MonkeyPatch.context() as environ:

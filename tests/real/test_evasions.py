@@ -35,9 +35,9 @@ def test_the_server_by_itself_dies_and_the_guarded_one_does_not(
         with pytest.raises(OSError):
             gone_on_with(server)
         until("it says so", lambda: server.get("/health")[0] == 503, 5)
-    before = len(shared_guard.events("evaded"))
+    before = len(shared_guard.events("exact_hit_avoided"))
     generation = shared_guard.status()["child"]["generation"]
     for _ in range(2):
         gone_on_with(shared_guard)
-    assert [event["sent"] for event in shared_guard.events("evaded")[before:]] == [1, 1]
+    assert [event["sent"] for event in shared_guard.events("exact_hit_avoided")[before:]] == [1, 1]
     assert shared_guard.status()["child"]["generation"] == generation

@@ -54,7 +54,7 @@ def test_who_is_in_flight_when_it_gives_up_is_told_so(tiny_model: Path, tmp_path
         "supervisor.max_restarts=0",
         "upstream.decode_concurrency=2",
         "upstream.prompt_concurrency=2",
-        "queue.hold_grace_s=0.1",
+        "queue.headers_after_s=0.1",
     )
     body = {"messages": [{"role": "user", "content": "hello"}], "max_tokens": 3000, "temperature": 0}
     with (

@@ -1,4 +1,4 @@
-"""What the mirror foresees beside what the real server does, in sessions with tools and side requests."""
+"""What the simulator predicts and what the real server does, in sessions with tools and side requests."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ def complete(server: Running, path: str, body: bytes) -> dict[str, Any]:
 
 
 async def follow(tokens: TokenCounter, id: str, prompt: Prompt, *, generated: int) -> None:
-    await tokens.ask_predictor("foresee", prompt, of=id, batched=True)
+    await tokens.ask_predictor("predict", prompt, of=id, batched=True)
     await tokens.ask_predictor("asked", of=id)
     await tokens.ask_predictor("ended", of=id, generated=generated, cached=None, complete=True)
 
 
-async def evade(tokens: TokenCounter, server: Running) -> int:
+async def avoid_exact_hit(tokens: TokenCounter, server: Running) -> int:
     """A chat that is asked without its thought and then with it: how many requests were sent between the two.
 
     That kills a server whose caches cannot be cut back: without the thought, the template closes one behind
@@ -52,14 +52,14 @@ async def evade(tokens: TokenCounter, server: Running) -> int:
     await follow(
         tokens, "without", without.prompt, generated=served(server, without)["usage"]["completion_tokens"]
     )
-    await tokens.ask_predictor("foresee", wanted.prompt, of="with", batched=True)
+    await tokens.ask_predictor("predict", wanted.prompt, of="with", batched=True)
     sent = 0
-    while (way := await tokens.ask_predictor("evade", of="with")) is not None:
+    while (way := await tokens.ask_predictor("avoid_exact_hit", of="with")) is not None:
         parsed = (
             parse_chat(json.dumps(way["body"]).encode(), Bounds(vocab_size=1024)) if way["abandon"] else None
         )
         prompt = parsed.prompt if parsed else TextPrompt(way["body"]["prompt"])
-        await tokens.ask_predictor("foresee", prompt, of=f"own {sent}", batched=True)
+        await tokens.ask_predictor("predict", prompt, of=f"own {sent}", batched=True)
         await tokens.ask_predictor("asked", of=f"own {sent}")
         push(server, "chat/completions" if parsed else "completions", way)
         await tokens.ask_predictor("read", of=f"own {sent}", cached=None)
@@ -96,7 +96,7 @@ def turn(draw: random.Random, said: str) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("architecture", ["qwen3", "qwen3_next"])
-async def test_the_cached_tokens_of_every_request_are_foreseen(
+async def test_the_cached_tokens_of_every_request_are_predicted(
     architecture: str, make_tiny: MakeTiny, tmp_path: Path
 ) -> None:
     draw = random.Random(5)
@@ -104,10 +104,10 @@ async def test_the_cached_tokens_of_every_request_are_foreseen(
     rules = {"sequences": 6, "trimmable_below": None if architecture == "qwen3" else 0}
     tokens = TokenCounter()
     await tokens.start(model, [])
-    foreseen, seen = [], []
+    predicted, seen = [], []
     with bare_server(model, tmp_path, "--prompt-cache-size", "6") as server:
-        await tokens.ask_predictor("reset", rules=rules, most_copied=10**8)
-        # The mirror has the supervisor's canary, the server the first words of bare_server: both need both.
+        await tokens.ask_predictor("reset", rules=rules, max_cost=10**8)
+        # The simulator has the supervisor's canary, the server bare_server's first words: each needs both.
         await follow(tokens, "first words", TextPrompt("hello"), generated=1)
         complete(server, "completions", b'{"prompt": "a", "max_tokens": 1}')
         sessions = [[AGENT, {"role": "user", "content": name}] for name in ("first", "second")]
@@ -118,21 +118,21 @@ async def test_the_cached_tokens_of_every_request_are_foreseen(
             body = {"messages": asked, **({} if side else {"tools": [TOOL]}), "temperature": 0}
             request = parse_chat(json.dumps(body).encode(), Bounds(vocab_size=1024))
             id = str(number)
-            await tokens.ask_predictor("foresee", request.prompt, of=id, batched=True)
+            await tokens.ask_predictor("predict", request.prompt, of=id, batched=True)
             told = await tokens.ask_predictor("asked", of=id)
             answer = served(server, request)
             usage = answer["usage"]
             cached = usage["prompt_tokens_details"]["cached_tokens"]
-            foreseen.append(told["cached"] if told else None)
+            predicted.append(told["cached"] if told else None)
             seen.append(cached)
             fields = {"generated": usage["completion_tokens"], "cached": cached}
             await tokens.ask_predictor("ended", of=id, complete=True, **fields)
             if not side:
                 messages += turn(draw, answer["choices"][0]["message"].get("content") or "")
-        assert (await evade(tokens, server) > 0) == (architecture == "qwen3_next")
+        assert (await avoid_exact_hit(tokens, server) > 0) == (architecture == "qwen3_next")
     await tokens.stop()
     assert sum(seen) > 1000, "nothing came from the cache, so nothing is proven"
-    # An answer's tokens are known only once a later prompt has shown them: until then too little is foreseen.
-    pairs = list(zip(foreseen, seen, strict=True))
+    # The tokens of an answer are known only after a later prompt: until then too little is predicted.
+    pairs = list(zip(predicted, seen, strict=True))
     assert [pair for pair in pairs if not pair[0] <= pair[1]] == []
     assert sum(cached - told <= 6 for told, cached in pairs) >= 20

@@ -26,8 +26,8 @@ def ask(proxy: Gateway, prompt: str, max_tokens: int, **more: object) -> socket.
 def left(proxy: Gateway) -> float:
     """How many were seen out and known to be gone."""
     _, page = proxy.get("/metrics")
-    counted = (line.split() for line in page.splitlines() if line.startswith("mlxguard_left_total"))
-    return sum(float(count) for name, count in counted if "unseen" not in name)
+    counted = (line.split() for line in page.splitlines() if line.startswith("mlxguard_disconnects_total"))
+    return sum(float(count) for name, count in counted if "timeout" not in name)
 
 
 def at_work(proxy: Gateway) -> list[str]:
@@ -36,7 +36,7 @@ def at_work(proxy: Gateway) -> list[str]:
 
 def rests(proxy: Gateway) -> bool:
     queue = proxy.status()["queue"]
-    return (queue["running"], queue["leaving"]) == (0, 0)
+    return (queue["running"], queue["disconnected"]) == (0, 0)
 
 
 def test_what_is_reserved_is_released_when_the_child_is_done(shared_guard: Gateway) -> None:

@@ -129,7 +129,7 @@ async def test_a_memory_killer_is_told_a_smaller_size(tiny_model: Path, tmp_path
         assert [line["cause"] for line in deaths(proxy)] == ["metal_oom", "metal_oom"]
         assert "max_prompt_tokens" in deaths(proxy)[0]["advice"]
         status = proxy.status()
-        assert (status["learned_limits"]["deaths"], status["learned_limits"]["share"]) == (2, 0.81)
+        assert (status["learned"]["deaths"], status["learned"]["ceiling_ratio"]) == (2, 0.81)
         until("it is planned by that", lambda: "81% of" in proxy.status()["plan"]["ceiling_from"])
         assert [suspect["why"] for suspect in status["suspects"]] == [["memory", "memory"]]
     report = told(tmp_path, "crashes", "last", "--json")

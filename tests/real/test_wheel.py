@@ -76,6 +76,8 @@ def test_serves_from_any_folder(installed: Path, tmp_path: Path) -> None:
         request = urllib.request.Request(f"{url}/v1/completions", body, {"Content-Type": "application/json"})
         with urllib.request.urlopen(request, timeout=30) as answer:
             assert b'"completion_tokens":4' in answer.read().replace(b" ", b"")
+        with urllib.request.urlopen(f"{url}/mlxguard/openapi.json", timeout=30) as answer:
+            assert b'"/v1/chat/completions"' in answer.read(), "data files are in the wheel, too"
     finally:
         proxy.terminate()
         assert proxy.wait(30) == 0

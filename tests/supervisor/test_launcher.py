@@ -10,7 +10,6 @@ import pytest
 from supervisor import launcher
 from supervisor.aio import Tasks
 from supervisor.child.attempt import Attempt
-from supervisor.child.memory_wait import Waited
 from supervisor.child.options import CannotStart, LaunchSpec
 from supervisor.crash_reports import CrashReports
 from supervisor.launcher import Launcher, not_started
@@ -37,9 +36,9 @@ async def test_memory_is_waited_for_before_every_start_but_the_first(
 ) -> None:
     asked: list[tuple[int, int]] = []
 
-    async def wait_for_memory(before: int, used: int) -> Waited:
+    async def wait_for_memory(before: int, used: int) -> tuple[float, int]:
         asked.append((before, used))
-        return Waited(1.5, 3)
+        return 1.5, 3
 
     async def prepare() -> LaunchSpec:
         return LaunchSpec(("--model", "m"), {})

@@ -1,4 +1,4 @@
-"""Random conversations, odd on purpose: unicode, empties, spelled-out markers, tools, thoughts."""
+"""Random conversations with awkward content: Unicode, empty texts, literal markers, tools, reasoning."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SNIPPETS = (
 
 @dataclass(frozen=True, slots=True)
 class Style:
-    """What a template takes beside users and assistants that alternate."""
+    """What a template accepts in addition to alternating users and assistants."""
 
     system: bool = True
     tools: bool = True
@@ -72,7 +72,7 @@ def turn(random: random.Random, style: Style = ANYTHING) -> Iterator[dict[str, A
 
 
 def conversation(seed: int, style: Style = ANYTHING) -> dict[str, Any]:
-    """The body of a chat request, without a model."""
+    """A random chat request body, without a model name."""
     draw = random.Random(seed)
     messages: list[dict[str, Any]] = []
     if style.system and draw.random() < 0.7:

@@ -1,7 +1,6 @@
-"""Counts conversations by segments and in full: `python -m tests.support.exactness MODELS SEED COUNT`.
+"""Counts random conversations by segments and in full: `python -m tests.support.exactness MODELS SEED COUNT`.
 
-The conversations are random. A process of its own, since it imports mlx. Prints one JSON object: kind of
-model -> how the counts compare.
+It is a process of its own, since it imports mlx. It prints one JSON object: kind of model -> comparison.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from tests.support.tokenizer_zoo import KINDS, Kind
 
 @dataclass(slots=True)
 class Outcome:
-    """Conversations by what became of them; `different`: seeds at which the counts were not the same."""
+    """Numbers of conversations by outcome, and the seeds for which the counts differed."""
 
     incremental: bool
     agreed: int
@@ -33,7 +32,7 @@ class Outcome:
 
 
 def reference(folder: Path) -> Callable[[dict[str, Any]], int]:
-    """The count as the server makes it, from its own parts and none of ours."""
+    """A function that counts with the server's own code and none of ours."""
     config = utils.load_config(folder)
     extra = {"trust_remote_code": True}
     tokenizer = utils.load_tokenizer(folder, extra, eos_token_ids=config.get("eos_token_id"))
@@ -54,7 +53,7 @@ def reference(folder: Path) -> Callable[[dict[str, Any]], int]:
 
 
 def compare(kind: Kind, folder: Path, seeds: range) -> Outcome:
-    """Every conversation is counted twice by segments: as new, and again from what is remembered."""
+    """Count every conversation twice by segments: as new, and from the retained segments."""
     ours, theirs = ServerTokenizer(folder, ["--trust-remote-code"]), reference(folder)
     outcome = Outcome(ours.info()["incremental"], 0, 0, [])
     for seed in seeds:
@@ -62,7 +61,7 @@ def compare(kind: Kind, folder: Path, seeds: range) -> Outcome:
         text = json.dumps(body)
         try:
             expected = theirs(json.loads(text))
-        except Exception:  # noqa: BLE001  (whatever the template raises, the server refuses it too)
+        except Exception:  # noqa: BLE001 - the server refuses it too
             outcome.refused += 1
             continue
         counts = [ours.count(json.loads(text), None, incremental=True) for _ in range(2)]

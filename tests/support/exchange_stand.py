@@ -16,7 +16,7 @@ DEATH = Death(1, Cause.UNKNOWN, "it died", "", None, None, (), State.READY)
 
 
 def life_of(child: FakeChild) -> Generation:
-    return Generation(1, child.port, lambda: None)
+    return Generation(1, child.port, lambda: None, lambda: None)
 
 
 async def all_of(exchange: Exchange) -> bytes:

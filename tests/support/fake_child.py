@@ -146,7 +146,7 @@ class FakeSupervisor:
         self._failed = False
         self._generation: Generation | None = None
         self.judged = 0
-        self.short_of_memory = False
+        self.lacks_memory = False
 
     def up(self, child: FakeChild) -> Generation:
         """A new generation is ready."""
@@ -178,8 +178,8 @@ class FakeSupervisor:
         assert self._generation is not None
         return self._generation
 
-    def strained(self) -> bool:
-        return self.short_of_memory
+    def short_of_memory(self) -> bool:
+        return self.lacks_memory
 
     async def judge(self, generation: Generation) -> Death | None:
         self.judged += 1

@@ -1,4 +1,4 @@
-"""A memory guard over a real gate and a child that is a number of bytes."""
+"""A memory guard over a real gate, and a child that is only a number of bytes."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from supervisor.child.process import Telemetry
 from supervisor.lifecycle.state_machine import State
 from tests.proxy.api.test_metrics import ended
 from tests.proxy.api.test_status import CRASHED
-from tests.support.law import Padded
+from tests.support.padded_costs import PaddedCosts
 
-WEIGHTS = Padded().weights
+WEIGHTS = PaddedCosts().weights
 CEILING = WEIGHTS + 1000
 
 
 class Stand:
-    """Everything moves by `look()`: time goes on by a tenth of a second, and a telemetry sample comes."""
+    """Each `look()` advances time by a tenth of a second and brings a telemetry sample."""
 
     def __init__(self, *, evictable: bool = True) -> None:
         self.now = 100.0
@@ -43,7 +43,7 @@ class Stand:
         self.given_up: list[str] = []
         self.heard_at = 0.0
         self.gate = Gate(
-            Budget(max_running=8, ceiling=CEILING, costs=Padded()),
+            Budget(max_running=8, ceiling=CEILING, costs=PaddedCosts()),
             max_waiting=8,
             on_sample=lambda _: None,
             clock=lambda: self.now,
@@ -97,8 +97,8 @@ class Stand:
         return self.slots.enter_context(self.gate.enter(ticket))
 
     def run(self, id: str, tokens: int, *, sent: bool = False) -> Job:
-        """A request that was granted and that the child works on."""
-        assert self.wait_for_slot(id, tokens).position is None
+        """A granted request that the child works on."""
+        assert self.gate.position(self.wait_for_slot(id, tokens).id) is None
         job = ended(counted=7)
         job.answer.id, job.stage = id, Stage.DECODE
         job.answer.phase = AnswerPhase.CONTENT if sent else AnswerPhase.NOTHING

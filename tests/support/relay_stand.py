@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,11 +14,12 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
-from proxy.cache.search_stalls import BLIND, Blind
-from proxy.errors import GuardError
+from proxy.cache.search_stalls import FollowedAttempt, FollowedJob, SearchStalls
+from proxy.errors import GatewayError
 from proxy.gate.budget import Budget
 from proxy.gate.gate import Gate
 from proxy.job import Job
+from proxy.planning.learned_state import LearnedFile
 from proxy.prompt.fit import Fitted
 from proxy.relay.disconnects import Disconnects
 from proxy.relay.quarantine import Quarantine
@@ -35,6 +36,45 @@ PROMPT = ChatPrompt(messages=({"role": "user", "content": "hi"},), tools=None, t
 KEEP_QUIET = RelayOptions(hold_grace_s=60, keepalive_s=60)
 
 
+class NullSearchStalls(SearchStalls):
+    """Predicts nothing, and records the steps that it is told of."""
+
+    def __init__(self) -> None:
+        self.steps: list[str] = []
+
+    @contextmanager
+    def follow(self, job: Job) -> Iterator[FollowedJob]:
+        try:
+            yield _NullJob(self, job)
+        finally:
+            self.steps.append(f"ended {job.outcome}")
+
+
+class _NullJob(FollowedJob):
+    stalls: NullSearchStalls
+
+    async def predict(self) -> None:
+        self.stalls.steps.append("predict")
+
+    @asynccontextmanager
+    async def attempt(self) -> AsyncIterator[FollowedAttempt]:
+        self.stalls.steps.append("asked")
+        try:
+            yield _NullAttempt(self.stalls, self.job, 0)
+        finally:
+            self.stalls.steps.append("attempt ended")
+
+
+class _NullAttempt(FollowedAttempt):
+    stalls: NullSearchStalls
+
+    def answer_began(self) -> None:
+        self.stalls.steps.append("answer began")
+
+    def prompt_read(self) -> None:
+        self.stalls.steps.append("prompt read")
+
+
 @dataclass
 class Stand:
     """A relay between a fake child and real HTTP clients."""
@@ -42,23 +82,27 @@ class Stand:
     child: FakeChild
     supervisor: FakeSupervisor
     upstream: Upstream
-    gate: Gate = field(default_factory=lambda: Gate(Budget(max_running=8), max_waiting=8))
+    gate: Gate = field(
+        default_factory=lambda: Gate(Budget(max_running=8), max_waiting=8, on_sample=lambda _: None)
+    )
     options: RelayOptions = KEEP_QUIET
     max_wait_s: float = 60.0
     jobs: list[Job] = field(default_factory=list)
-    inquest: Quarantine = field(init=False)
+    quarantine: Quarantine = field(init=False)
     registry: Registry = field(default_factory=Registry)
-    leavings: Disconnects = field(default_factory=Disconnects)
-    foresight: Blind = BLIND
+    disconnects: Disconnects = field(
+        default_factory=lambda: Disconnects(batched=lambda: True, on_dropped=lambda *_: None)
+    )
+    search_stalls: NullSearchStalls = field(default_factory=NullSearchStalls)
     server: TestServer | None = None
     session: aiohttp.ClientSession | None = None
 
     def __post_init__(self) -> None:
-        self.inquest = Quarantine(lambda: self.jobs, None)
+        self.quarantine = Quarantine(lambda: self.jobs, LearnedFile(), internal_requests=lambda: 0)
 
     def crash(self, cause: Cause = Cause.SEGFAULT) -> None:
-        """The child is dead, and somebody is to blame."""
-        self.inquest.hold(self.supervisor.down(cause))
+        """The child died, and the requests in flight are blamed."""
+        self.quarantine.attribute(self.supervisor.down(cause))
 
     async def start(self) -> None:
         app = web.Application()
@@ -75,14 +119,14 @@ class Stand:
         await self.upstream.stop()
 
     async def _handle(self, http_request: web.Request) -> web.StreamResponse:
-        parts = (self.supervisor, self.gate, self.upstream, self.options, self.inquest)
-        relay = Relay(*parts, leavings=self.leavings, foresight=self.foresight)
+        parts = (self.supervisor, self.gate, self.upstream, self.options, self.quarantine)
+        relay = Relay(*parts, disconnects=self.disconnects, search_stalls=self.search_stalls)
         job = self.job(await http_request.json(), is_chat=http_request.match_info["kind"] == "chat")
         self.jobs.append(job)
         try:
             with self.registry.track(job):
                 return await relay.serve(http_request, job)
-        except GuardError as error:
+        except GatewayError as error:
             headers = {**error.headers(10), **response_headers(job)}
             return web.json_response(error.body(), status=error.status, headers=headers)
 
@@ -114,7 +158,7 @@ class Stand:
 
 @asynccontextmanager
 async def a_stand() -> AsyncIterator[Stand]:
-    """Fails when anything is left behind: a place at the gate, a task."""
+    """Fails when anything is left behind: a slot at the gate, a task."""
     before = _others()
     async with FakeChild() as child:
         stand = Stand(child, FakeSupervisor(), Upstream())
@@ -122,7 +166,7 @@ async def a_stand() -> AsyncIterator[Stand]:
         stand.supervisor.up(child)
         yield stand
         await stand.stop()
-    await eventually(lambda: stand.gate.snapshot().running == 0, "a place was left behind")
+    await eventually(lambda: stand.gate.snapshot().running == 0, "a slot was left behind")
     assert stand.gate.snapshot().waiting == 0
     await eventually(lambda: _others() <= before, "a task was left behind")
 

@@ -1,8 +1,8 @@
-"""Models with the tokenizers and chat templates that are in use, made small from the embedded model.
+"""Small models, made from the embedded one, with the tokenizers and chat templates that are in use.
 
-Each kind of tokenizer differs in what could go wrong when a prompt is counted in parts: what is put in front
-of words and where, how added tokens treat what is beside them, normalizers, byte fallback. Each template in
-what it accepts and in what it rewrites.
+The tokenizers differ in what could go wrong when a prompt is counted in segments: prefixes of words, how
+added tokens treat their neighbours, normalizers, byte fallback. The templates differ in what they accept and
+rewrite.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from tests.support.conversations import ANYTHING, Style
 
 _CORPUS = Path(__file__).parents[2] / "supervisor" / "model" / "tiny_corpus.txt"
 _TEMPLATES = Path(__file__).parent / "templates"
-#: Entries that are trained; with bytes and added tokens it stays below the embedded model's 1024.
+#: Trained vocabulary entries; together with bytes and added tokens they stay below the embedded model's 1024.
 _TRAINED = 600
 _BYTES = [f"<0x{byte:02X}>" for byte in range(256)]
 
@@ -67,7 +67,7 @@ def byte_level() -> dict[str, Any]:
 
 
 def byte_level_with_prefix() -> dict[str, Any]:
-    """The same with a space put in front of every piece that has none, and NFC."""
+    """The same, with NFC and a space in front of every piece that has none."""
     return _trained(
         models.BPE(),
         _bpe(sorted(pre_tokenizers.ByteLevel.alphabet())),
@@ -86,7 +86,7 @@ def _with_bytes(content: dict[str, Any]) -> dict[str, Any]:
 
 
 def metaspace(scheme: str) -> Callable[[], dict[str, Any]]:
-    """SentencePiece BPE: a mark for spaces, put in front "first" (of the text only) or "always"."""
+    """SentencePiece BPE: a marker for spaces, prepended "first" (to the text only) or "always"."""
 
     def make() -> dict[str, Any]:
         split = pre_tokenizers.Metaspace(prepend_scheme=scheme, split=False)
@@ -96,7 +96,7 @@ def metaspace(scheme: str) -> Callable[[], dict[str, Any]]:
 
 
 def legacy() -> dict[str, Any]:
-    """Llama 2: a normalizer puts the mark in front of every piece; no pre-tokenizer."""
+    """Llama 2: a normalizer prepends the marker to every piece; there is no pre-tokenizer."""
     steps = [normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")]
     content = _trained(models.BPE(), _bpe(), pre_tokenizer=pre_tokenizers.Metaspace())
     content["pre_tokenizer"] = None
@@ -105,7 +105,7 @@ def legacy() -> dict[str, Any]:
 
 
 def unigram(scheme: str) -> Callable[[], dict[str, Any]]:
-    """SentencePiece Unigram: the best of many ways to cut a piece, after NFKC and joined spaces."""
+    """SentencePiece Unigram: the best of many splits of a piece, after NFKC and joining spaces."""
 
     def make() -> dict[str, Any]:
         trainer = trainers.UnigramTrainer(
@@ -136,7 +136,7 @@ TOKENIZERS: dict[str, Callable[[], dict[str, Any]]] = {
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """One model. `flags`: of its added tokens. `incremental`: whether it may be counted in parts."""
+    """One model. `flags` are those of its added tokens; `incremental`: whether it is counted by segments."""
 
     name: str
     tokenizer: str
@@ -148,7 +148,7 @@ class Kind:
     config: tuple[tuple[str, Any], ...] = ()
 
     def make(self, base: Path, folder: Path) -> Path:
-        """The model in `folder`, from the embedded one in `base`; kept as it is when it is there."""
+        """Make the model in `folder` from the embedded one in `base`, unless it exists."""
         if folder.exists():
             return folder
         fresh = folder.with_name(f"{folder.name}.part")
@@ -166,7 +166,7 @@ class Kind:
         return folder
 
     def added(self, content: dict[str, Any]) -> list[dict[str, Any]]:
-        """The entries of its added vocabulary, after those of `content`."""
+        """The entries of the added vocabulary, after those of `content`."""
         size = len(content["model"]["vocab"])
         flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False) | dict(self.flags)
         return [
@@ -186,13 +186,12 @@ KINDS = (
     Kind("plain-legacy", "legacy", "plain_markers", _SPOKEN, markers=("<s>", "</s>")),
     Kind("thinking-unigram", "unigram always", "thinking"),
     Kind("thinking-bytes", "byte level", "thinking"),
-    # As Phi 3 has them: tokens that swallow the spaces at their right.
+    # As in Phi 3: tokens that absorb the spaces behind them.
     Kind("right-stripping", "byte level", "headers", flags=(("rstrip", True),)),
-    # What is counted in full.
+    # These are counted in full.
     Kind("left-stripping", "byte level", "headers", incremental=False, flags=(("lstrip", True),)),
     Kind("single-words", "metaspace first", "thinking", incremental=False, flags=(("single_word", True),)),
     Kind("normalized", "unigram first", "thinking", incremental=False, flags=(("normalized", True),)),
-    # A renderer of mlx_lm.chat_templates in place of a Jinja template.
     # A tokenizer class that mlx_lm registers.
     Kind("newlines", "byte level", "headers", config=(("tokenizer_class", "NewlineTokenizer"),)),
     # A tokenizer class that comes with the model and renders by itself; its argument is called `thinking`.
@@ -207,5 +206,6 @@ KINDS = (
             ("auto_map", {"AutoTokenizer": [None, "rendering.Rendering"]}),
         ),
     ),
+    # A renderer of mlx_lm.chat_templates instead of a Jinja template.
     Kind("renderer", "byte level", "", _SPOKEN, config=(("chat_template_type", "deepseek_v32"),)),
 )

@@ -1,4 +1,4 @@
-"""What an administrator may do: restart, and end a request, whose client is told by the contract."""
+"""Administration: recycle the child, and cancel a request."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 
 from proxy.api.admin import AdminActions
-from proxy.app import admittance
+from proxy.app import access_control
 from proxy.config.settings import ServerSettings
 from proxy.http import middleware
 from proxy.relay.registry import Registry
-from supervisor.supervisor import IllegalEvent
+from supervisor.lifecycle.state_machine import IllegalEvent
 from tests.proxy.api.test_status import job
 
 Http = TestClient[web.Request, web.Application]
@@ -39,11 +39,16 @@ async def stage() -> Stage:
 
 @pytest.fixture
 async def http(stage: Stage) -> AsyncIterator[Http]:
-    app = web.Application(
-        middlewares=[middleware.middleware(admittance(ServerSettings(), {"secret": "me"}), lambda *_: None)]
+    access = access_control(ServerSettings(), {"secret": "me"})
+    app = web.Application(middlewares=[middleware.middleware(access, lambda _: None)])
+    app.on_response_prepare.append(middleware.add_headers)
+    admin = AdminActions(stage.recycle, stage.registry)
+    app.add_routes(
+        [
+            web.post("/mlxguard/api/recycle", admin.recycle),
+            web.post("/mlxguard/api/requests/{id}/cancel", admin.cancel),
+        ]
     )
-    app.on_response_prepare.append(middleware.sign)
-    app.add_routes(AdminActions(stage.recycle, stage.registry).routes())
     async with TestClient(TestServer(app), headers={"Authorization": "Bearer secret"}) as client:
         yield client
 
@@ -51,16 +56,16 @@ async def http(stage: Stage) -> AsyncIterator[Http]:
 async def test_the_child_is_recycled(http: Http, stage: Stage) -> None:
     answer = await http.post("/mlxguard/api/recycle")
     assert (answer.status, await answer.json()) == (202, {"status": "recycling"})
-    assert stage.recycled == ["asked for over HTTP"]
+    assert stage.recycled == ["requested over HTTP"]
 
 
-async def test_a_proxy_that_stops_recycles_nothing(http: Http, stage: Stage) -> None:
+async def test_nothing_is_recycled_while_stopping(http: Http, stage: Stage) -> None:
     stage.stopping = True
     assert (await http.post("/mlxguard/api/recycle")).status == 503
 
 
 @pytest.mark.parametrize("id", ["cmpl-1", "r"])
-async def test_a_request_is_ended_by_either_id(http: Http, stage: Stage, id: str) -> None:
+async def test_a_request_is_cancelled_by_either_id(http: Http, stage: Stage, id: str) -> None:
     one, begun = job("1"), asyncio.Event()
 
     async def serve() -> None:
@@ -76,12 +81,12 @@ async def test_a_request_is_ended_by_either_id(http: Http, stage: Stage, id: str
     assert one.cancelled
 
 
-async def test_a_request_that_is_not_there(http: Http) -> None:
+async def test_an_unknown_request_cannot_be_cancelled(http: Http) -> None:
     assert (await http.post("/mlxguard/api/requests/nobody/cancel")).status == 404
 
 
 @pytest.mark.parametrize("path", ["recycle", "requests/x/cancel"])
-async def test_strangers_may_do_nothing(http: Http, stage: Stage, path: str) -> None:
+async def test_without_a_key_nothing_is_done(http: Http, stage: Stage, path: str) -> None:
     answer = await http.post(f"/mlxguard/api/{path}", headers={"Authorization": "Bearer wrong"})
     assert answer.status == 401
     assert not stage.recycled

@@ -3,7 +3,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from proxy.api.cost_preview import memory_limits, prospect
+from proxy.api.cost_preview import cost_preview, memory_limits
 from proxy.config.settings import MemorySettings
 from proxy.gate.budget import Budget
 from proxy.gate.costs import PlannedCosts, budget
@@ -21,7 +21,7 @@ def arithmetic(document: dict[str, Any]) -> str:
 
 
 async def test_without_a_plan_only_places_count() -> None:
-    document = prospect(gate(Budget(max_running=3)), "a", 100, 20)
+    document = cost_preview(gate(Budget(max_running=3)), "a", 100, 20)
     assert document == {
         "admission": "now",
         "expected_completion_tokens": 20,
@@ -34,14 +34,14 @@ async def test_without_a_plan_only_places_count() -> None:
             "retained_bytes": 0,
             "memory_bytes": 0,
         },
-        "arithmetic": ["0 of 3 places are taken.", "No plan says how much memory there is."],
+        "arithmetic": ["0 of 3 slots are in use.", "There is no plan that says how much memory may be used."],
     }
 
 
 async def test_the_cost_is_the_plans_law_and_the_verdict_the_gates() -> None:
     planned = a_plan(room=200_000_000)
     guarded = gate(replace(budget(planned), max_running=2))
-    alone = prospect(guarded, "a", 5000, 20)
+    alone = cost_preview(guarded, "a", 5000, 20)
     law = PlannedCosts(planned.serving)
     assert alone["admission"] == "now"
     assert alone["together"]["memory_bytes"] == alone["alone"]["memory_bytes"] + law.weights
@@ -52,21 +52,21 @@ async def test_the_cost_is_the_plans_law_and_the_verdict_the_gates() -> None:
         for name in ("x", "y", "z")
     ]
     with guarded.enter(tickets[0]):
-        beside = prospect(guarded, "a", 5000, 20)
+        beside = cost_preview(guarded, "a", 5000, 20)
         assert (beside["admission"], beside["together"]["running"]) == ("now", 1)
         assert beside["together"]["memory_bytes"] > alone["together"]["memory_bytes"] + 3_000_000
-        assert "1 of 2 places are taken. KV of all that would run: 10 MB" in arithmetic(beside)
+        assert "1 of 2 slots are in use. KV of all requests that would run: 10 MB" in arithmetic(beside)
         assert "5 MB of weights + 3 MB of finished sequences + " in arithmetic(beside)
         with guarded.enter(tickets[1]), guarded.enter(tickets[2]):
-            late = prospect(guarded, "a", 5000, 20)
+            late = cost_preview(guarded, "a", 5000, 20)
             assert (late["admission"], late["together"]["waiting"]) == ("queued", 1)
-            assert "2 of 2 places are taken. 1 wait before it." in arithmetic(late)
+            assert "2 of 2 slots are in use. 1 requests are queued before it." in arithmetic(late)
     guarded.hold(on=True)
-    assert "Nobody is let in" in arithmetic(prospect(guarded, "a", 5000, 20))
+    assert "No request is admitted" in arithmetic(cost_preview(guarded, "a", 5000, 20))
 
 
 async def test_a_prompt_that_never_fits() -> None:
-    document = prospect(gate(budget(a_plan(room=20_000_000))), "a", 30_000, 20)
+    document = cost_preview(gate(budget(a_plan(room=20_000_000))), "a", 30_000, 20)
     assert document["admission"] == "never_fits"
     assert document["together"]["memory_bytes"] > 25_000_000
     assert arithmetic(document).endswith("of 25 MB.")
@@ -79,7 +79,7 @@ async def test_limits_say_where_they_come_from() -> None:
     assert ceiling == {"name": "ceiling", "bytes": planned.ceiling.bytes, "from": "a test"}
     assert kv["bytes"] == planned.max_active_kv
     assert kv["from"].startswith("the plan")
-    guarded.set_budget(replace(budget(planned), ceiling=190_000_000, most=205_000_000))
+    guarded.set_budget(replace(budget(planned), ceiling=190_000_000, recent_ceiling=205_000_000))
     ceiling, kv = memory_limits(guarded, planned, MemorySettings(max_active_kv_bytes="1GB"))
     assert ceiling["bytes"] == 190_000_000
     assert ceiling["from"] == "what the machine has now; when the child was started, 205 MB: a test"

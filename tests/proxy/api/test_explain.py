@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from proxy.api import explain as explain_module
-from proxy.api.cost_preview import prospect
+from proxy.api.cost_preview import cost_preview
 from proxy.api.explain import Explainer, explain
 from proxy.config.settings import MemorySettings, PromptSettings
 from proxy.gate.budget import Budget
@@ -27,7 +27,7 @@ async def test_a_prompt_that_fits() -> None:
     assert document == {
         "prompt_tokens": 7,
         "tools_tokens": 0,
-        "verdict": "whole",
+        "verdict": "unchanged",
         "reason": "The limit is 9 tokens.",
         "sent": {
             "prompt_tokens": 7,
@@ -37,9 +37,9 @@ async def test_a_prompt_that_fits() -> None:
             "max_tokens_clamped": True,
         },
         "messages": [
-            {"first": 0, "last": 0, "roles": ["system"], "tokens": 2, "sent": "whole"},
-            {"first": 1, "last": 1, "roles": ["user"], "tokens": 4, "sent": "whole"},
-            {"first": 2, "last": 2, "roles": ["assistant"], "tokens": 1, "sent": "whole"},
+            {"first": 0, "last": 0, "roles": ["system"], "tokens": 2, "sent": "unchanged"},
+            {"first": 1, "last": 1, "roles": ["user"], "tokens": 4, "sent": "unchanged"},
+            {"first": 2, "last": 2, "roles": ["assistant"], "tokens": 1, "sent": "unchanged"},
         ],
         "limits": [
             {"name": "context_length", "tokens": 10, "from": "the model's own files"},
@@ -66,22 +66,22 @@ async def test_where_the_limit_comes_from(limits: Limits, settings: dict[str, An
     )
 
 
-async def test_what_it_would_cost_is_told_of_what_would_be_sent() -> None:
-    gate = Gate(Budget(max_running=1), max_waiting=1)
+async def test_the_cost_is_that_of_what_would_be_sent() -> None:
+    gate = Gate(Budget(max_running=1), max_waiting=1, on_sample=lambda _: None)
     explainer = Explainer(Letters(), gate, lambda: None, PromptSettings(), MemorySettings())
     document = await explainer.document(chat("s0 u1 a1 u2 a2 u3 a3 u4"), CUTTING, "a")
-    assert document["verdict"] == "cut"
-    assert document["cost"] == prospect(gate, "a", 13, 50)
+    assert document["verdict"] == "truncated"
+    assert document["cost"] == cost_preview(gate, "a", 13, 50)
     refused = await explainer.document(chat("u0123456789"), replace(FREE, max_prompt_tokens=5), "a")
     assert refused["cost"] is None
 
 
-async def test_what_would_be_cut() -> None:
+async def test_a_prompt_that_is_truncated() -> None:
     document = await explained(chat("s0 u1 a1 u2 a2 u3 a3 u4"), CUTTING, max_prompt_tokens=13)
-    assert (document["verdict"], document["prompt_tokens"]) == ("cut", 16)
+    assert (document["verdict"], document["prompt_tokens"]) == ("truncated", 16)
     assert document["sent"]["prompt_tokens"] == 13
-    fates = [entry["sent"] for entry in document["messages"]]
-    assert fates == ["whole", "dropped", "dropped", "changed", "whole", "whole", "whole", "whole"]
+    sent = [entry["sent"] for entry in document["messages"]]
+    assert sent == ["unchanged", "dropped", "dropped", "changed", *["unchanged"] * 4]
     assert document["limits"][0] == {
         "name": "max_prompt_tokens",
         "tokens": 13,
@@ -89,7 +89,7 @@ async def test_what_would_be_cut() -> None:
     }
 
 
-async def test_what_would_be_refused() -> None:
+async def test_a_prompt_that_is_refused() -> None:
     document = await explained(chat("u0123456789"), replace(FREE, max_prompt_tokens=5))
     assert (document["verdict"], document["sent"]) == ("refused", None)
     assert "11 tokens > 5 maximum" in document["reason"]
@@ -109,26 +109,26 @@ async def test_messages_and_tools_are_the_whole_prompt() -> None:
     assert [entry["tokens"] for entry in document["messages"]] == [2, 4, 2]
 
 
-async def test_messages_at_which_the_template_does_not_end_go_with_the_next() -> None:
+async def test_a_message_that_cannot_end_the_conversation_is_grouped_with_the_next() -> None:
     letters = Letters(accepts=lambda prompt: prompt.messages[-1]["role"] == "user")
     document = await explained(chat("s0 u1 a2 u3"), FREE, letters)
     assert [(e["first"], e["last"], e["tokens"]) for e in document["messages"]] == [(0, 1, 4), (2, 3, 4)]
 
 
 async def test_a_long_conversation_takes_few_counts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(explain_module, "_MOST_ENTRIES", 3)
+    monkeypatch.setattr(explain_module, "_MAX_GROUPS", 3)
     letters = Letters()
     document = await explained(chat("u1 a2 u3 a4 u5 a6 u7"), replace(CUTTING, max_prompt_tokens=10), letters)
     assert [(e["first"], e["last"], e["sent"]) for e in document["messages"]] == [
         (0, 2, "dropped"),
         (3, 5, "partly"),
-        (6, 6, "whole"),
+        (6, 6, "unchanged"),
     ]
     assert sum(entry["tokens"] for entry in document["messages"]) == 14
 
 
-async def test_a_huge_prompt_is_not_told_by_message(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(explain_module, "_MOST_TOKENS", 3)
+async def test_a_huge_prompt_is_not_broken_down_by_message(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(explain_module, "_MAX_TOKENS", 3)
     letters = Letters()
     document = await explained(chat("u123"), replace(FREE, max_prompt_tokens=2), letters)
     assert (document["prompt_tokens"], document["verdict"]) == (4, "refused")

@@ -8,28 +8,30 @@ from typing import Any, cast
 import pytest
 
 from proxy.cache.client import CacheClient, rules
+from proxy.cache.search_times import SearchTimes
 from proxy.cache.simulator import CacheRules
+from proxy.prompt.counter import TokenCounter
 from proxy.request.completion import ChatPrompt, CompletionRequest, Prompt, TextPrompt
 from supervisor.child.generation import Change
 from supervisor.lifecycle.state_machine import State
 from supervisor.memory_model.activations import Model, Traced
-from supervisor.memory_model.batch import Serving
 from supervisor.memory_model.kv_cache import CachePart, CostModel, GrowthKind
 from supervisor.memory_model.plan import Plan
+from supervisor.memory_model.sequence import Serving
 
 READY = Change(State.STARTING, State.READY, 1)
 
 
-def told(**fields: Any) -> dict[str, Any]:
+def prediction(**fields: Any) -> dict[str, Any]:
     """What the worker says of a prompt, as it comes from its pipe."""
     nothing = {
         "tokens": 9,
         "cached": 0,
-        "copied": 0,
-        "key": False,
-        "twin": False,
+        "cost": 0,
+        "exact_hit": False,
+        "same_length": False,
         "longest": 1,
-        "leaves": [8],
+        "inserts": [8],
     }
     return nothing | fields
 
@@ -76,8 +78,8 @@ def worker() -> Worker:
 
 
 @pytest.fixture
-def mirroring(worker: Worker) -> CacheClient:
-    made = CacheClient(worker)
+def cache(worker: Worker) -> CacheClient:
+    made = CacheClient(cast("TokenCounter", worker), SearchTimes(lambda _: None))
     made.changed(READY)
     return made
 
@@ -85,106 +87,113 @@ def mirroring(worker: Worker) -> CacheClient:
 REQUEST = CompletionRequest(TextPrompt("a"))
 
 
-async def counted(mirroring: CacheClient, id: str, request: CompletionRequest = REQUEST) -> None:
-    with mirroring.counting(id, request) as counter:
+async def counted(cache: CacheClient, id: str, request: CompletionRequest = REQUEST) -> None:
+    with cache.counting(id, request) as counter:
         assert await counter.count(request.prompt, 100) == 9
 
 
-async def test_a_request_is_counted_and_foreseen_in_one_trip(mirroring: CacheClient, worker: Worker) -> None:
-    worker.answers["count_and_predict"] = told(cached=3)
-    await counted(mirroring, "a")
-    found = await mirroring.foresee("a", REQUEST.prompt, REQUEST)
+async def test_a_request_is_counted_and_predicted_in_one_trip(cache: CacheClient, worker: Worker) -> None:
+    worker.answers["count_and_predict"] = prediction(cached=3)
+    await counted(cache, "a")
+    found = await cache.predict("a", REQUEST.prompt, REQUEST)
     assert found is not None and found.cached == 3
-    assert await mirroring.asked("a") == found
+    assert await cache.ask("a") == found
     assert worker.asked == ["reset", "count_and_predict", "asked"]
     assert worker.fields[1:] == [{"limit": 100, "of": "a", "batched": True}, {"of": "a"}]
 
 
-async def test_what_is_cut_is_foreseen_as_it_is_sent(mirroring: CacheClient, worker: Worker) -> None:
+async def test_what_is_cut_is_predicted_as_it_is_sent(cache: CacheClient, worker: Worker) -> None:
     shorter = TextPrompt("b")
-    with mirroring.counting("a", REQUEST) as counter:
+    with cache.counting("a", REQUEST) as counter:
         await counter.count(REQUEST.prompt)
         await counter.count(shorter)
         assert await counter.shared(REQUEST.prompt, shorter) == 5
         assert await counter.trim(shorter, 1, 7) == (shorter, 7)
-    worker.answers["foresee"] = told(cached=4)
-    found = await mirroring.foresee("a", shorter, REQUEST)
+    worker.answers["predict"] = prediction(cached=4)
+    found = await cache.predict("a", shorter, REQUEST)
     assert found is not None and found.cached == 4
-    assert worker.asked == ["reset", "count_and_predict", "count", "shared", "trim", "foresee"]
+    assert worker.asked == ["reset", "count_and_predict", "count", "shared", "trim", "predict"]
 
 
-async def test_what_is_refused_is_followed_no_more(mirroring: CacheClient, worker: Worker) -> None:
-    with pytest.raises(ValueError, match="too long"), mirroring.counting("a", REQUEST) as counter:
+async def test_what_is_refused_is_tracked_no_more(cache: CacheClient, worker: Worker) -> None:
+    with pytest.raises(ValueError, match="too long"), cache.counting("a", REQUEST) as counter:
         await counter.count(REQUEST.prompt)
         raise ValueError("too long")
     assert worker.asked[-1] == "ended"
     assert worker.fields[-1] == {"of": "a", "generated": 0, "cached": None, "complete": False}
-    assert not mirroring._followed
+    assert not cache._tracked
 
 
-async def test_prompts_with_images_are_not_followed(mirroring: CacheClient, worker: Worker) -> None:
+async def test_prompts_with_images_are_not_tracked(cache: CacheClient, worker: Worker) -> None:
     part = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AA=="}}
     seen = CompletionRequest(ChatPrompt(({"role": "user", "content": [part]},)))
-    await counted(mirroring, "a", seen)
-    assert await mirroring.foresee("a", seen.prompt, seen) is None
+    await counted(cache, "a", seen)
+    assert await cache.predict("a", seen.prompt, seen) is None
     assert worker.asked == ["count"]
 
 
-async def test_what_runs_outside_of_the_batch(mirroring: CacheClient, worker: Worker) -> None:
-    await counted(mirroring, "a", replace(REQUEST, sampling={"seed": 1}))
+async def test_what_runs_outside_of_the_batch(cache: CacheClient, worker: Worker) -> None:
+    await counted(cache, "a", replace(REQUEST, sampling={"seed": 1}))
     assert worker.fields[-1]["batched"] is False
 
 
-async def test_each_child_is_followed_from_its_start(mirroring: CacheClient, worker: Worker) -> None:
-    worker.answers["count_and_predict"] = told()
-    await counted(mirroring, "a")
-    await mirroring.asked("a")
-    mirroring.changed(Change(State.READY, State.BACKOFF, 1))
-    mirroring.changed(Change(State.STARTING, State.READY, 2))
-    assert await mirroring.asked("a") is None, "asked again, since the cache is another"
+async def test_each_child_is_tracked_from_its_start(cache: CacheClient, worker: Worker) -> None:
+    worker.answers["count_and_predict"] = prediction()
+    await counted(cache, "a")
+    await cache.ask("a")
+    cache.changed(Change(State.READY, State.BACKOFF, 1))
+    cache.changed(Change(State.STARTING, State.READY, 2))
+    assert await cache.ask("a") is None, "asked again, since the cache is another"
     assert worker.asked == ["reset", "count_and_predict", "asked", "reset", "asked"]
 
 
 @pytest.mark.parametrize(
     ("mine", "other", "again"),
     [
-        (told(tokens=9), told(tokens=20, leaves=[4, 19]), False),
-        (told(tokens=9), told(tokens=20, leaves=[9, 19]), True),
-        (told(tokens=24), told(tokens=20, leaves=[19]), True),  # with what was generated it is as long
-        (told(tokens=9), told(tokens=9, leaves=[8]), False),
-        (told(tokens=9), told(tokens=50_000, leaves=[]), True),  # long enough for a stall
-        (told(tokens=9), None, True),
+        (prediction(tokens=9), prediction(tokens=20, inserts=[4, 19]), False),
+        (prediction(tokens=9), prediction(tokens=20, inserts=[9, 19]), True),
+        (
+            prediction(tokens=24),
+            prediction(tokens=20, inserts=[19]),
+            True,
+        ),  # with what was generated it is as long
+        (prediction(tokens=9), prediction(tokens=9, inserts=[8]), False),
+        (prediction(tokens=9), prediction(tokens=50_000, inserts=[]), True),  # long enough for a stall
+        (prediction(tokens=9), None, True),
     ],
 )
 async def test_what_came_in_between_may_matter(
-    mirroring: CacheClient, worker: Worker, mine: dict[str, Any], other: dict[str, Any] | None, again: bool
+    cache: CacheClient, worker: Worker, mine: dict[str, Any], other: dict[str, Any] | None, again: bool
 ) -> None:
-    worker.answers = {"count_and_predict": [mine, other], "asked": told(cached=1)}
-    await counted(mirroring, "mine")
-    await counted(mirroring, "other")
-    mirroring.read("other", None)
-    mirroring.ended("other", 4, None, complete=True)
-    found = await mirroring.asked("mine")
+    worker.answers = {"count_and_predict": [mine, other], "asked": prediction(cached=1)}
+    await counted(cache, "mine")
+    await counted(cache, "other")
+    cache.read("other", None)
+    cache.ended("other", 4, None, complete=True)
+    found = await cache.ask("mine")
     assert found is not None
     assert found.cached == again
 
 
-async def test_what_leaves_nothing_does_not_matter(mirroring: CacheClient, worker: Worker) -> None:
-    worker.answers = {"count_and_predict": [told(), told(leaves=[9])], "asked": told(cached=1)}
-    await counted(mirroring, "a")
-    await counted(mirroring, "b")
-    mirroring.ended("b", 0, None, complete=False)
-    found = await mirroring.asked("a")
+async def test_what_inserts_nothing_does_not_matter(cache: CacheClient, worker: Worker) -> None:
+    worker.answers = {
+        "count_and_predict": [prediction(), prediction(inserts=[9])],
+        "asked": prediction(cached=1),
+    }
+    await counted(cache, "a")
+    await counted(cache, "b")
+    cache.ended("b", 0, None, complete=False)
+    found = await cache.ask("a")
     assert found is not None and found.cached == 0
 
 
-async def test_a_cure_may_leave_anything(mirroring: CacheClient, worker: Worker) -> None:
-    cure = {"id": "cure-1"}
-    worker.answers = {"count_and_predict": told(), "cure": cure, "asked": told(cached=1)}
-    await counted(mirroring, "a")
-    assert await mirroring.cure() == cure
-    mirroring.ended("cure-1", 1, None, complete=True)
-    found = await mirroring.asked("a")
+async def test_a_shortcut_may_insert_anything(cache: CacheClient, worker: Worker) -> None:
+    shortcut = {"id": "search_shortcut-1", "cost": 0}
+    worker.answers = {"count_and_predict": prediction(), "shortcut": shortcut, "asked": prediction(cached=1)}
+    await counted(cache, "a")
+    assert await cache.shortcut() == shortcut
+    cache.ended("search_shortcut-1", 1, None, complete=True)
+    found = await cache.ask("a")
     assert found is not None and found.cached == 1
 
 
@@ -205,7 +214,9 @@ async def test_a_cure_may_leave_anything(mirroring: CacheClient, worker: Worker)
 )
 def test_how_the_child_keeps_sequences(parts: tuple[CachePart, ...], trimmable_below: int | None) -> None:
     law = CostModel(parts)
-    serving = Serving(Model(0, law, Traced(law), batched=True), 2048, 8, 2, kept_sequences=6, kept_bytes=999)
+    serving = Serving(
+        Model(0, law, Traced(law), batched=True), 2048, 8, 2, prompt_cache_size=6, prompt_cache_bytes=999
+    )
 
     class Planned:
         """The one thing that is read of a plan."""

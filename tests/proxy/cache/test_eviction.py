@@ -1,20 +1,17 @@
-"""Tiny requests against the server's own prompt cache, and when to stop."""
+"""Filler requests against the server's own prompt cache, and when to stop."""
 
 from __future__ import annotations
-
-from itertools import pairwise
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.cache.eviction import Eviction, tiny
-from proxy.memory.restart_backoff import RECYCLE_S, RestartBackoff
+from proxy.cache.eviction import Eviction, filler
 
 
-def test_no_tiny_request_begins_as_another_does() -> None:
+def test_no_filler_begins_as_another_does() -> None:
     texts = [
         each.body["messages"][0]["content"] if each.abandon else each.body["prompt"]
-        for each in map(tiny, range(100))
+        for each in map(filler, range(100))
     ]
     assert len({*texts}) == len(texts)
     assert len({len(text) for text in texts}) == 1
@@ -24,7 +21,7 @@ def _pushed_out(entries: dict[str, int], size: int, sent: int, *, by_turns: bool
     """How many of the old entries LRUPromptCache has dropped (its `pop`, of answers and prompts)."""
     old, new = dict(entries), {"answer": 0, "prompt": 0}
     for number in range(sent):
-        new["prompt" if by_turns and tiny(number).abandon else "answer"] += 1
+        new["prompt" if by_turns and filler(number).abandon else "answer"] += 1
         if sum(old.values()) + sum(new.values()) > size:
             count = {kind: old[kind] + new[kind] for kind in old}
             kind = "answer" if count["answer"] and count["answer"] >= count["prompt"] else "prompt"
@@ -50,14 +47,3 @@ def test_one_kind_alone_would_leave_half_of_it() -> None:
 def test_of_a_cache_that_is_not_known_the_servers_default_is_supposed() -> None:
     assert Eviction(0, 20).exhausted
     assert not Eviction(0, 19).exhausted
-
-
-@given(st.lists(st.floats(0, 5000), max_size=100))
-def test_recycles_get_rarer(pauses: list[float]) -> None:
-    recycles, now, times = RestartBackoff(), 0.0, []
-    for pause in pauses:
-        now += pause
-        if recycles.due(now):
-            recycles, times = recycles.after(now), [*times, now]
-    gaps = [b - a for a, b in pairwise(times)]
-    assert all(gap >= RECYCLE_S * 2**number for number, gap in enumerate(gaps))

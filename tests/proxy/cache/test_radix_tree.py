@@ -1,4 +1,4 @@
-"""Runs of tokens as nodes: splitting, joining, and the order of the search. All else is in test_mirror.py."""
+"""Runs of tokens as nodes: splitting, joining and the order of the search; else see test_simulator.py."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_what_came_last_is_searched_first() -> None:
     below = descend(*_at(root, 1))
     assert (below.entry, below.distance) == (short, 2)
     # Two children of the fork, one step of each: the long one is given up at the distance of the short one.
-    assert below.copied == 2 * 1 + 2 + 2
+    assert below.cost == 2 * 1 + 2 + 2
 
 
 def test_a_shorter_prefix_of_one_token_is_none() -> None:

@@ -10,50 +10,54 @@ from hypothesis import strategies as st
 from proxy.cache.simulator import CacheRules, CacheSimulator
 from proxy.cache.staleness import CachePrediction, Insertions, holds, most
 
-TOLD = CachePrediction(tokens=50, cached=0, copied=0, key=False, twin=False, longest=80, leaves=(49,))
+PREDICTION = CachePrediction(
+    tokens=50, cached=0, cost=0, exact_hit=False, same_length=False, longest=80, inserts=(49,)
+)
 ENOUGH = most(10, 100)
 
 
 def test_what_came_since() -> None:
-    arrivals = Insertions(remembered=4)
-    assert arrivals.since(arrivals.count) == []
-    arrivals.came([1, 2])
-    before = arrivals.count
-    arrivals.came([3, 4])
-    assert (arrivals.since(0), arrivals.since(before)) == ([1, 2, 3, 4], [3, 4])
-    arrivals.came([5])
-    assert arrivals.since(0) is None, "too long ago"
-    assert arrivals.since(1) == [2, 3, 4, 5]
-    arrivals.unknown()
-    assert arrivals.since(before) is None
-    assert arrivals.since(arrivals.count) == []
+    insertions = Insertions(remembered=4)
+    assert insertions.since(insertions.count) == []
+    insertions.add([1, 2])
+    before = insertions.count
+    insertions.add([3, 4])
+    assert (insertions.since(0), insertions.since(before)) == ([1, 2, 3, 4], [3, 4])
+    insertions.add([5])
+    assert insertions.since(0) is None, "too long ago"
+    assert insertions.since(1) == [2, 3, 4, 5]
+    insertions.add_unknown()
+    assert insertions.since(before) is None
+    assert insertions.since(insertions.count) == []
 
 
 @pytest.mark.parametrize(
-    ("told", "came", "expected"),
+    ("prediction", "inserted", "expected"),
     [
-        (TOLD, [], True),
-        (replace(TOLD, key=True, twin=True, longest=10**6), [], True),
-        (TOLD, None, False),
-        (TOLD, [49, 100], True),
-        (TOLD, [50], False),  # it may be this prompt
-        (TOLD, [101], False),  # it may be searched for long
-        (replace(TOLD, longest=101), [1], False),
-        (replace(TOLD, twin=True), [1], False),  # its tokens may become known
-        (replace(TOLD, key=True, twin=True), [1], False),
+        (PREDICTION, [], True),
+        (replace(PREDICTION, exact_hit=True, same_length=True, longest=10**6), [], True),
+        (PREDICTION, None, False),
+        (PREDICTION, [49, 100], True),
+        (PREDICTION, [50], False),  # it may be this prompt
+        (PREDICTION, [101], False),  # it may be searched for long
+        (replace(PREDICTION, longest=101), [1], False),
+        (replace(PREDICTION, same_length=True), [1], False),  # its tokens may become known
+        (replace(PREDICTION, exact_hit=True, same_length=True), [1], False),
     ],
 )
-def test_what_was_foreseen_holds(told: CachePrediction, came: list[int] | None, expected: bool) -> None:
-    assert holds(told, came, sequences=10, most_copied=ENOUGH) is expected
+def test_what_was_predicted_holds(
+    prediction: CachePrediction, inserted: list[int] | None, expected: bool
+) -> None:
+    assert holds(prediction, inserted, sequences=10, max_cost=ENOUGH) is expected
 
 
 ids = st.lists(st.integers(0, 2), min_size=1, max_size=12).map(lambda drawn: array("i", drawn))
 
 
 @given(st.lists(ids, max_size=8), ids)
-def test_no_search_copies_more_than_the_bound(entries: list[array[int]], prompt: array[int]) -> None:
-    mirror = CacheSimulator(CacheRules(sequences=5))
+def test_no_search_costs_more_than_the_bound(entries: list[array[int]], prompt: array[int]) -> None:
+    simulator = CacheSimulator(CacheRules(sequences=5))
     for entry in entries:
-        mirror.insert(entry, "assistant", unknown=1)
-    longest = max((entry.length for entry in mirror.entries()), default=0)
-    assert mirror.search(prompt).copied <= most(5, longest)
+        simulator.insert(entry, "assistant", unknown=1)
+    longest = max((entry.length for entry in simulator.entries()), default=0)
+    assert simulator.search(prompt).cost <= most(5, longest)

@@ -1,10 +1,11 @@
-"""Nearest names and the order of faults; their wording is tested where it is read, in test_config_file.py."""
+"""Suggested names; the wording of faults is tested in test_loader.py."""
 
 from __future__ import annotations
 
 import pytest
 
-from proxy.config.faults import KEYS, Fault, Key, SettingPlace, key_of, nearest
+from proxy.config.faults import KEYS, Fault, Key, SettingPlace, hint, key_of, nearest
+from proxy.config.settings import RENAMED
 
 
 @pytest.mark.parametrize(
@@ -34,3 +35,10 @@ def test_every_setting_is_nearest_to_itself(key: Key) -> None:
 def test_a_fault_reads_as_a_compiler_message() -> None:
     fault = Fault(SettingPlace(0, 3, "proxy.toml:3"), "port must be a whole number", ("server", "port"))
     assert str(fault) == "proxy.toml:3: port must be a whole number"
+
+
+@pytest.mark.parametrize(("old", "new"), RENAMED.items())
+def test_an_old_name_gives_the_new_one(old: Key, new: Key) -> None:
+    assert old not in KEYS
+    assert new in KEYS
+    assert hint(*old, ".".join) == (new, f"; it is now called {'.'.join(new)}")

@@ -138,6 +138,10 @@ def test_a_hub_id_is_no_path_and_options_are_relative_to_the_current_folder() ->
             "proxy.toml:2: there is no key max_waiting in [server]; did you mean max_waiting in [queue]?",
         ),
         ("[server]\nzzz = 1", "proxy.toml:2: there is no key zzz in [server]"),
+        (
+            "[queue]\nhold_grace_s = 1",
+            "proxy.toml:2: there is no key hold_grace_s in [queue]; it is now called headers_after_s",
+        ),
         ("[server.tls]\ncert = 1", "proxy.toml:1: there is no key tls in [server]"),
         ("[server]\nport = '9'", 'proxy.toml:2: port must be a whole number, not "9"'),
         ("[server]\nport = 70000", "proxy.toml:2: port must be at most 65535, not 70000"),
@@ -170,7 +174,7 @@ def test_a_hub_id_is_no_path_and_options_are_relative_to_the_current_folder() ->
         ),
         (
             "[memory]\nmax_active_memory_bytes = 1.5",
-            'proxy.toml:2: max_active_memory_bytes must be "auto" or a share of RAM between 0.0 and 1.0, '
+            'proxy.toml:2: max_active_memory_bytes must be "auto" or a fraction of RAM between 0.0 and 1.0, '
             "or a size with its unit, not 1.5",
         ),
         (
@@ -190,6 +194,7 @@ def test_one_fault_in_a_file(text: str, fault: str) -> None:
     ("name", "hint"),
     [
         ("MLXGUARD_SERVER_PORT", "; did you mean MLXGUARD_SERVER__PORT?"),
+        ("MLXGUARD_SERVER__READ_TIMEOUT_S", "; it is now called MLXGUARD_SERVER__SEND_TIMEOUT_S"),
         ("MLXGUARD_SERVER__PROT", "; did you mean MLXGUARD_SERVER__PORT?"),
         ("MLXGUARD_SEVER__PORT", "; did you mean MLXGUARD_SERVER__PORT?"),
         ("MLXGUARD_PORT", "; did you mean MLXGUARD_SERVER__PORT?"),
@@ -204,10 +209,14 @@ def test_unknown_variables(name: str, hint: str) -> None:
 @pytest.mark.parametrize(
     ("option", "fault"),
     [
-        ("server.port", "--set server.port: must be as table.key=value, for example server.port=9000"),
+        ("server.port", "--set server.port: must be table.key=value, for example server.port=9000"),
         ("port=1", "--set port: there is no such setting; did you mean server.port?"),
         ("server.prot=1", "--set server.prot: there is no such setting; did you mean server.port?"),
         ("zzz=1", "--set zzz: there is no such setting"),
+        (
+            "server.read_timeout_s=1",
+            "--set server.read_timeout_s: there is no such setting; it is now called server.send_timeout_s",
+        ),
         ("server.port=x", '--set server.port: port must be a whole number, not "x"'),
     ],
 )

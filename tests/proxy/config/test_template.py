@@ -58,7 +58,7 @@ def test_what_is_set_is_active_and_what_is_long_stands_below_its_comment(tmp_pat
     text = render(values)
     assert '\nmax_active_memory_bytes = "24GB"' in text
     assert "\nreserve_system_bytes = 2147483648" in text
-    assert re.search(r'\n# Further flags for it.*\nargs = \["--chat-template-args", ', text)
+    assert re.search(r'\n# More flags for it.*\nargs = \["--chat-template-args", ', text)
     (tmp_path / "proxy.toml").write_text(text)
     loaded = load(tmp_path / "proxy.toml", {}, ())
     assert {".".join(key) for key in loaded.places} == set(values)

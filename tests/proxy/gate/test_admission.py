@@ -25,7 +25,7 @@ from proxy.gate.admission import (
 from proxy.gate.budget import Budget
 from proxy.gate.queue import Ticket
 from supervisor.memory_model.sequence import SequenceDemand
-from tests.support.law import Padded
+from tests.support.padded_costs import PaddedCosts
 
 
 def a_gate(running: int = 1, *, waiting: int = 100) -> Admission:
@@ -33,8 +33,8 @@ def a_gate(running: int = 1, *, waiting: int = 100) -> Admission:
 
 
 def a_tight_gate(ceiling: int = 1010, running: int = 8, **more: int) -> Admission:
-    """With 1,000 tokens' worth of room under `ceiling`, unless told otherwise."""
-    budget = Budget(max_running=running, ceiling=ceiling, costs=Padded(), **more)
+    """With room for 1,000 tokens under the default ceiling."""
+    budget = Budget(max_running=running, ceiling=ceiling, costs=PaddedCosts(), **more)
     return Admission(budget, max_waiting=100)
 
 
@@ -76,14 +76,14 @@ def drained(gate: Admission, first: str) -> list[str]:
     return order
 
 
-def test_a_free_place_is_granted_at_once_and_reserved() -> None:
+def test_a_free_slot_is_granted_and_reserved_at_once() -> None:
     gate = a_gate(running=2)
     assert arrive(gate, ticket("a"), ticket("b"), ticket("c")) == [Grant("a"), Grant("b")]
     assert (len(gate.capacity.running), len(gate.queue)) == (2, 1)
     assert gate.leave("a", 1) == [Grant("c")]
 
 
-def test_order_is_arrival() -> None:
+def test_requests_of_one_client_run_in_order_of_arrival() -> None:
     gate = a_gate()
     arrive(gate, ticket("run"), ticket("late", at=2), ticket("early", at=1))
     assert drained(gate, "run") == ["run", "early", "late"]
@@ -96,10 +96,10 @@ def test_clients_take_turns() -> None:
     assert drained(gate, "a0") == ["a0", "b0", "a1", "b1", "a2", "a3"]
 
 
-def test_a_replay_goes_before_all_who_came_later() -> None:
+def test_a_replay_runs_before_all_later_requests() -> None:
     gate = a_gate(running=2)
     arrive(gate, ticket("a", at=1), ticket("b", at=2), ticket("c", client="new", at=3))
-    assert gate.requeue("b", 4) == [Grant("b")], "nobody slips in between"
+    assert gate.requeue("b", 4) == [Grant("b")], "no request slips in between"
 
     gate.set_budget(Budget(max_running=0), 5)
     gate.requeue("b", 6)
@@ -108,19 +108,19 @@ def test_a_replay_goes_before_all_who_came_later() -> None:
     assert gate.set_budget(Budget(max_running=3), 7) == [Grant("a"), Grant("b"), Grant("c")]
 
 
-def test_a_suspect_waits_for_the_innocents_and_then_runs_alone() -> None:
+def test_a_suspect_waits_for_the_other_replays_and_then_runs_alone() -> None:
     gate = a_gate(running=8)
     arrive(gate, *(ticket(id, at=at) for at, id in enumerate(("a", "suspect", "b"))))
     assert gate.requeue("suspect", 4, alone=True) == [], "others run"
     assert gate.requeue("a", 4) == [Grant("a")]
-    assert arrive(gate, ticket("new", at=5)) == [], "who comes later does not keep a suspect waiting"
+    assert arrive(gate, ticket("new", at=5)) == [], "a later request does not keep a suspect waiting"
     assert [gate.queue.position(id) for id in ("suspect", "new")] == [1, 2]
     assert gate.leave("a", 6) == []
-    assert gate.leave("b", 7) == [Grant("suspect")], "and nobody beside it"
+    assert gate.leave("b", 7) == [Grant("suspect")], "and nothing beside it"
     assert gate.leave("suspect", 8) == [Grant("new")]
 
 
-def test_suspects_run_one_by_one_in_order_of_arrival() -> None:
+def test_suspects_run_one_at_a_time_in_order_of_arrival() -> None:
     gate = a_gate(running=8)
     arrive(gate, *(ticket(id, at=at) for at, id in enumerate("abc")))
     assert gate.requeue("c", 4, alone=True) == []
@@ -130,7 +130,7 @@ def test_suspects_run_one_by_one_in_order_of_arrival() -> None:
     assert gate.leave("b", 6) == [Grant("c")]
 
 
-def test_who_waited_before_a_suspect_came_goes_before_it() -> None:
+def test_a_request_that_arrived_before_a_suspect_runs_before_it() -> None:
     gate = a_gate()
     arrive(gate, ticket("run", at=1), ticket("old", at=2))
     suspect = Ticket("suspect", "c", arrived=3, deadline=1000, alone=True)
@@ -139,22 +139,22 @@ def test_who_waited_before_a_suspect_came_goes_before_it() -> None:
     assert drained(gate, "run") == ["run", "old", "suspect", "new"]
 
 
-def test_a_suspect_that_is_cleared_lets_others_in() -> None:
+def test_others_are_admitted_beside_a_suspect_that_was_cleared() -> None:
     gate = a_gate(running=2)
     assert gate.arrive(Ticket("suspect", "c", arrived=0, deadline=9, alone=True), 0) != []
     assert arrive(gate, ticket("a", at=1)) == []
     assert gate.end_isolation("suspect", 2) == [Grant("a")]
-    assert gate.end_isolation("nobody", 2) == []
+    assert gate.end_isolation("unknown", 2) == []
 
 
-def test_a_suspect_is_not_let_in_beside_a_request_of_ours() -> None:
+def test_a_suspect_is_not_admitted_beside_an_internal_request() -> None:
     gate = a_gate(running=9)
     gate.begin_internal_request()
     assert arrive(gate, replace(ticket("suspect"), alone=True)) == []
     assert gate.end_internal_request(0) == [Grant("suspect")]
 
 
-def test_a_request_of_ours_is_not_let_in_beside_a_suspect() -> None:
+def test_an_internal_request_does_not_begin_beside_a_suspect() -> None:
     gate = a_gate(running=9)
     arrive(gate, replace(ticket("suspect"), alone=True))
     assert gate.capacity.isolated
@@ -165,17 +165,17 @@ def test_a_request_of_ours_is_not_let_in_beside_a_suspect() -> None:
     assert gate.capacity.internal_requests == 1
 
 
-def test_a_full_queue_refuses_the_one_who_came_last() -> None:
+def test_a_full_queue_refuses_the_newcomer() -> None:
     gate = a_gate(waiting=1)
     assert arrive(gate, ticket("a"), ticket("b"), ticket("c")) == [Grant("a"), Refuse("c", Reason.QUEUE_FULL)]
     assert gate.leave("a", 0) == [Grant("b")]
 
 
-def test_no_queue_still_lets_run() -> None:
+def test_without_a_queue_requests_still_run() -> None:
     assert arrive(a_gate(waiting=0), ticket("a"), ticket("b")) == [Grant("a"), Refuse("b", Reason.QUEUE_FULL)]
 
 
-def test_a_replay_has_a_place_also_in_a_full_queue() -> None:
+def test_a_replay_enters_even_a_full_queue() -> None:
     gate = a_gate(waiting=1)
     arrive(gate, ticket("a"), ticket("b"))
     gate.set_budget(Budget(max_running=0), 0)
@@ -183,7 +183,7 @@ def test_a_replay_has_a_place_also_in_a_full_queue() -> None:
     assert len(gate.queue) == 2
 
 
-def test_the_deadline_ends_waiting_not_running() -> None:
+def test_the_deadline_ends_waiting_but_not_running() -> None:
     gate = a_gate()
     arrive(gate, ticket("a", until=5), ticket("b", until=20), ticket("c", until=10))
     assert gate.next_deadline() == 10
@@ -193,29 +193,29 @@ def test_the_deadline_ends_waiting_not_running() -> None:
     assert len(gate.capacity.running) == 1
 
 
-def test_who_is_too_late_is_not_granted() -> None:
+def test_a_request_whose_deadline_has_passed_is_not_granted() -> None:
     gate = a_gate()
     arrive(gate, ticket("a"), ticket("b", until=5), ticket("c"))
     assert gate.leave("a", 6) == [Refuse("b", Reason.DEADLINE), Grant("c")]
 
 
-def test_who_has_no_patience_runs_at_once_or_not_at_all() -> None:
+def test_a_request_that_may_not_wait_runs_at_once_or_is_refused() -> None:
     gate = a_gate()
     assert arrive(gate, ticket("a", until=0)) == [Grant("a")]
     assert arrive(gate, ticket("b", until=0)) == [Refuse("b", Reason.DEADLINE)]
-    assert gate.requeue("a", 1) == [Refuse("a", Reason.DEADLINE)], "nor is it run again"
+    assert gate.requeue("a", 1) == [Refuse("a", Reason.DEADLINE)], "nor is it replayed"
 
 
-def test_leaving_is_one_event_wherever_one_is() -> None:
+def test_leaving_is_the_same_for_waiting_running_and_unknown_requests() -> None:
     gate = a_gate()
     arrive(gate, ticket("a"), ticket("b"), ticket("c"))
     assert gate.leave("b", 1) == []
     assert gate.leave("a", 1) == [Grant("c")]
     assert gate.leave("a", 1) == []
-    assert gate.leave("nobody", 1) == []
+    assert gate.leave("unknown", 1) == []
 
 
-def test_an_impossible_event_changes_nothing() -> None:
+def test_an_impossible_step_changes_nothing() -> None:
     gate = a_gate()
     arrive(gate, ticket("a"), ticket("b"))
     for id in ("a", "b"):
@@ -233,37 +233,37 @@ def test_positions_are_the_order_of_grants() -> None:
     arrive(gate, *(ticket(f"a{number}", client="a", at=number) for number in range(3)))
     arrive(gate, *(ticket(f"b{number}", client="b", at=number) for number in range(2)))
 
-    places = {id: gate.queue.position(id) for id in ("b0", "a0", "b1", "a1", "a2")}
+    positions = {id: gate.queue.position(id) for id in ("b0", "a0", "b1", "a1", "a2")}
 
     assert gate.queue.position("run") is None
-    assert sorted(places, key=lambda id: places[id] or 0) == drained(gate, "run")[1:]
+    assert sorted(positions, key=lambda id: positions[id] or 0) == drained(gate, "run")[1:]
 
 
-def test_a_batch_costs_members_times_the_longest() -> None:
-    budget = Budget(max_running=8, max_active_kv_bytes=1000, costs=Padded())
+def test_every_request_of_a_batch_costs_as_much_as_the_longest() -> None:
+    budget = Budget(max_running=8, max_active_kv_bytes=1000, costs=PaddedCosts())
     gate = Admission(budget, max_waiting=100)
     assert len(arrive(gate, ticket("long", prompt=500), ticket("b", prompt=256))) == 2
     assert arrive(gate, ticket("c", prompt=256)) == [], "three times 500 tokens are too many"
     assert gate.leave("long", 0) == [Grant("c", 256)]
 
 
-def test_one_alone_is_not_held_to_the_limit_on_kv() -> None:
-    gate = Admission(Budget(8, max_active_kv_bytes=1, costs=Padded()), max_waiting=100)
+def test_a_request_that_runs_alone_is_not_held_to_the_kv_limit() -> None:
+    gate = Admission(Budget(8, max_active_kv_bytes=1, costs=PaddedCosts()), max_waiting=100)
     assert arrive(gate, ticket("a", prompt=256), ticket("b", prompt=256)) == [Grant("a", 256)]
 
 
-def test_the_fullest_moment_stays_under_the_ceiling() -> None:
+def test_the_predicted_peak_stays_under_the_ceiling() -> None:
     gate = a_tight_gate(ceiling=1010)
     assert arrive(gate, ticket("a", prompt=300, completion=100)) == [Grant("a", 400)]
     assert arrive(gate, ticket("b", prompt=100, completion=500)) == [], "together they come to 1,200"
     assert gate.capacity.reserved == 410
-    assert arrive(gate, ticket("c", prompt=500)) == [Grant("c", 600)], "a small one passes"
+    assert arrive(gate, ticket("c", prompt=500)) == [Grant("c", 600)], "a small one overtakes it"
     assert gate.capacity.reserved == 1010
     assert gate.leave("a", 1) == []
     assert gate.leave("c", 1) == [Grant("b", 600)]
 
 
-def test_what_finished_sequences_hold_counts() -> None:
+def test_retained_memory_counts() -> None:
     gate = a_tight_gate(ceiling=1010)
     gate.set_retained(500, 0)
     arrive(gate, ticket("a", prompt=200))
@@ -273,17 +273,17 @@ def test_what_finished_sequences_hold_counts() -> None:
     assert needed(gate) == 0
 
 
-def test_what_one_leaves_behind_counts_until_it_is_measured() -> None:
+def test_what_a_request_leaves_behind_is_estimated_until_it_is_measured() -> None:
     gate = a_tight_gate(ceiling=1010)
     arrive(gate, ticket("a", prompt=100, completion=100), ticket("b", prompt=100, completion=100))
     gate.grew("a", 100, 1)
     assert gate.leave("a", 2, measured=True) == []
     assert (gate.capacity.retained, gate.capacity.reserved) == (400, 10 + 200 + 400)
-    assert arrive(gate, ticket("c", prompt=300, completion=50)) == [], "700 beside 400 are too many"
+    assert arrive(gate, ticket("c", prompt=300, completion=50)) == [], "700 and 400 retained are too much"
     assert gate.set_retained(200, 3) == [Grant("c", 500)]
 
 
-def test_one_alone_waits_for_what_is_retained_to_be_given_back_but_not_for_long() -> None:
+def test_at_an_idle_child_a_request_waits_briefly_for_retained_memory_to_be_taken_back() -> None:
     gate = a_tight_gate(ceiling=1010)
     gate.set_retained(500, 0)
     assert arrive(gate, ticket("a", prompt=700)) == []
@@ -291,49 +291,49 @@ def test_one_alone_waits_for_what_is_retained_to_be_given_back_but_not_for_long(
     assert gate.wake(RECLAIM_WAIT_S) == [Grant("a", 700)]
 
 
-def test_who_could_not_run_even_alone_goes_at_once_with_what_could() -> None:
+def test_a_request_that_never_fits_is_refused_at_once_with_the_longest_prompt_that_does() -> None:
     gate = a_tight_gate(ceiling=1010)
-    assert arrive(gate, ticket("a", prompt=950, completion=100, least_demand=100)) == [
+    assert arrive(gate, ticket("a", prompt=950, completion=100, least=100)) == [
         Refuse("a", Reason.NEVER_FITS, 900)
     ]
-    assert arrive(gate, ticket("b", prompt=900, completion=100, least_demand=100)) == [Grant("b", 1000)]
+    assert arrive(gate, ticket("b", prompt=900, completion=100, least=100)) == [Grant("b", 1000)]
 
 
-def test_many_tokens_allowed_refuse_nobody() -> None:
-    """Alone, it is let in by the least; what it will generate is only reserved where there is room."""
+def test_a_large_max_tokens_is_no_reason_to_refuse() -> None:
+    """Alone, it is admitted by its least demand; the rest is reserved only where there is room."""
     gate = a_tight_gate(ceiling=1010)
-    assert arrive(gate, ticket("a", prompt=500, completion=5000, least_demand=100)) == [Grant("a", 600)]
+    assert arrive(gate, ticket("a", prompt=500, completion=5000, least=100)) == [Grant("a", 600)]
 
 
-def test_a_ceiling_that_fell_may_rise_again() -> None:
+def test_a_request_waits_for_a_ceiling_that_fell_to_rise_again() -> None:
     gate = a_tight_gate(ceiling=1010)
-    budget = Budget(8, ceiling=510, recent_ceiling=1010, costs=Padded())
+    budget = Budget(8, ceiling=510, recent_ceiling=1010, costs=PaddedCosts())
     gate.set_budget(budget, 0)
     assert arrive(gate, ticket("a", prompt=900)) == [], "it waits"
     assert arrive(gate, ticket("b", prompt=1100)) == [Refuse("b", Reason.NEVER_FITS, 1000)]
     assert gate.set_budget(replace(budget, ceiling=1010), 1) == [Grant("a", 900)]
 
 
-def test_a_ceiling_that_stays_low_ends_the_waiting() -> None:
+def test_a_ceiling_that_stays_low_ends_the_wait() -> None:
     gate = a_tight_gate(ceiling=1010)
-    budget = Budget(8, ceiling=510, recent_ceiling=1010, costs=Padded())
+    budget = Budget(8, ceiling=510, recent_ceiling=1010, costs=PaddedCosts())
     gate.set_budget(budget, 0)
     arrive(gate, ticket("a", prompt=900))
     assert gate.set_budget(replace(budget, recent_ceiling=510), 1) == [Refuse("a", Reason.NEVER_FITS, 500)]
 
 
-def test_a_reservation_follows_what_is_generated() -> None:
+def test_a_reservation_grows_with_what_is_generated() -> None:
     gate = a_tight_gate(ceiling=1010)
     arrive(gate, ticket("a", prompt=100, completion=100))
     gate.grew("a", 100, 1)
-    assert gate.capacity.reserved == 210, "as was foretold"
+    assert gate.capacity.reserved == 210, "as predicted"
     gate.grew("a", 101, 2)
     assert gate.capacity.reserved == 10 + 100 + 101 + 256 + 25
-    assert arrive(gate, ticket("b", prompt=50, completion=500)) == [], "no room beside it now"
-    assert gate.grew("nobody", 7, 3) == []
+    assert arrive(gate, ticket("b", prompt=50, completion=500)) == [], "there is no room for it now"
+    assert gate.grew("unknown", 7, 3) == []
 
 
-def test_nobody_is_let_in_while_memory_is_short() -> None:
+def test_no_request_is_admitted_while_the_gate_is_held() -> None:
     gate = a_tight_gate()
     gate.hold(True, 0)
     assert arrive(gate, ticket("a", prompt=1)) == []
@@ -341,7 +341,7 @@ def test_nobody_is_let_in_while_memory_is_short() -> None:
     assert gate.hold(False, 1) == [Grant("a", 1)]
 
 
-def test_a_large_one_is_passed_only_so_often() -> None:
+def test_a_large_request_is_overtaken_a_limited_number_of_times() -> None:
     gate = a_tight_gate(ceiling=1010)
     arrive(gate, ticket("run", prompt=100), ticket("large", prompt=600))
     for number in range(MAX_OVERTAKES):
@@ -351,7 +351,7 @@ def test_a_large_one_is_passed_only_so_often() -> None:
     assert gate.leave("run", 1) == [Grant("large", 600)]
 
 
-def test_a_large_one_is_passed_only_for_so_long() -> None:
+def test_a_large_request_is_overtaken_for_a_limited_time() -> None:
     gate = a_tight_gate(ceiling=1010)
     arrive(gate, ticket("run", prompt=100), ticket("large", prompt=600))
     assert arrive(gate, ticket("small", prompt=10)) == [Grant("small", 100)]
@@ -364,13 +364,13 @@ def test_a_large_one_is_passed_only_for_so_long() -> None:
     st.integers(501, 1000),
 )
 @settings(max_examples=100, deadline=None)
-def test_nobody_starves(others: list[tuple[int, int, str]], large: int) -> None:
-    """However many small ones come, one each second, a large one is let in within a bounded time."""
-    budget = Budget(max_running=8, ceiling=1010, costs=Padded())
+def test_no_request_starves(others: list[tuple[int, int, str]], large: int) -> None:
+    """However many small requests come, one each second, a large one is admitted in bounded time."""
+    budget = Budget(max_running=8, ceiling=1010, costs=PaddedCosts())
     gate = Admission(budget, max_waiting=1000)
     arrive(gate, ticket("run", prompt=100, client="a"), ticket("large", prompt=large, client="a"))
     ends = {"run": 3}
-    passed = 0
+    overtaken = 0
     for second in range(1, len(others) + 8 * MAX_OVERTAKES):
         effects: list[Effect] = []
         for id in [id for id, end in ends.items() if end <= second]:
@@ -383,14 +383,14 @@ def test_nobody_starves(others: list[tuple[int, int, str]], large: int) -> None:
         for effect in effects:
             if effect.id == "large":
                 return
-            passed += 1
+            overtaken += 1
             ends[effect.id] = second + others[int(effect.id) - 1][1]
-        # Each pass may be of a younger one of its own client, which gives the other two a turn before it.
-        assert passed <= 3 * (MAX_OVERTAKES + 1)
-    pytest.fail("it was never let in")
+        # Each overtaking request may be of its own client, which gives the other two a turn before it.
+        assert overtaken <= 3 * (MAX_OVERTAKES + 1)
+    pytest.fail("it was never admitted")
 
 
-def test_what_would_become_of_a_request_is_told_without_changing_anything() -> None:
+def test_a_preview_changes_nothing() -> None:
     gate = a_tight_gate(ceiling=1010)
     arrive(gate, ticket("run", prompt=100))
     asked = [ticket("", prompt=prompt) for prompt in (400, 600, 1100)]
@@ -404,7 +404,7 @@ def test_what_would_become_of_a_request_is_told_without_changing_anything() -> N
     assert gate.preview(ticket("", prompt=1), 0) is AdmissionPreview.QUEUED
 
 
-def test_ten_thousand_waiting_are_no_trouble() -> None:
+def test_ten_thousand_waiting_requests_take_no_quadratic_work() -> None:
     """Bounds the growth, not the machine: quadratic work would take minutes here."""
     gate = Admission(Budget(max_running=1), max_waiting=10_000)
     began = time.process_time()
@@ -418,20 +418,22 @@ def test_ten_thousand_waiting_are_no_trouble() -> None:
 
 
 class Promises(RuleBasedStateMachine):
-    """Never above the ceiling, each id ends once, nothing starves, all is released at the end."""
+    """Never above the ceiling; each id ends once; nothing starves; everything is released at the end."""
 
     ids = Bundle("ids")
 
     def __init__(self) -> None:
         super().__init__()
         self.now = 0.0
-        self.budget = Budget(max_running=2, ceiling=1010, recent_ceiling=1010, costs=Padded(snapshots=True))
+        self.budget = Budget(
+            max_running=2, ceiling=1010, recent_ceiling=1010, costs=PaddedCosts(snapshots=True)
+        )
         self.gate = Admission(self.budget, max_waiting=4)
         self.tickets: dict[str, Ticket] = {}
         self.running: dict[str, SequenceDemand] = {}
         self.ended: set[str] = set()
         self.alone: set[str] = set()
-        self.vacated: set[str] = set()
+        self.freed: set[str] = set()
         self.held = False
 
     def take(self, effects: list[Effect], newcomer: str = "") -> None:
@@ -449,9 +451,9 @@ class Promises(RuleBasedStateMachine):
             self.check_memory()
 
     def check_memory(self) -> None:
-        """Somebody was let in a moment ago."""
+        """A request was admitted a moment ago."""
         demands, ceiling = [*self.running.values()], self.budget.ceiling
-        assert not self.held, "let in while memory is short"
+        assert not self.held, "admitted while memory is short"
         assert ceiling is not None
         # Alone, it may have waited long enough for what finished sequences hold.
         retained = self.gate.capacity.retained if len(demands) > 1 else 0
@@ -474,7 +476,7 @@ class Promises(RuleBasedStateMachine):
             until=self.now + patience,
             prompt=prompt,
             completion=completion,
-            least_demand=min(completion, 50),
+            least=min(completion, 50),
         )
         self.take(self.gate.arrive(self.tickets[id], self.now), newcomer=id)
         return id
@@ -489,7 +491,7 @@ class Promises(RuleBasedStateMachine):
 
     @rule(id=ids)
     def is_dropped_soon(self, id: str) -> None:
-        self.vacated |= {id} & set(self.running)
+        self.freed |= {id} & set(self.running)
         self.take(self.gate.free_slot(id, self.now))
 
     @rule(id=ids, alone=st.booleans())
@@ -497,7 +499,7 @@ class Promises(RuleBasedStateMachine):
         if id in self.running:
             del self.running[id]
             self.alone.discard(id)
-            self.vacated.discard(id)
+            self.freed.discard(id)
             self.alone |= {id} if alone else set()
             self.take(self.gate.requeue(id, self.now, alone=alone))
 
@@ -512,13 +514,13 @@ class Promises(RuleBasedStateMachine):
         self.take(self.gate.grew(id, tokens, self.now))
         assert id not in self.running or self.running[id].completion >= tokens
 
-    @rule(places=st.integers(0, 4), ceiling=st.sampled_from((300, 600, 1010)))
-    def budget_changes(self, places: int, ceiling: int) -> None:
-        self.budget = replace(self.budget, max_running=places, ceiling=ceiling)
+    @rule(slots=st.integers(0, 4), ceiling=st.sampled_from((300, 600, 1010)))
+    def budget_changes(self, slots: int, ceiling: int) -> None:
+        self.budget = replace(self.budget, max_running=slots, ceiling=ceiling)
         self.take(self.gate.set_budget(self.budget, self.now))
 
     @rule(retained=st.integers(0, 500))
-    def sequences_are_kept(self, retained: int) -> None:
+    def sequences_are_retained(self, retained: int) -> None:
         self.take(self.gate.set_retained(retained, self.now))
 
     @rule(on=st.booleans())
@@ -540,48 +542,48 @@ class Promises(RuleBasedStateMachine):
         return set(self.tickets) - set(self.running) - self.ended
 
     @invariant()
-    def its_sums_are_ours(self) -> None:
+    def the_counts_agree(self) -> None:
         assert len(self.gate.capacity.running) == len(self.running)
         assert len(self.gate.queue) == len(self.waiting)
         positions = [self.gate.queue.position(id) for id in self.waiting]
-        assert sorted(positions, key=lambda place: place or 0) == list(range(1, len(self.waiting) + 1))
+        assert sorted(positions, key=lambda position: position or 0) == list(range(1, len(self.waiting) + 1))
 
     @invariant()
-    def what_runs_has_reserved(self) -> None:
+    def the_reservation_is_the_predicted_peak(self) -> None:
         peak = self.budget.costs.peak([*self.running.values()], self.gate.capacity.retained)
         assert self.gate.capacity.reserved == peak
 
     @invariant()
-    def the_first_does_not_wait_beside_a_free_place(self) -> None:
+    def the_first_does_not_wait_beside_a_free_slot(self) -> None:
         first = next((id for id in self.waiting if self.gate.queue.position(id) == 1), None)
-        vacated, places = len(self.vacated & set(self.running)), self.budget.max_running
-        if first is None or self.held or len(self.running) - vacated >= places or vacated > places:
+        freed, slots = len(self.freed & set(self.running)), self.budget.max_running
+        if first is None or self.held or len(self.running) - freed >= slots or freed > slots:
             return
         if self.running and (first in self.alone or self.alone & set(self.running)):
             return
         ticket = self.tickets[first]
-        demand = ticket.demand if self.running else ticket.least
+        demand = ticket.demand if self.running else ticket.least_demand
         assert not self.budget.has_room([*self.running.values()], demand, self.gate.capacity.retained)
 
     @invariant()
-    def nobody_runs_beside_a_suspect(self) -> None:
+    def nothing_runs_beside_a_suspect(self) -> None:
         assert not self.alone & set(self.running) or len(self.running) == 1
 
     @invariant()
-    def nobody_waits_beyond_the_deadline(self) -> None:
+    def nothing_waits_beyond_its_deadline(self) -> None:
         for id in self.waiting:
             assert self.tickets[id].deadline > self.now
 
     def teardown(self) -> None:
-        """With a place and memory to run in, everybody gets a turn in as many turns as there are tickets."""
+        """With one slot and enough memory, all requests have run after as many turns as there are tickets."""
         self.memory_runs_short(on=False)
-        self.sequences_are_kept(0)
+        self.sequences_are_retained(0)
         self.budget_changes(1, 1010)
         for _ in range(len(self.tickets)):
             for id in list(self.running):
                 self.leaves(id, measured=False)
         assert (len(self.gate.capacity.running), len(self.gate.queue)) == (0, 0)
-        assert self.gate.capacity.reserved == Padded().weights
+        assert self.gate.capacity.reserved == PaddedCosts().weights
         assert self.ended == set(self.tickets)
 
 
@@ -589,14 +591,16 @@ TestPromises = Promises.TestCase
 TestPromises.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
 
 
-class _Unread(Padded):
+class _Unread(PaddedCosts):
     """A prompt that is yet to be read costs twice."""
 
     def peak(self, demands: Sequence[SequenceDemand], retained: int, /) -> int:
-        return super().peak(demands, retained) + sum(demand.prompt for demand in demands if not demand.among)
+        return super().peak(demands, retained) + sum(
+            demand.prompt for demand in demands if not demand.read_together
+        )
 
 
-def test_the_first_token_of_one_may_make_room_for_the_next() -> None:
+def test_the_first_token_of_a_request_may_make_room_for_the_next() -> None:
     gate = Admission(Budget(max_running=8, ceiling=1010, costs=_Unread()), max_waiting=9)
     both = (ticket("a", prompt=300, completion=10), ticket("b", prompt=200, completion=10))
     assert [effect.id for effect in arrive(gate, *both)] == ["a"]
@@ -604,7 +608,7 @@ def test_the_first_token_of_one_may_make_room_for_the_next() -> None:
     assert gate.grew("a", 2, 2) == []
 
 
-class _Counted(Padded):
+class _Counted(PaddedCosts):
     """Counts how often it is asked for a set."""
 
     asked = 0
@@ -614,7 +618,7 @@ class _Counted(Padded):
         return super().peak(demands, retained)
 
 
-def test_who_needs_no_less_than_one_without_room_is_not_asked_about() -> None:
+def test_a_demand_no_less_than_one_that_did_not_fit_is_not_priced() -> None:
     gate = Admission(Budget(max_running=8, ceiling=1010, costs=_Counted()), max_waiting=9)
     arrive(gate, ticket("a", prompt=300, completion=200), ticket("b", prompt=300, completion=201))
     before = _Counted.asked
@@ -625,7 +629,7 @@ def test_who_needs_no_less_than_one_without_room_is_not_asked_about() -> None:
     assert [effect.id for effect in gate.leave("less", 2)] == ["b"]
 
 
-def test_what_is_cached_of_a_prompt_is_not_read() -> None:
+def test_cached_tokens_of_a_prompt_lower_its_demand() -> None:
     demand = SequenceDemand(300, 10, cached=100)
     assert demand.no_less_than(demand)
     assert demand.no_less_than(SequenceDemand(300, 10, cached=200))

@@ -15,11 +15,11 @@ def lengths_after(*tokens: int) -> AnswerLengths:
     return lengths
 
 
-def test_answers_of_an_unknown_client_are_taken_for_a_thousand_tokens() -> None:
+def test_the_prediction_for_an_unknown_client_is_the_prior() -> None:
     assert AnswerLengths().expected("c") == PRIOR_TOKENS
 
 
-def test_nine_in_ten_answers_are_no_longer_than_expected() -> None:
+def test_nine_in_ten_answers_are_no_longer_than_predicted() -> None:
     assert 100 <= lengths_after(*[100] * 95).expected("c") <= 128
     assert lengths_after(*[100] * 50, *[3000] * 20).expected("c") >= 3000
     assert lengths_after(*[100] * 95).expected("another") == PRIOR_TOKENS
@@ -35,7 +35,7 @@ def test_one_outlier_answer_changes_nothing(tokens: int, before: int) -> None:
     assert lengths_after(*usual, tokens).expected("c") == PRIOR_TOKENS
 
 
-def test_only_so_many_clients_are_remembered() -> None:
+def test_a_limited_number_of_clients_is_remembered() -> None:
     lengths = lengths_after(*[100] * 95)
     for number in range(300):
         lengths.learn(str(number), 5)

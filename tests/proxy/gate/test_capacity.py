@@ -1,4 +1,4 @@
-"""Who runs and what is reserved. Who is let in when is in test_admission.py."""
+"""Running requests and their reservations. When a request is admitted is in test_admission.py."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from proxy.gate.budget import Budget
 from proxy.gate.capacity import Capacity
 from proxy.gate.queue import Ticket
 from supervisor.memory_model.sequence import SequenceDemand
-from tests.support.law import Padded
+from tests.support.padded_costs import PaddedCosts
 
 
 def a_capacity() -> Capacity:
-    return Capacity(Budget(max_running=2, ceiling=1010, costs=Padded()))
+    return Capacity(Budget(max_running=2, ceiling=1010, costs=PaddedCosts()))
 
 
 def ticket(id: str, prompt: int, completion: int = 0, *, alone: bool = False) -> Ticket:
@@ -20,7 +20,7 @@ def ticket(id: str, prompt: int, completion: int = 0, *, alone: bool = False) ->
     return Ticket(id, "c", 0, 9, demand, least, max_tokens=500, alone=alone)
 
 
-def test_what_is_reserved_for_one_is_what_the_peak_of_all_rises_by() -> None:
+def test_a_request_reserves_what_the_predicted_peak_rises_by() -> None:
     capacity = a_capacity()
     assert capacity.admit(ticket("long", 400)) == 400
     assert capacity.admit(ticket("short", 5)) == 400, "it is padded to the longest"
@@ -30,17 +30,17 @@ def test_what_is_reserved_for_one_is_what_the_peak_of_all_rises_by() -> None:
     assert capacity.reserved == 15
 
 
-def test_one_alone_reserves_all_that_it_may_need_only_where_there_is_room() -> None:
+def test_a_request_that_runs_alone_reserves_its_whole_demand_only_where_there_is_room() -> None:
     capacity = a_capacity()
     assert capacity.fits(ticket("a", 900, 500))
     assert capacity.admit(ticket("a", 900, 500)) == 910
     capacity.grow("a", 11)
     assert capacity.running[0].demand.completion == 11 + 256 + 2
     capacity.grow("a", 400)
-    assert capacity.running[0].demand.completion == 500, "more than max_tokens it will not be"
+    assert capacity.running[0].demand.completion == 500, "it cannot exceed max_tokens"
 
 
-def test_places() -> None:
+def test_slots() -> None:
     capacity, one, two = a_capacity(), ticket("a", 1), ticket("b", 1)
     capacity.held = True
     assert not capacity.has_slot(one)
@@ -49,14 +49,14 @@ def test_places() -> None:
     assert capacity.has_slot(two)
     assert not capacity.has_slot(replace(two, alone=True))
     capacity.admit(two)
-    assert not capacity.has_slot(ticket("c", 1)), "two places are all there are"
+    assert not capacity.has_slot(ticket("c", 1)), "there are two slots"
 
 
-def test_who_is_dropped_soon_leaves_its_place_and_keeps_what_it_holds() -> None:
-    capacity = Capacity(Budget(max_running=1, ceiling=1010, costs=Padded()))
+def test_a_request_that_will_be_dropped_frees_its_slot_but_not_its_memory() -> None:
+    capacity = Capacity(Budget(max_running=1, ceiling=1010, costs=PaddedCosts()))
     capacity.admit(ticket("a", 300))
     capacity.free_slot("a")
-    capacity.free_slot("nobody")
+    capacity.free_slot("unknown")
     assert capacity.has_slot(ticket("b", 300))
     assert not capacity.has_slot(ticket("b", 300, alone=True))
     assert capacity.fits(ticket("b", 300))
@@ -64,11 +64,11 @@ def test_who_is_dropped_soon_leaves_its_place_and_keeps_what_it_holds() -> None:
     capacity.admit(ticket("b", 300))
     assert not capacity.has_slot(ticket("c", 1))
     capacity.release("a")
-    assert not capacity.has_slot(ticket("c", 1)), "the place is b's"
+    assert not capacity.has_slot(ticket("c", 1)), "the slot is b's"
 
 
-def test_no_more_are_on_their_way_out_than_there_are_places() -> None:
-    capacity = Capacity(Budget(max_running=1, costs=Padded()))
+def test_at_most_as_many_requests_have_freed_their_slot_as_there_are_slots() -> None:
+    capacity = Capacity(Budget(max_running=1, costs=PaddedCosts()))
     for id in "ab":
         capacity.admit(ticket(id, 1))
         capacity.free_slot(id)
@@ -77,7 +77,7 @@ def test_no_more_are_on_their_way_out_than_there_are_places() -> None:
     assert capacity.has_slot(ticket("c", 1))
 
 
-def test_a_suspect_has_the_child_for_itself_until_it_is_cleared() -> None:
+def test_a_suspect_has_the_child_to_itself_until_it_is_cleared() -> None:
     capacity = a_capacity()
     capacity.internal_requests = 1
     assert not capacity.has_slot(ticket("a", 1, alone=True))
@@ -86,12 +86,12 @@ def test_a_suspect_has_the_child_for_itself_until_it_is_cleared() -> None:
     assert capacity.isolated
     assert not capacity.has_slot(ticket("b", 1))
     capacity.end_isolation("a")
-    capacity.end_isolation("nobody")
+    capacity.end_isolation("unknown")
     assert capacity.has_slot(ticket("b", 1))
 
 
-def test_the_snapshot_of_the_last_goes_when_the_next_joins() -> None:
-    capacity = Capacity(Budget(max_running=2, ceiling=1010, costs=Padded(snapshots=True)))
+def test_the_snapshot_of_the_last_request_is_freed_when_the_next_joins() -> None:
+    capacity = Capacity(Budget(max_running=2, ceiling=1010, costs=PaddedCosts(snapshots=True)))
     capacity.admit(ticket("a", 400))
     capacity.release("a")
     capacity.retained = 700
@@ -101,19 +101,19 @@ def test_the_snapshot_of_the_last_goes_when_the_next_joins() -> None:
     assert capacity.retained == 300
     capacity.release("b")
     capacity.retained = 100
-    assert capacity.fits(ticket("c", 1000)), "never less than nothing stays"
+    assert capacity.fits(ticket("c", 1000)), "what stays is never negative"
 
 
-def test_what_those_who_generate_hold_at_least() -> None:
+def test_the_lower_bound_on_the_kv_of_generating_requests() -> None:
     capacity = a_capacity()
     capacity.admit(ticket("a", 400, 100))
     assert capacity.generating_kv == 0, "how much of its prompt was read is not known here"
     capacity.grow("a", 30)
     assert capacity.generating_kv == 430
-    assert capacity.running[0].demand.completion == 100, "as was foretold"
+    assert capacity.running[0].demand.completion == 100, "as predicted"
 
 
-def test_what_is_lacking_is_what_finished_sequences_hold_too_much_of() -> None:
+def test_the_eviction_needed_is_what_exceeds_the_ceiling() -> None:
     capacity = a_capacity()
     capacity.retained = 300
     assert capacity.eviction_needed(ticket("a", 800)) == 100
@@ -122,8 +122,8 @@ def test_what_is_lacking_is_what_finished_sequences_hold_too_much_of() -> None:
     assert capacity.eviction_needed(ticket("a", 1100)) == 0, "that would not help"
 
 
-def test_one_that_generates_was_read_among_those_that_were_unread_beside_it() -> None:
-    capacity = Capacity(Budget(max_running=3, costs=Padded()))
+def test_a_generating_request_was_read_together_with_those_unread_beside_it() -> None:
+    capacity = Capacity(Budget(max_running=3, costs=PaddedCosts()))
     capacity.admit(ticket("a", 400))
     capacity.admit(ticket("b", 100))
     capacity.grow("a", 0)
@@ -131,7 +131,7 @@ def test_one_that_generates_was_read_among_those_that_were_unread_beside_it() ->
     capacity.grow("a", 1)
     capacity.admit(ticket("c", 700))
     assert not capacity.is_unread("a")
-    assert not capacity.is_unread("nobody")
+    assert not capacity.is_unread("unknown")
     capacity.grow("b", 1)
     assert [(each.demand.read_together, each.demand.longest_prompt) for each in capacity.running] == [
         (2, 400),
@@ -140,8 +140,8 @@ def test_one_that_generates_was_read_among_those_that_were_unread_beside_it() ->
     ]
 
 
-def test_who_leaves_last_leaves_the_snapshot_of_its_prompt_too() -> None:
-    capacity = Capacity(Budget(max_running=2, ceiling=5000, costs=Padded(snapshots=True)))
+def test_the_last_request_leaves_the_snapshot_of_its_prompt_behind_too() -> None:
+    capacity = Capacity(Budget(max_running=2, ceiling=5000, costs=PaddedCosts(snapshots=True)))
     capacity.admit(ticket("a", 400, 10))
     capacity.leave_behind("a")
     assert capacity.retained == 410 + 400

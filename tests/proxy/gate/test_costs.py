@@ -1,4 +1,4 @@
-"""The plan's law as the gate asks it."""
+"""The planned cost model as the gate asks it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MODEL = Model(weights=5_000_000, cost_model=LAW, traced=Traced(LAW), batched=Tru
 COSTS = PlannedCosts(Serving(MODEL, step=512, decodes=8, prompts=2, prompt_cache_size=10))
 
 
-def test_it_is_the_law_of_batches() -> None:
+def test_it_is_the_batch_cost_model() -> None:
     demands = [SequenceDemand(1000, 24), SequenceDemand(10, 10)]
     members = [SequenceDemand(1000, 24), SequenceDemand(10, 10)]
     assert COSTS.weights == 5_000_000
@@ -28,7 +28,7 @@ def test_it_is_the_law_of_batches() -> None:
     assert COSTS.peak([], 77) == 5_000_077
 
 
-def test_a_correction_multiplies_what_is_beside_the_weights_and_not_retained() -> None:
+def test_a_correction_multiplies_all_but_weights_and_retained_memory() -> None:
     one, two = [SequenceDemand(1000)], [SequenceDemand(1000), SequenceDemand(1000)]
     corrected = COSTS.corrected(1.5, 1.2)
     for demands, factor in ((one, 1.5), (two, 1.2)):
@@ -37,7 +37,7 @@ def test_a_correction_multiplies_what_is_beside_the_weights_and_not_retained() -
     assert corrected.corrected(1.0, 1.0) == COSTS
 
 
-def test_what_is_left_behind_and_what_goes_with_the_next() -> None:
+def test_memory_left_behind_and_memory_freed_by_the_next_request() -> None:
     demands, members = (
         [SequenceDemand(1000, 24), SequenceDemand(10, 10)],
         [SequenceDemand(1000, 24), SequenceDemand(10, 10)],
@@ -46,11 +46,16 @@ def test_what_is_left_behind_and_what_goes_with_the_next() -> None:
     assert COSTS.stale(demands[0]) == batch.stale(COSTS.serving, members[0])
 
 
-def test_a_prompt_of_which_nobody_knows_is_read_in_as_many_segments_as_there_can_be() -> None:
-    few, most, unknown = (
-        COSTS.peak([SequenceDemand(300, 24, segments=segments)] * 3, 0) for segments in (1, MOST_SEGMENTS, 0)
+def test_a_prompt_that_is_read_in_more_segments_costs_more() -> None:
+    few, most, default = (
+        COSTS.peak([demand] * 3, 0)
+        for demand in (
+            SequenceDemand(300, 24, segments=1),
+            SequenceDemand(300, 24, segments=MOST_SEGMENTS),
+            SequenceDemand(300, 24),
+        )
     )
-    assert few < most == unknown
+    assert few < most == default
 
 
 def test_the_largest_prompt_is_the_largest_that_fits_alone() -> None:
@@ -69,7 +74,7 @@ def a_plan(room: int) -> Plan:
     )
 
 
-def test_the_gate_shares_out_what_the_plan_leaves() -> None:
+def test_the_budget_is_what_the_plan_leaves() -> None:
     planned = a_plan(room=200_000_000)
     shared = budget(planned)
     assert shared.ceiling == MODEL.weights + 200_000_000
@@ -78,7 +83,7 @@ def test_the_gate_shares_out_what_the_plan_leaves() -> None:
     assert shared.costs == PlannedCosts(planned.serving)
 
 
-def test_a_ceiling_under_which_hardly_anything_fits_keeps_nobody_out() -> None:
+def test_a_ceiling_under_which_hardly_anything_fits_refuses_nothing() -> None:
     assert budget(a_plan(room=1_000_000)).ceiling is None
     assert longest_alone(a_plan(room=1_000_000)) is None
 

@@ -15,7 +15,8 @@ from proxy.gate.corrections import Correction, Corrections, PeakSample
 from proxy.gate.gate import Gate
 from proxy.gate.queue import Ticket
 from proxy.gate.slot import NoRoomEver
-from tests.support.law import Padded
+from supervisor.memory_model.sequence import MOST_SEGMENTS
+from tests.support.padded_costs import PaddedCosts
 
 
 def a_gate(
@@ -24,7 +25,7 @@ def a_gate(
     ceiling: int | None = None,
     on_sample: Callable[[PeakSample], None] = lambda _: None,
 ) -> Gate:
-    budget = Budget(max_running=running, ceiling=ceiling, costs=Padded())
+    budget = Budget(max_running=running, ceiling=ceiling, costs=PaddedCosts())
     clock = asyncio.get_running_loop().time
     return Gate(budget, max_waiting=waiting, clock=clock, on_sample=on_sample)
 
@@ -50,7 +51,7 @@ async def turns() -> None:
         await asyncio.sleep(0)
 
 
-async def test_one_runs_one_waits() -> None:
+async def test_one_runs_and_one_waits() -> None:
     gate, release = a_gate(), asyncio.Event()
     first, second = (asyncio.create_task(hold(gate, id, release)) for id in "ab")
     await turns()
@@ -64,7 +65,7 @@ async def test_one_runs_one_waits() -> None:
     assert (gate.snapshot().running, gate.snapshot().waiting) == (0, 0)
 
 
-async def test_a_grant_at_once_does_not_let_others_run() -> None:
+async def test_an_immediate_grant_does_not_yield_to_the_loop() -> None:
     """No await between reading the state and changing it."""
     gate = a_gate()
     ran: list[str] = []
@@ -95,12 +96,12 @@ async def test_a_full_queue_refuses() -> None:
     assert refusal.value.reason == "queue_full"
 
 
-async def test_a_refusal_that_nobody_waits_for_is_no_fault() -> None:
+async def test_a_refusal_that_is_not_awaited_is_no_error() -> None:
     with a_gate(running=0, waiting=0).enter(ticket("a")):
         pass
 
 
-async def test_who_is_cancelled_while_waiting_leaves() -> None:
+async def test_a_request_that_is_cancelled_while_waiting_leaves() -> None:
     gate, release = a_gate(), asyncio.Event()
     first, second = (asyncio.create_task(hold(gate, id, release)) for id in "ab")
     await turns()
@@ -111,35 +112,35 @@ async def test_who_is_cancelled_while_waiting_leaves() -> None:
     await first
 
 
-async def test_a_grant_to_one_who_was_just_cancelled_is_not_lost() -> None:
+async def test_a_grant_to_a_request_that_was_just_cancelled_is_not_lost() -> None:
     gate, release = a_gate(), asyncio.Event()
     first, second, third = (asyncio.create_task(hold(gate, id, release)) for id in "abc")
     await turns()
     second.cancel()
-    first.cancel()  # its place goes to the second, whose own leaving comes after
+    first.cancel()  # its slot goes to the second, which leaves only after that
     await turns()
     assert (gate.snapshot().running, gate.snapshot().waiting) == (1, 0)
     release.set()
     await third
 
 
-async def test_again_waits_for_another_grant() -> None:
+async def test_a_requeued_request_waits_for_another_grant() -> None:
     gate = a_gate()
     with gate.enter(ticket("a")) as slot:
         await slot.granted()
         gate.set_budget(Budget(max_running=0))
         slot.requeue()
-        assert slot.position == 1
+        assert gate.position(slot.id) == 1
         waiting = asyncio.create_task(slot.granted())
         await turns()
         assert not waiting.done()
 
         gate.set_budget(Budget(max_running=1))
         await waiting
-        assert slot.position is None
+        assert gate.position(slot.id) is None
 
 
-async def test_a_place_that_is_kept_outlives_its_block() -> None:
+async def test_a_retained_slot_outlives_its_block() -> None:
     gate = a_gate()
     with gate.enter(ticket("a")) as slot:
         await slot.granted()
@@ -151,26 +152,26 @@ async def test_a_place_that_is_kept_outlives_its_block() -> None:
     assert (gate.snapshot().running, gate.snapshot().disconnected) == (0, 0)
 
 
-async def test_another_has_the_place_of_one_that_the_child_drops_soon() -> None:
+async def test_another_request_may_have_the_slot_of_one_that_the_child_will_drop() -> None:
     gate = a_gate(ceiling=1010)
     with gate.enter(a_prompt(gate, "a", 300)) as slot:
         await slot.granted()
         release = slot.retain()
         with gate.enter(a_prompt(gate, "b", 300)) as second:
-            assert second.position == 1
+            assert gate.position(second.id) == 1
             slot.dropped = True
     assert (gate.snapshot().running, gate.snapshot().disconnected) == (1, 1)
     with gate.enter(a_prompt(gate, "c", 300)) as third:
         await third.granted()
         assert gate.snapshot().slots_taken == 1
-        assert gate.snapshot().running == 2, "what the first holds is still reckoned with"
+        assert gate.snapshot().running == 2, "the memory of the first still counts"
         with gate.enter(a_prompt(gate, "d", 600)) as fourth:
-            assert fourth.position == 1
+            assert gate.position(fourth.id) == 1
             release()
     assert gate.snapshot().running == 0
 
 
-async def test_a_place_that_is_released_within_its_block_ends_with_it() -> None:
+async def test_a_slot_that_is_released_within_its_block_ends_with_it() -> None:
     gate = a_gate()
     with gate.enter(ticket("a")) as slot:
         await slot.granted()
@@ -179,7 +180,7 @@ async def test_a_place_that_is_released_within_its_block_ends_with_it() -> None:
     assert (gate.snapshot().running, gate.snapshot().disconnected) == (0, 0)
 
 
-async def test_who_never_fits_is_told_what_does() -> None:
+async def test_a_request_that_never_fits_is_told_what_does() -> None:
     gate = a_gate(8, ceiling=1010)
     with pytest.raises(NoRoomEver) as refusal, gate.enter(a_prompt(gate, "a", 1500)) as slot:
         await slot.granted()
@@ -188,7 +189,7 @@ async def test_who_never_fits_is_told_what_does() -> None:
     assert asked == [AdmissionPreview.NOW, AdmissionPreview.NEVER_FITS]
 
 
-async def test_completions_are_foretold_from_a_clients_past() -> None:
+async def test_completions_are_predicted_from_a_clients_past() -> None:
     gate = a_gate()
     assert a_prompt(gate, "a", 5, max_tokens=65_536).demand.completion == 1024
     for _ in range(95):
@@ -197,7 +198,14 @@ async def test_completions_are_foretold_from_a_clients_past() -> None:
     assert a_prompt(gate, "a", 5, max_tokens=16).demand.completion == 16
 
 
-async def test_what_was_predicted_is_held_against_what_was_seen() -> None:
+async def test_a_prompt_in_an_unknown_number_of_segments_counts_as_read_in_the_most() -> None:
+    gate = a_gate()
+    assert a_prompt(gate, "a", 5).demand.segments == MOST_SEGMENTS
+    known = gate.ticket("a", "c", arrived=0, deadline=1, prompt=5, max_tokens=1, segments=2)
+    assert (known.demand.segments, known.least_demand.segments) == (2, 2)
+
+
+async def test_predicted_peaks_are_compared_with_observed_ones() -> None:
     samples: list[PeakSample] = []
     rises: list[int] = []
     gate = a_gate(8, ceiling=1010, on_sample=samples.append)
@@ -214,12 +222,12 @@ async def test_what_was_predicted_is_held_against_what_was_seen() -> None:
     gate.observe(5)
 
 
-async def test_memory_that_runs_short_and_what_is_retained() -> None:
+async def test_holding_the_gate_and_retained_memory() -> None:
     gate = a_gate(8, ceiling=1010)
     gate.hold(on=True)
     gate.hold(on=True)
     with gate.enter(a_prompt(gate, "a", 500)) as slot:
-        assert (slot.position, gate.snapshot().held) == (1, True)
+        assert (gate.position(slot.id), gate.snapshot().held) == (1, True)
         gate.set_retained(600)
         gate.hold(on=False)
         assert (gate.snapshot().eviction_needed, gate.snapshot().retained) == (115, 600)
@@ -228,7 +236,7 @@ async def test_memory_that_runs_short_and_what_is_retained() -> None:
         assert gate.snapshot().reserved == 10 + 516 + 600
 
 
-async def test_what_an_earlier_proxy_learned_of_the_law_is_gone_on_from() -> None:
+async def test_corrections_of_an_earlier_run_are_taken_up() -> None:
     gate = a_gate()
     learned = Corrections(together=Correction(1.2, (), at=asyncio.get_running_loop().time()))
     gate.correct(learned)
@@ -240,15 +248,15 @@ async def test_predictions_are_recorded_without_corrections() -> None:
     samples: list[PeakSample] = []
     gate = a_gate(8, ceiling=10_010, on_sample=samples.append)
     now = asyncio.get_running_loop().time()
-    gate.correct(Corrections(alone=Correction(1.5, (), at=now)))
+    gate.correct(Corrections(alone=Correction(1.2, (), at=now)))
     gate.set_retained(20)
     gate.observe(10, 10)
     with gate.enter(a_prompt(gate, "a", 84)) as slot:
         await slot.granted()
-        assert slot.reserved == 150
-        gate.observe(70, 90)
-    assert samples == [PeakSample(120, 80, together=False)]
-    assert gate.corrections.alone.belief < 1.5
+        assert slot.reserved == 120
+        gate.observe(120, 130)
+    assert samples == [PeakSample(120, 120, together=False)]
+    assert gate.corrections.alone.belief < 1.2
 
 
 async def test_an_attempt_that_failed_teaches_nothing() -> None:
@@ -271,3 +279,18 @@ async def test_nothing_running_waiting_or_held_is_idle() -> None:
     with gate.enter(ticket("a")):
         gate.hold(on=False)
         assert not gate.idle
+
+
+async def test_a_slot_ends_when_its_request_leaves_and_its_last_holder_has_released_it() -> None:
+    gate = a_gate(running=9)
+    ended: list[int] = []
+    for holders in range(3):
+        with gate.enter(ticket("a")) as slot:
+            await slot.granted()
+            releases = [slot.retain() for _ in range(holders)]
+        for release in releases:
+            assert (gate.snapshot().running, gate.snapshot().disconnected) == (1, 1)
+            release()
+        ended.append(gate.snapshot().running)
+        assert gate.snapshot().disconnected == 0
+    assert ended == [0, 0, 0]

@@ -1,16 +1,22 @@
-"""A slot passes calls on to the gate (test_gate.py); a retained slot ends with its last holder."""
+"""A slot passes calls on to the gate; a retained one ends with its last holder."""
 
 from __future__ import annotations
 
-from unittest.mock import AsyncMock, MagicMock, call
+from unittest.mock import MagicMock, call
 
-from proxy.gate.slot import NoRoomEver, RetainedSlots, Slot
+from proxy.gate.queue import Ticket
+from proxy.gate.slot import NoRoomEver, Slot
+
+
+def a_slot(gate: MagicMock, *, alone: bool = False) -> Slot:
+    return Slot(gate, Ticket("a", "client", arrived=0, deadline=1, alone=alone), on_rise=MagicMock())
 
 
 async def test_every_call_goes_to_the_gate_with_the_slots_id() -> None:
-    gate = MagicMock(wait=AsyncMock(return_value=700))
-    slot = Slot(gate, "a", alone=True)
+    gate = MagicMock()
+    slot = a_slot(gate, alone=True)
     assert slot.reserved is None
+    slot.grant.set_result(700)
     await slot.granted()
     assert slot.reserved == 700
     slot.grew(5)
@@ -18,20 +24,19 @@ async def test_every_call_goes_to_the_gate_with_the_slots_id() -> None:
     assert not slot.alone
     slot.requeue(alone=True)
     assert slot.alone
-    assert (slot.retain(), slot.position) == (gate.retain.return_value, gate.position.return_value)
+    assert not slot.grant.done()
+    slot.retain()()
     assert gate.mock_calls == [
-        call.wait("a"),
         call.grew("a", 5),
         call.end_isolation("a"),
         call.requeue("a", alone=True),
-        call.retain("a"),
-        call.position("a"),
+        call.release(slot),
     ]
 
 
-def test_growth_is_reported_in_steps_and_from_the_start_after_a_requeue() -> None:
+async def test_growth_is_reported_in_steps_and_from_the_start_after_a_requeue() -> None:
     gate = MagicMock()
-    slot = Slot(gate, "a", alone=False)
+    slot = a_slot(gate)
     for tokens in (0, 1, 20, 40, 41, 100):
         slot.grew(tokens)
     slot.requeue()
@@ -43,23 +48,13 @@ def test_a_request_that_never_fits_is_told_what_does() -> None:
     assert NoRoomEver(900).limit == 900
 
 
-def test_a_slot_that_is_not_retained_ends_when_its_request_leaves() -> None:
-    assert RetainedSlots().leave("a")
-
-
-def test_a_retained_slot_ends_with_its_last_holder() -> None:
-    slots = RetainedSlots()
-    slots.retain("a")
-    slots.retain("a")
-    assert not slots.leave("a")
-    assert len(slots) == 1
-    assert not slots.release("a")
-    assert slots.release("a")
-    assert len(slots) == 0
-
-
-def test_a_slot_that_is_released_before_its_request_leaves_ends_then() -> None:
-    slots = RetainedSlots()
-    slots.retain("a")
-    assert not slots.release("a")
-    assert slots.leave("a")
+async def test_each_holder_releases_it_once() -> None:
+    gate = MagicMock()
+    slot = a_slot(gate)
+    holders = []
+    gate.release.side_effect = lambda slot: holders.append(slot.holders)
+    first, second = slot.retain(), slot.retain()
+    assert slot.holders == 2
+    first()
+    second()
+    assert holders == [1, 0]

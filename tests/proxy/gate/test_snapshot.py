@@ -1,4 +1,4 @@
-"""The gate as it is at one moment stays so, while the gate goes on."""
+"""A snapshot stays as it is while the gate goes on."""
 
 from __future__ import annotations
 

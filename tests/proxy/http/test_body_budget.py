@@ -7,12 +7,12 @@ from proxy.http.body_budget import BodyBudget
 
 
 def test_what_requests_hold_is_bounded_together_and_given_back() -> None:
-    holdings = BodyBudget(100)
-    with holdings.account() as one:
+    budget = BodyBudget(100)
+    with budget.account() as one:
         one.add(60)
-        with holdings.account() as other, pytest.raises(Unavailable):
+        with budget.account() as other, pytest.raises(Unavailable):
             other.add(30)
             other.add(20)
-        assert holdings.held == 60, "the other gave back what it had"
+        assert budget.used == 60, "the other gave back what it had"
         one.add(40)
-    assert holdings.held == 0
+    assert budget.used == 0

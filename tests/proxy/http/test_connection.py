@@ -1,100 +1,23 @@
-"""Connections over real sockets, with a clock that the tests turn."""
+"""Connections over real sockets: what is not HTTP, how many there may be, and how slow they may be."""
 
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
-import socket
 from collections.abc import AsyncIterator
-from contextlib import suppress
-from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import cast
 
 import pytest
-from aiohttp import web
 
-from proxy.http import body, middleware, routes
-from proxy.http.access import AccessControl
-from proxy.http.connection import ConnectionLimits, Site
-from proxy.http.early_listener import EarlyListener
-
-LIMITS = ConnectionLimits(total=4, per_address=3, head_s=15, idle_s=75, reading_s=120)
-HOST = b"Host: 127.0.0.1\r\n"
-
-
-@dataclass
-class Stand:
-    """A running site."""
-
-    site: Site
-    port: int
-    now: list[float]
-    refused: list[int] = field(default_factory=list)
-    cancelled: asyncio.Event = field(default_factory=asyncio.Event)
-
-    def sweep(self, now: float) -> None:
-        """What the site's timer does, at a time of the test's choosing."""
-        self.now[0] = now
-        for connection in tuple(self.site.connections):
-            connection.check(now)
-
-    async def connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        return await asyncio.open_connection("127.0.0.1", self.port)
-
-    async def send(self, data: bytes) -> bytes:
-        """One connection's whole answer to `data`."""
-        reader, writer = await self.connect()
-        writer.write(data)
-        answer = await asyncio.wait_for(reader.read(), 20)
-        await close(writer)
-        return answer
-
-
-async def close(*writers: asyncio.StreamWriter) -> None:
-    for writer in writers:
-        writer.close()
-        with suppress(ConnectionError):
-            await writer.wait_closed()
+from proxy.config.settings import ServerSettings
+from tests.support.http_stand import HOST, Stand, close, parsed, running
 
 
 @pytest.fixture
 async def stand() -> AsyncIterator[Stand]:
-    now = [0.0]
-    refused: list[int] = []
-    cancelled = asyncio.Event()
-
-    async def echo(request: web.Request) -> web.Response:
-        return web.Response(body=await body.read_body(request, most_bytes=100_000, timeout_s=5))
-
-    async def endless(request: web.Request) -> web.StreamResponse:
-        response = web.StreamResponse()
-        await response.prepare(request)
-        try:
-            while True:
-                await response.write(b"x" * 65_536)
-        finally:
-            cancelled.set()
-
-    admittance = AccessControl(keys={}, hosts={"127.0.0.1"}, origins=())
-    app = web.Application(middlewares=[middleware.middleware(admittance, lambda *_: None)])
-    app.on_response_prepare.append(middleware.sign)
-    posts = [web.post("/echo", echo)]
-    app.add_routes(routes.table([*posts, web.get("/endless", endless), web.get("/livez", echo)]))
-    runner = web.AppRunner(app, handler_cancellation=True, access_log=None, shutdown_timeout=1)
-    await runner.setup()
-    sock = socket.create_server(("127.0.0.1", 0))
-    site = Site(runner, await EarlyListener.open(sock), LIMITS, refused.append, clock=lambda: now[0])
-    await site.start()
-    yield Stand(site, sock.getsockname()[1], now, refused, cancelled)
-    await runner.cleanup()
-
-
-def parsed(answer: bytes) -> tuple[int, dict[str, str], Any]:
-    head, _, body = answer.partition(b"\r\n\r\n")
-    lines = head.decode().split("\r\n")
-    headers = {name.lower(): value for name, value in (line.split(": ", 1) for line in lines[1:])}
-    return int(lines[0].split()[1]), headers, json.loads(body)
+    settings = ServerSettings(max_connections=4, connections_per_address=3)
+    async with running(settings) as stand:
+        yield stand
 
 
 SECRET = b"hunter2hunter2"
@@ -177,27 +100,6 @@ async def test_odd_forms_of_a_request(stand: Stand, head: bytes, status: int) ->
     assert (b"\r\n\r\n{" in rest) is (status >= 400 and not head.startswith(b"HEAD"))
 
 
-async def test_a_broken_chunk_is_the_clients_fault(stand: Stand) -> None:
-    head = b"POST /echo HTTP/1.1\r\n" + HOST + b"Transfer-Encoding: chunked\r\n\r\n"
-    status, _, body = parsed(await stand.send(head + b"zz\r\nhello\r\n"))
-    assert (status, body["error"]["code"]) == (400, "invalid_value")
-
-
-async def test_continue_is_only_sent_to_what_will_be_read(stand: Stand) -> None:
-    for wrong in (b"Host: evil.example\r\n", HOST + b"Origin: http://evil.example\r\n"):
-        expecting = b"Expect: 100-continue\r\nContent-Length: 5\r\n\r\n"
-        status, headers, _ = parsed(await stand.send(b"POST /echo HTTP/1.1\r\n" + wrong + expecting))
-        assert (status, headers["connection"]) == (403, "close")
-    large = b"Expect: 100-continue\r\nContent-Length: 5000000\r\n\r\n"
-    assert parsed(await stand.send(b"POST /echo HTTP/1.1\r\n" + HOST + large))[0] == 413
-    reader, writer = await stand.connect()
-    writer.write(b"POST /echo HTTP/1.1\r\n" + HOST + expecting)
-    assert await reader.readuntil(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
-    writer.write(b"hello")
-    assert (await reader.readuntil(b"\r\n\r\nhello")).startswith(b"HTTP/1.1 200 OK\r\n")
-    await close(writer)
-
-
 async def test_a_connection_too_many_is_told_to_come_back_and_leaves_a_free_place(stand: Stand) -> None:
     held = [await stand.connect() for _ in range(3)]
     for reader, writer in held:
@@ -207,7 +109,7 @@ async def test_a_connection_too_many_is_told_to_come_back_and_leaves_a_free_plac
     assert (status, body["error"]["code"]) == (503, "503")
     assert "retry-after" in headers
     await close(held[0][1])
-    while len(stand.site.census) > 2:
+    while len(stand.site.counts) > 2:
         await asyncio.sleep(0)
     answer = await stand.send(b"GET /livez HTTP/1.1\r\n" + HOST + b"Connection: close\r\n\r\n")
     assert answer.startswith(b"HTTP/1.1 200")

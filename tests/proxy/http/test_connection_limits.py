@@ -6,34 +6,34 @@ from proxy.http.connection_limits import ConnectionCounts, ConnectionVerdict, so
 
 
 def test_one_address_cannot_take_all_places() -> None:
-    census = ConnectionCounts(total=3, per_address=2)
-    assert [census.enter("10.0.0.1") for _ in range(3)] == [
+    counts = ConnectionCounts(total=3, per_address=2)
+    assert [counts.opened("10.0.0.1") for _ in range(3)] == [
         ConnectionVerdict.ADMITTED,
         ConnectionVerdict.ADMITTED,
         ConnectionVerdict.REFUSED,
     ]
-    assert census.enter("10.0.0.2") is ConnectionVerdict.ADMITTED
-    assert census.enter("10.0.0.3") is ConnectionVerdict.REFUSED, "the total holds too"
+    assert counts.opened("10.0.0.2") is ConnectionVerdict.ADMITTED
+    assert counts.opened("10.0.0.3") is ConnectionVerdict.REFUSED, "the total holds too"
 
 
 def test_a_place_is_free_again_when_its_holder_leaves() -> None:
-    census = ConnectionCounts(total=1, per_address=1)
-    assert census.enter("::1") is ConnectionVerdict.ADMITTED
-    assert census.enter("::1") is ConnectionVerdict.REFUSED
-    census.leave("::1", ConnectionVerdict.REFUSED)
-    assert census.enter("::1") is ConnectionVerdict.REFUSED, "a refused one gives no place back"
-    census.leave("::1", ConnectionVerdict.ADMITTED)
-    assert census.enter("::1") is ConnectionVerdict.ADMITTED
-    assert len(census) == 1
+    counts = ConnectionCounts(total=1, per_address=1)
+    assert counts.opened("::1") is ConnectionVerdict.ADMITTED
+    assert counts.opened("::1") is ConnectionVerdict.REFUSED
+    counts.closed("::1", ConnectionVerdict.REFUSED)
+    assert counts.opened("::1") is ConnectionVerdict.REFUSED, "a refused one gives no place back"
+    counts.closed("::1", ConnectionVerdict.ADMITTED)
+    assert counts.opened("::1") is ConnectionVerdict.ADMITTED
+    assert len(counts) == 1
 
 
 def test_a_flood_of_refusals_is_dropped() -> None:
-    census = ConnectionCounts(total=0, per_address=1)
-    entries = [census.enter("10.0.0.1") for _ in range(100)]
+    counts = ConnectionCounts(total=0, per_address=1)
+    entries = [counts.opened("10.0.0.1") for _ in range(100)]
     assert entries.count(ConnectionVerdict.REFUSED) == 64
     assert entries[-1] is ConnectionVerdict.DROPPED
-    census.leave("10.0.0.1", ConnectionVerdict.REFUSED)
-    assert census.enter("10.0.0.1") is ConnectionVerdict.REFUSED
+    counts.closed("10.0.0.1", ConnectionVerdict.REFUSED)
+    assert counts.opened("10.0.0.1") is ConnectionVerdict.REFUSED
 
 
 @pytest.mark.parametrize(

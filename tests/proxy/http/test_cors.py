@@ -10,7 +10,7 @@ from proxy.http import middleware, routes
 from proxy.http.access import AccessControl
 
 PAGE = "http://localhost:3000"
-ADMITTANCE = AccessControl(keys={"s3cret": "laptop"}, hosts={"127.0.0.1"}, origins={PAGE})
+ACCESS = AccessControl(keys={"s3cret": "laptop"}, hosts={"127.0.0.1"}, origins={PAGE})
 
 Client = TestClient[web.Request, web.Application]
 
@@ -21,8 +21,8 @@ async def _ok(request: web.Request) -> web.Response:
 
 @pytest.fixture
 async def client() -> AsyncIterator[Client]:
-    app = web.Application(middlewares=[middleware.middleware(ADMITTANCE, lambda *_: None)])
-    app.on_response_prepare.append(middleware.sign)
+    app = web.Application(middlewares=[middleware.middleware(ACCESS, lambda *_: None)])
+    app.on_response_prepare.append(middleware.add_headers)
     posts = [web.post("/v1/chat", _ok), web.post("/mlxguard/api/x", _ok)]
     app.add_routes(routes.table([*posts, web.get("/v1/models", _ok)]))
     async with TestClient(TestServer(app)) as client:

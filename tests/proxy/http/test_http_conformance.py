@@ -15,12 +15,15 @@ from collections.abc import AsyncIterator
 import pytest
 from aiohttp import web
 
+from proxy.config.settings import ServerSettings
 from proxy.http import body, middleware, routes
 from proxy.http.access import AccessControl
-from proxy.http.connection import ConnectionLimits, Site
+from proxy.http.body_budget import BodyAccount, BodyBudget
+from proxy.http.connection import Site
 from proxy.http.early_listener import EarlyListener
-from tests.proxy.http.test_connection import close
+from tests.support.http_stand import close
 
+SETTINGS = ServerSettings(max_body_bytes=10_000, body_timeout_s=5)
 HOST = "Host: example.com\r\n"
 GET = f"GET / HTTP/1.1\r\n{HOST}"
 POST = f"POST / HTTP/1.1\r\n{HOST}"
@@ -28,19 +31,19 @@ OK, REFUSED = range(200, 300), range(400, 500)
 
 
 async def _echo(request: web.Request) -> web.Response:
-    return web.Response(body=await body.read_body(request, most_bytes=10_000, timeout_s=5))
+    return web.Response(body=await body.read_body(request, SETTINGS, BodyAccount(BodyBudget(10**6))))
 
 
 async def echo_site() -> tuple[web.AppRunner, int]:
     """A running echo behind the proxy's own edge, and its port."""
-    admittance = AccessControl(keys={}, hosts={"example.com", "127.0.0.1", "localhost"}, origins=())
-    app = web.Application(middlewares=[middleware.middleware(admittance, lambda *_: None)])
-    app.on_response_prepare.append(middleware.sign)
+    access = AccessControl(keys={}, hosts={"example.com", "127.0.0.1", "localhost"}, origins=())
+    app = web.Application(middlewares=[middleware.middleware(access, lambda *_: None)])
+    app.on_response_prepare.append(middleware.add_headers)
     app.add_routes(routes.table([web.route("*", "/", _echo), web.route("*", "/hello", _echo)]))
     runner = web.AppRunner(app, handler_cancellation=True, access_log=None, shutdown_timeout=1)
     await runner.setup()
     sock = socket.create_server(("127.0.0.1", 0))
-    await Site(runner, await EarlyListener.open(sock), ConnectionLimits(), lambda _: None).start()
+    await Site(runner, await EarlyListener.open(sock), SETTINGS, lambda _: None).start()
     return runner, sock.getsockname()[1]
 
 

@@ -21,7 +21,7 @@ def ring_of(path: Path) -> KeyRing:
 def test_a_changed_file_is_taken_over_into_the_same_mapping(tmp_path: Path) -> None:
     file = write(tmp_path / "keys", "laptop:sk-old")
     ring = ring_of(file)
-    names = ring.names
+    names = ring.keys
     assert not ring.refresh(), "nothing has changed"
     write(file, "laptop:sk-new-1")
     assert ring.refresh()
@@ -33,7 +33,7 @@ def test_a_file_that_is_replaced_as_editors_do_is_seen(tmp_path: Path) -> None:
     ring = ring_of(file)
     write(tmp_path / "fresh", "sk-b").rename(file)
     assert ring.refresh()
-    assert "sk-b" in ring.names
+    assert "sk-b" in ring.keys
 
 
 @pytest.mark.parametrize("spoil", ["open", "gone", "faulty"])
@@ -49,7 +49,7 @@ def test_a_spoilt_file_is_told_of_once_and_the_old_keys_hold(tmp_path: Path, spo
     with pytest.raises(KeysUnreadable):
         ring.refresh()
     assert not ring.refresh(), "told once"
-    assert "sk-a" in ring.names
+    assert "sk-a" in ring.keys
     write(file, "laptop:sk-again")
     assert ring.refresh()
 
@@ -60,7 +60,7 @@ def test_an_emptied_file_does_not_let_everyone_in(tmp_path: Path) -> None:
     write(file, "")
     with pytest.raises(KeysUnreadable, match="no key"):
         ring.refresh()
-    assert ring.names == {"sk-a": "key-1"}
+    assert ring.keys == {"sk-a": "key-1"}
 
 
 async def test_following_reports_and_goes_on(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -75,4 +75,4 @@ async def test_following_reports_and_goes_on(tmp_path: Path, caplog: pytest.LogC
         while "keys_reloaded" not in caplog.text:
             await asyncio.sleep(0)
     following.cancel()
-    assert "sk-b" in ring.names
+    assert "sk-b" in ring.keys

@@ -5,13 +5,13 @@ import json
 from aiohttp import web
 
 from proxy import errors
-from proxy.http.responses import error_response, identify, raw_answer
+from proxy.http.responses import add_standard_headers, error_response, raw_error_response
 
 
 def test_an_answer_as_bytes_says_what_the_same_answer_says() -> None:
     error = errors.Unavailable("why")
     response = error_response(error)
-    head, _, body = raw_answer(error).partition(b"\r\n\r\n")
+    head, _, body = raw_error_response(error).partition(b"\r\n\r\n")
     lines = head.decode().split("\r\n")
     headers = dict(line.split(": ", 1) for line in lines[1:])
     assert lines[0] == "HTTP/1.1 503 Service Unavailable"
@@ -24,7 +24,7 @@ def test_an_answer_as_bytes_says_what_the_same_answer_says() -> None:
 
 def test_every_answer_is_identified_and_tells_no_version() -> None:
     response = web.Response()
-    identify(response, "mine")
+    add_standard_headers(response, "mine")
     assert response.headers["x-request-id"] == "mine"
     assert response.headers["Server"] == "mlxguard-proxy"
     assert response.headers["X-Content-Type-Options"] == "nosniff"

@@ -7,11 +7,15 @@ from collections.abc import AsyncIterator
 import pytest
 from aiohttp import web
 
+from proxy.config.settings import ServerSettings
 from proxy.http import body, middleware, routes
 from proxy.http.access import AccessControl
-from proxy.http.connection import ConnectionLimits, Site
+from proxy.http.body_budget import BodyAccount, BodyBudget
+from proxy.http.connection import Site
 from proxy.http.early_listener import EarlyListener
-from tests.proxy.http.test_connection import close
+from tests.support.http_stand import close
+
+SETTINGS = ServerSettings(max_body_bytes=100, body_timeout_s=5)
 
 
 async def _ok(_: web.Request) -> web.Response:
@@ -19,19 +23,19 @@ async def _ok(_: web.Request) -> web.Response:
 
 
 async def _read(request: web.Request) -> web.Response:
-    return web.Response(body=await body.read_body(request, most_bytes=100, timeout_s=5))
+    return web.Response(body=await body.read_body(request, SETTINGS, BodyAccount(BodyBudget(10**6))))
 
 
 @pytest.fixture
 async def port() -> AsyncIterator[int]:
-    admittance = AccessControl(keys={}, hosts={"127.0.0.1"}, origins=())
-    app = web.Application(middlewares=[middleware.middleware(admittance, lambda *_: None)])
+    access = AccessControl(keys={}, hosts={"127.0.0.1"}, origins=())
+    app = web.Application(middlewares=[middleware.middleware(access, lambda *_: None)])
     app.add_routes(routes.table([web.get("/get", _ok), web.post("/post", _read), web.get("/both", _ok)]))
     app.add_routes([web.delete("/both", _ok)])
     runner = web.AppRunner(app, handler_cancellation=True, access_log=None, shutdown_timeout=1)
     await runner.setup()
     sock = socket.create_server(("127.0.0.1", 0))
-    await Site(runner, await EarlyListener.open(sock), ConnectionLimits(), lambda _: None).start()
+    await Site(runner, await EarlyListener.open(sock), SETTINGS, lambda _: None).start()
     yield sock.getsockname()[1]
     await runner.cleanup()
 

@@ -1,70 +1,70 @@
 from __future__ import annotations
 
-from proxy.http.timeouts import ConnectionTimeouts, Lateness, body_due
+from proxy.http.timeouts import ConnectionTimeouts, Lateness, body_deadline
 
 
 def connected() -> ConnectionTimeouts:
-    return ConnectionTimeouts.begin(0.0, head_s=15, reading_s=120)
+    return ConnectionTimeouts(head_s=15, reading_s=120, head_since=0.0)
 
 
-def idle(patience: ConnectionTimeouts, now: float) -> Lateness | None:
-    return patience.late(now, unsent=0, writing_paused=False)
+def idle(timeouts: ConnectionTimeouts, now: float) -> Lateness | None:
+    return timeouts.late(now, unsent=0, writing_paused=False)
 
 
 def test_the_first_head_counts_from_the_connection() -> None:
-    patience = connected()
-    patience.bytes_came(14.0)
-    assert idle(patience, 14.9) is None
-    assert idle(patience, 15.0) is Lateness.HEAD, "one byte at a time gains nothing"
+    timeouts = connected()
+    timeouts.data_received(14.0)
+    assert idle(timeouts, 14.9) is None
+    assert idle(timeouts, 15.0) is Lateness.HEAD, "one byte at a time gains nothing"
 
 
 def test_a_complete_head_ends_the_wait_and_a_body_is_not_a_head() -> None:
-    patience = connected()
-    patience.request_began()
-    patience.bytes_came(20.0)
-    assert idle(patience, 1000.0) is None
+    timeouts = connected()
+    timeouts.request_began()
+    timeouts.data_received(20.0)
+    assert idle(timeouts, 1000.0) is None
 
 
 def test_the_next_head_counts_from_its_first_byte() -> None:
-    patience = connected()
-    patience.request_began()
-    patience.request_ended()
-    assert idle(patience, 60.0) is None, "idle connections are the keep-alive's business"
-    patience.bytes_came(60.0)
-    assert idle(patience, 74.0) is None
-    assert idle(patience, 75.0) is Lateness.HEAD
+    timeouts = connected()
+    timeouts.request_began()
+    timeouts.request_ended()
+    assert idle(timeouts, 60.0) is None, "idle connections are the keep-alive's business"
+    timeouts.data_received(60.0)
+    assert idle(timeouts, 74.0) is None
+    assert idle(timeouts, 75.0) is Lateness.HEAD
 
 
 def test_a_client_that_reads_nothing_is_late() -> None:
-    patience = connected()
-    patience.request_began()
-    seen = [patience.late(now, unsent=70_000, writing_paused=True) for now in (10.0, 129.0, 130.0)]
+    timeouts = connected()
+    timeouts.request_began()
+    seen = [timeouts.late(now, unsent=70_000, writing_paused=True) for now in (10.0, 129.0, 130.0)]
     assert seen == [None, None, Lateness.READING]
 
 
 def test_a_client_that_reads_slowly_is_not_late() -> None:
-    patience = connected()
-    patience.request_began()
+    timeouts = connected()
+    timeouts.request_began()
     for now in range(10, 1000, 100):
-        assert patience.late(float(now), unsent=100_000 - now, writing_paused=True) is None
+        assert timeouts.late(float(now), unsent=100_000 - now, writing_paused=True) is None
 
 
 def test_a_buffer_that_grows_while_the_answer_goes_on_says_nothing_of_the_reader() -> None:
-    patience = connected()
-    patience.request_began()
+    timeouts = connected()
+    timeouts.request_began()
     for now in range(10, 1000, 100):
-        assert patience.late(float(now), unsent=now, writing_paused=False) is None
+        assert timeouts.late(float(now), unsent=now, writing_paused=False) is None
 
 
 def test_an_answer_that_has_ended_must_be_read_too() -> None:
-    patience = connected()
-    patience.request_began()
-    patience.request_ended()
-    assert patience.late(10.0, unsent=500, writing_paused=False) is None
-    assert patience.late(130.0, unsent=500, writing_paused=False) is Lateness.READING
+    timeouts = connected()
+    timeouts.request_began()
+    timeouts.request_ended()
+    assert timeouts.late(10.0, unsent=500, writing_paused=False) is None
+    assert timeouts.late(130.0, unsent=500, writing_paused=False) is Lateness.READING
 
 
 def test_a_body_must_keep_its_rate_after_the_grace() -> None:
-    assert body_due(100.0, 0, whole_s=60, bytes_per_s=1000) == 110.0
-    assert body_due(100.0, 20_000, whole_s=60, bytes_per_s=1000) == 130.0
-    assert body_due(100.0, 10**9, whole_s=60, bytes_per_s=1000) == 160.0
+    assert body_deadline(100.0, 0, total_s=60, bytes_per_s=1000) == 110.0
+    assert body_deadline(100.0, 20_000, total_s=60, bytes_per_s=1000) == 130.0
+    assert body_deadline(100.0, 10**9, total_s=60, bytes_per_s=1000) == 160.0

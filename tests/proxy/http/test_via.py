@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from proxy.http.via import onward
+from proxy.http.via import forward
 
 OURS = "1.1 mlxguard-proxy"
 
@@ -25,12 +25,12 @@ OURS = "1.1 mlxguard-proxy"
     ],
 )
 def test_each_hop_appends_itself_and_odd_ones_are_left_out(received: list[str], sent: str) -> None:
-    assert onward(received, (1, 1)) == sent
+    assert forward(received, (1, 1)) == sent
 
 
 def test_the_version_is_that_of_the_message_that_was_received() -> None:
-    assert onward([], (1, 0)) == "1.0 mlxguard-proxy"
+    assert forward([], (1, 0)) == "1.0 mlxguard-proxy"
 
 
 def test_the_list_is_bounded() -> None:
-    assert onward([", ".join(f"1.1 hop{n}" for n in range(100))], (1, 1)).startswith("1.1 hop84, ")
+    assert forward([", ".join(f"1.1 hop{n}" for n in range(100))], (1, 1)).startswith("1.1 hop84, ")

@@ -54,7 +54,7 @@ def test_a_line_that_is_longer_than_there_is_room_comes_whole(pipe: Pipe) -> Non
 
 
 def test_more_than_may_be_held_is_given_up_and_counted(pipe: Pipe) -> None:
-    output = Output(pipe.writer, most_held=10)
+    output = Output(pipe.writer, max_held=10)
     pipe.fill()
     assert [output.write(b"12345\n") for _ in range(3)] == [0, 1, 1]
     pipe.read()

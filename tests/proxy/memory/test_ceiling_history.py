@@ -1,4 +1,4 @@
-"""A ceiling that moves, and a child that is narrower than it need be."""
+"""A ceiling that moves, and a child whose plan is narrower than it could be."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from proxy.memory.ceiling_history import RECENT_S, REST_S, WIDER_S, PlanWidth, R
 NARROW, WIDE = PlanWidth(1, 30_000), PlanWidth(2, 60_000)
 
 
-def test_what_was_there_of_late_may_come_back() -> None:
+def test_the_highest_recent_ceiling() -> None:
     recent = RecentCeilings().after(50, 0).after(40, 10)
     assert recent.highest == 50
     assert recent.after(40, RECENT_S).highest == 50
@@ -23,7 +23,7 @@ def test_it_remembers_no_more_than_it_needs() -> None:
     assert len(recent.entries) <= 8
 
 
-def test_how_much_more_is_much() -> None:
+def test_when_a_plan_is_much_wider() -> None:
     assert PlanWidth(2, 100).much_more_than(PlanWidth(1, 30_000))
     assert not PlanWidth(1, 90_000).much_more_than(PlanWidth(2, 100))
     assert PlanWidth(1, 37_500).much_more_than(NARROW)

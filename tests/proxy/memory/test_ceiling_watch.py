@@ -21,7 +21,7 @@ ROOM = 200_000_000
 
 
 class Stand:
-    """The machine leaves `room` beside the weights; the child was started when there was `ROOM`."""
+    """A machine with `room` bytes beside the weights; the child was started when there were `started`."""
 
     def __init__(self, started: int = ROOM) -> None:
         self.now = 1000.0
@@ -65,7 +65,7 @@ async def test_the_gate_follows_the_ceiling_down_and_up() -> None:
     assert not stand.recycled
 
 
-async def test_what_does_not_come_back_is_not_waited_for() -> None:
+async def test_memory_that_does_not_come_back_is_not_waited_for() -> None:
     stand = Stand()
     await stand.look()
     stand.room = ROOM // 2
@@ -74,7 +74,7 @@ async def test_what_does_not_come_back_is_not_waited_for() -> None:
     assert stand.gate.snapshot().budget.recent_ceiling == MODEL.weights + ROOM // 2
 
 
-async def test_a_small_prompt_never_hears_that_it_is_too_long() -> None:
+async def test_a_small_prompt_is_never_refused_as_too_long() -> None:
     """Not even when another program has taken everything: it waits."""
     stand = Stand()
     await stand.look()
@@ -87,7 +87,7 @@ async def test_a_small_prompt_never_hears_that_it_is_too_long() -> None:
     assert not shared.has_room((), SequenceDemand(LEAST_PROMPT, COMPLETION), 0)
 
 
-async def test_free_memory_is_never_still_and_small_changes_are_none(
+async def test_small_changes_of_free_memory_are_ignored(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level("DEBUG", "mlxguard.ceiling")
@@ -98,7 +98,7 @@ async def test_free_memory_is_never_still_and_small_changes_are_none(
     assert caplog.messages == ["ceiling_read"]
 
 
-async def test_a_child_that_was_planned_while_memory_was_scarce_is_started_anew_when_idle() -> None:
+async def test_a_child_that_was_planned_while_memory_was_scarce_is_restarted_when_idle() -> None:
     stand = Stand(started=ROOM // 10)
     await stand.look()
     stand.room = 10 * ROOM
@@ -108,14 +108,14 @@ async def test_a_child_that_was_planned_while_memory_was_scarce_is_started_anew_
     ticket = stand.gate.ticket("a", "c", arrived=stand.now, deadline=9e9, prompt=1, max_tokens=1)
     with stand.gate.enter(ticket):
         await stand.look(2)
-        assert not stand.recycled, "somebody is being served"
+        assert not stand.recycled, "a request is being served"
     await stand.look(1)
     assert len(stand.recycled) == 1
     await stand.look(WIDER_S)
     assert len(stand.recycled) == 1, "not again so soon"
 
 
-async def test_nothing_is_read_for_a_child_that_does_not_serve() -> None:
+async def test_the_machine_is_not_read_for_a_child_that_is_not_ready() -> None:
     stand = Stand()
     stand.state = State.BACKOFF
     await stand.look()
@@ -124,7 +124,7 @@ async def test_nothing_is_read_for_a_child_that_does_not_serve() -> None:
     assert not stand.asked
 
 
-async def test_without_a_new_plan_all_stays() -> None:
+async def test_without_a_new_plan_nothing_changes() -> None:
     stand = Stand()
     stand.room = 0
     assert await stand.look() == MODEL.weights + ROOM

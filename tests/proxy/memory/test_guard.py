@@ -1,4 +1,4 @@
-"""The guard over a real gate: holds at the soft mark, ends at the hard one, goes on after a bug."""
+"""The guard over a real gate: it holds at the soft mark, ends at the hard one, and goes on after a bug."""
 
 from __future__ import annotations
 
@@ -20,28 +20,28 @@ async def stand() -> AsyncIterator[Stand]:
     stand.slots.close()
 
 
-async def test_at_the_soft_mark_nobody_new_is_let_in(stand: Stand) -> None:
+async def test_at_the_soft_mark_no_request_is_admitted(stand: Stand) -> None:
     stand.run("a", 100)
     stand.active = CEILING - 10
     stand.look()
-    assert stand.wait_for_slot("b", 10).position == 1
+    assert stand.gate.position(stand.wait_for_slot("b", 10).id) == 1
     assert stand.guard.snapshot().mark is Mark.SOFT
     stand.active = WEIGHTS + 100
     stand.look()
     assert stand.gate.snapshot().running == 2
 
 
-async def test_stale_telemetry_holds_and_clears_itself(stand: Stand) -> None:
+async def test_stale_telemetry_holds_the_gate_until_it_is_fresh_again(stand: Stand) -> None:
     stand.silent = True
     stand.look(round(STALE_S * 10) + 2)
-    assert stand.wait_for_slot("a", 10).position == 1
+    assert stand.gate.position(stand.wait_for_slot("a", 10).id) == 1
     stand.silent = False
     stand.look()
     assert stand.gate.snapshot().running == 1
     assert not stand.given_up
 
 
-async def test_at_the_hard_mark_the_cheapest_ends_once(stand: Stand) -> None:
+async def test_at_the_hard_mark_the_least_costly_request_ends_once(stand: Stand) -> None:
     stand.run("seen", 200, sent=True)
     stand.run("unseen", 200)
     stand.active = CEILING + 1
@@ -67,7 +67,7 @@ async def test_a_bug_does_not_end_the_watch(stand: Stand, monkeypatch: pytest.Mo
     await asyncio.wait([looking])
 
 
-async def test_a_new_life_of_the_child_retains_nothing(stand: Stand) -> None:
+async def test_a_new_generation_retains_nothing(stand: Stand) -> None:
     stand.active = WEIGHTS + 800
     stand.look(2)
     assert stand.gate.snapshot().retained == 800
@@ -78,7 +78,7 @@ async def test_a_new_life_of_the_child_retains_nothing(stand: Stand) -> None:
 
 async def test_it_looks_until_cancelled_and_leaves_nothing_behind(stand: Stand) -> None:
     looking = asyncio.create_task(stand.guard.run())
-    await eventually(lambda: stand.guard.snapshot().reclaims == 0)
+    await eventually(lambda: stand.guard.snapshot().actions["reclaims"] == 0)
     looking.cancel()
     await asyncio.wait([looking])
     assert looking.cancelled()

@@ -32,7 +32,7 @@ def after(*actives: int | None, age_s: float = 0.0, outside: int | None = None) 
     return pressure
 
 
-def test_the_marks_are_shares_of_what_is_beside_the_weights() -> None:
+def test_the_marks_are_shares_of_the_memory_beside_the_weights() -> None:
     assert (MARKS.release, MARKS.soft) == (1850, 1920)
 
 
@@ -55,7 +55,7 @@ def test_a_mark_is_reached_at_once_and_left_well_below(actives: tuple[int, ...],
     assert after(*actives).mark is mark
 
 
-def test_stale_telemetry_counts_as_full_ends_nobody_and_clears_itself() -> None:
+def test_stale_telemetry_counts_as_full_but_ends_nothing() -> None:
     stale = after(1000, 1000, 1000, age_s=STALE_S + 1)
     assert stale.mark is Mark.SOFT
     assert stale.after(MemoryReading(1000, 0.1, None), MARKS).mark is Mark.NONE
@@ -63,14 +63,14 @@ def test_stale_telemetry_counts_as_full_ends_nobody_and_clears_itself() -> None:
     assert after(1000, age_s=LOST_S + 1).mark is Mark.NONE
 
 
-def test_from_outside_nobody_is_ended() -> None:
+def test_the_view_from_outside_ends_nothing() -> None:
     assert after(None, None, None, outside=2001).mark is Mark.SOFT
     assert after(None, outside=2000).mark is Mark.NONE
     assert after(None).mark is Mark.NONE
 
 
 @given(st.lists(st.integers(0, 3000), max_size=30))
-def test_nobody_is_ended_for_one_look_nor_held_when_there_is_room(actives: list[int]) -> None:
+def test_nothing_is_ended_for_one_look_nor_held_when_there_is_room(actives: list[int]) -> None:
     pressure = PressureState()
     for index, active in enumerate(actives):
         pressure = pressure.after(MemoryReading(active, 0.0, None), MARKS)
@@ -90,18 +90,18 @@ def a_load(id: str, rows: int, *, sent: bool = False, read: int = 0, generated: 
     return RunningLoad(id, SequenceDemand(rows), sent, read, generated)
 
 
-def test_one_that_can_be_run_again_goes_before_one_whose_client_has_seen_something() -> None:
+def test_a_request_that_can_be_replayed_ends_before_one_whose_client_has_seen_content() -> None:
     loads = [a_load("seen", 100, sent=True, read=90, generated=5), a_load("unseen", 100, read=90)]
     assert least_costly(loads, 1, padded) == ("unseen",)
 
 
-def test_in_a_padded_batch_the_long_one_is_what_costs() -> None:
+def test_in_a_padded_batch_the_longest_sets_the_cost() -> None:
     loads = [a_load("long", 1000, read=900), *(a_load(name, 10, read=9) for name in "abc")]
-    assert set(least_costly(loads, 3000, padded)) == set("abc"), "beside it they cost as much as it does"
+    assert set(least_costly(loads, 3000, padded)) == set("abc"), "each costs as much as the longest"
     assert least_costly(loads, 3001, padded) == ("long",)
 
 
-def test_if_nothing_is_enough_all_go() -> None:
+def test_if_nothing_is_enough_all_end() -> None:
     assert least_costly([a_load("a", 10), a_load("b", 10)], 1000, padded) == ("a", "b")
     assert least_costly([], 1000, padded) == ()
 
@@ -112,7 +112,7 @@ _LOADS = st.lists(
 
 
 @given(_LOADS, st.integers(1, 400))
-def test_no_other_set_would_do_for_less(values: list[tuple[int, bool, int, int]], over: int) -> None:
+def test_no_other_set_would_do_at_less_loss(values: list[tuple[int, bool, int, int]], over: int) -> None:
     loads = [
         a_load(str(number), rows, sent=sent, read=read, generated=generated)
         for number, (rows, sent, read, generated) in enumerate(values)
@@ -120,10 +120,10 @@ def test_no_other_set_would_do_for_less(values: list[tuple[int, bool, int, int]]
     chosen = set(least_costly(loads, over, padded))
     before = padded([load.demand for load in loads])
     enough = [
-        sum(load.loss for load in leaving)
+        sum(load.loss for load in ended)
         for count in range(len(loads) + 1)
-        for leaving in combinations(loads, count)
-        if before - padded([load.demand for load in loads if load not in leaving]) >= over
+        for ended in combinations(loads, count)
+        if before - padded([load.demand for load in loads if load not in ended]) >= over
     ]
     if enough:
         assert sum(load.loss for load in loads if load.id in chosen) == min(enough)

@@ -1,4 +1,4 @@
-"""What finished sequences hold is taken back where it is in the way, by tiny requests, then by a recycle."""
+"""Retained memory is taken back where a request needs it: by filler requests, then by a recycle."""
 
 from __future__ import annotations
 
@@ -17,27 +17,27 @@ async def stand() -> AsyncIterator[Stand]:
     stand.slots.close()
 
 
-async def test_what_is_retained_makes_room_for_one_that_waits(stand: Stand) -> None:
+async def test_retained_memory_makes_room_for_a_waiting_request(stand: Stand) -> None:
     stand.active = WEIGHTS + 800
     stand.look(2)
     slot = stand.wait_for_slot("a", 500)
-    assert (slot.position, stand.gate.snapshot().eviction_needed) == (1, 301)
-    await stand.look_until(lambda: slot.position is None)
+    assert (stand.gate.position(slot.id), stand.gate.snapshot().eviction_needed) == (1, 301)
+    await stand.look_until(lambda: stand.gate.position(slot.id) is None)
     assert 0 < len(stand.sent) <= 6, "no more than is needed"
     assert {body["abandon"] for body in stand.sent} == {True, False}
     assert stand.recycled == []
-    assert stand.guard.snapshot().reclaims == 1
+    assert stand.guard.snapshot().actions["reclaims"] == 1
 
 
-async def test_it_ends_when_somebody_was_let_in_meanwhile() -> None:
+async def test_it_ends_when_the_request_was_admitted_meanwhile() -> None:
     stand = Stand(evictable=False)
     stand.active = WEIGHTS + 950
     stand.look(2)
     slot = stand.wait_for_slot("a", 500)
     await stand.look_until(lambda: len(stand.sent) == 2)
     stand.gate.set_retained(0)
-    assert slot.position is None
-    stand.gate.set_retained(950)  # as when the gate has lost patience, and let it in all the same
+    assert stand.gate.position(slot.id) is None
+    stand.gate.set_retained(950)  # as if the gate had waited long enough, and admitted it all the same
     for _ in range(50):
         stand.look()
         await asyncio.sleep(0)
@@ -45,7 +45,7 @@ async def test_it_ends_when_somebody_was_let_in_meanwhile() -> None:
     stand.slots.close()
 
 
-async def test_nothing_is_taken_from_sessions_while_nobody_wants_it(stand: Stand) -> None:
+async def test_retained_memory_is_left_alone_while_no_request_needs_it(stand: Stand) -> None:
     stand.active = WEIGHTS + 900
     stand.look(2)
     stand.wait_for_slot("a", 50)
@@ -55,34 +55,34 @@ async def test_nothing_is_taken_from_sessions_while_nobody_wants_it(stand: Stand
     assert stand.sent == []
 
 
-async def test_beside_others_only_where_their_padded_rows_are_few(stand: Stand) -> None:
+async def test_it_evicts_beside_others_where_their_padded_rows_are_few(stand: Stand) -> None:
     stand.active = WEIGHTS + 800
     stand.look(2)
     stand.run("small", 10)
     slot = stand.wait_for_slot("large", 400)
-    assert slot.position == 1
+    assert stand.gate.position(slot.id) == 1
     await stand.look_until(lambda: bool(stand.sent))
 
 
-async def test_not_beside_one_whose_rows_would_be_pinned(stand: Stand) -> None:
+async def test_it_does_not_evict_beside_a_request_whose_rows_would_be_pinned(stand: Stand) -> None:
     stand.active = WEIGHTS + 700
     stand.look(2)
     stand.run("large", 200)
-    assert stand.wait_for_slot("other", 200).position == 1
+    assert stand.gate.position(stand.wait_for_slot("other", 200).id) == 1
     for _ in range(50):
         stand.look()
         await asyncio.sleep(0)
     assert stand.sent == []
 
 
-async def test_what_stays_is_a_reason_to_recycle_once_and_seldom() -> None:
+async def test_memory_that_stays_is_a_reason_to_recycle_once_and_rarely() -> None:
     stand = Stand(evictable=False)
     stand.active = WEIGHTS + 800
     stand.look(2)
     slot = stand.wait_for_slot("a", 500)
     await stand.look_until(lambda: bool(stand.recycled))
     assert len(stand.sent) >= 8
-    await stand.look_until(lambda: slot.position is None)
+    await stand.look_until(lambda: stand.gate.position(slot.id) is None)
 
     stand.slots.close()
     stand.active = WEIGHTS + 800
@@ -94,7 +94,7 @@ async def test_what_stays_is_a_reason_to_recycle_once_and_seldom() -> None:
         stand.look()
         await asyncio.sleep(0)
     assert len(stand.recycled) == 1
-    assert len(stand.sent) == sent + 8, "what did not help is not done again for the same"
+    assert len(stand.sent) == sent + 8, "what did not help is not repeated for the same memory"
     stand.slots.close()
 
 

@@ -1,4 +1,4 @@
-"""Draft models and adapters as the plan counts them; the probe is the real one."""
+"""Draft models and adapters as the plan counts them; the trace is a real one."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from proxy.config.settings import Settings
-from proxy.planning.draft_models import DraftModels, companions
+from proxy.planning.draft_models import DraftModels, largest_draft_models
 from proxy.planning.planner import Planner
 from tests.support import checkpoints
 
@@ -27,7 +27,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 async def test_nothing_beside_the_model_costs_nothing(cache: Path) -> None:
-    assert await companions([], [], cache) == DraftModels()
+    assert await largest_draft_models([], [], cache) == DraftModels()
 
 
 async def test_of_several_the_largest_counts(model: Path, cache: Path, tmp_path: Path) -> None:
@@ -35,12 +35,12 @@ async def test_of_several_the_largest_counts(model: Path, cache: Path, tmp_path:
     for name, size in (("one", 100), ("two", 300)):
         (tmp_path / name).mkdir()
         (tmp_path / name / "adapters.safetensors").write_bytes(b"x" * size)
-    found = await companions(
+    found = await largest_draft_models(
         [str(small), str(model)], [tmp_path / "one", tmp_path / "two", tmp_path / "none"], cache
     )
     assert found.weights == 17 * 10**9 + 300
-    assert found.law is not None
-    assert found.law.slope == ROW
+    assert found.cost_model is not None
+    assert found.cost_model.bytes_per_row == ROW
     assert (found.reason, found.missing) == (None, ())
 
 
@@ -51,7 +51,7 @@ async def test_what_requests_may_name_is_part_of_the_plan(model: Path, cache: Pa
     settings = Settings.model_validate({"memory": memory, "request": named})
     plan = await Planner(settings, cache).plan(model)
     assert plan.model.weights == 2 * 17 * 10**9 + 1000
-    assert plan.bytes_per_row == 2 * ROW
+    assert plan.model.cost_model.bytes_per_row == 2 * ROW
     assert plan.model.batched, "requests that name none run together"
 
 
@@ -72,4 +72,4 @@ async def test_a_draft_model_that_cannot_be_traced_makes_a_bound(
     plan = await Planner(Settings.model_validate({"upstream": upstream}), cache).plan(model)
     assert plan.summary()["exact"] is False
     assert any("the draft model's" in warning for warning in plan.warnings)
-    assert plan.bytes_per_row > 2 * ROW
+    assert plan.model.cost_model.bytes_per_row > 2 * ROW

@@ -1,4 +1,4 @@
-"""Settings, probe and machine put together; the probe is the real one, of configurations of real sizes."""
+"""The planner with real traces of configurations of real sizes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 from proxy.config.settings import Settings
 from proxy.planning import planner as planning
 from proxy.planning.learned_limits import LearnedLimits
-from proxy.planning.planner import Planner, local_folder, server_options, wishes
+from proxy.planning.planner import Planner, local_folder, overrides, server_options
 from supervisor.child.generation import Death
 from supervisor.lifecycle.causes import Cause
 from supervisor.lifecycle.state_machine import State
@@ -49,7 +49,7 @@ async def test_a_dense_70b(llama: Path, cache: Path) -> None:
     plan = await Planner(settings(), cache).plan(llama)
     assert plan.model.weights == 39_700_000_000
     assert plan.ceiling.bytes == 48 * 10**9
-    assert plan.bytes_per_row == 80 * 8 * 256 * 2
+    assert plan.model.cost_model.bytes_per_row == 80 * 8 * 256 * 2
     assert plan.running == 1
     assert all(choice.given for choice in plan.choices)
     assert plan.max_prompt is not None
@@ -65,7 +65,7 @@ async def test_the_machine_is_read_again_for_a_child_that_runs(
     monkeypatch.setattr(planning.memory_limits, "read", lambda *_: free)
     started = await planner.plan(llama)
     monkeypatch.setattr(planning.memory_limits, "read", lambda *_: replace(free, available=38 * 10**9))
-    plans = await planner.again(started, child=40 * 10**9)
+    plans = await planner.replan(started, child=40 * 10**9)
     assert plans is not None
     same, anew = plans
     assert same.ceiling.bytes == anew.ceiling.bytes == started.ceiling.bytes + 30 * 10**9
@@ -74,23 +74,23 @@ async def test_the_machine_is_read_again_for_a_child_that_runs(
     ]
     assert started.max_prompt is not None
     assert anew.max_prompt is None or anew.max_prompt > 2 * started.max_prompt, "it could be wider now"
-    assert await Planner(settings(), cache).again(started, child=0) is None
+    assert await Planner(settings(), cache).replan(started, child=0) is None
 
 
 @pytest.mark.real
 async def test_windows_cost_no_more_once_they_are_full(gemma: Path, cache: Path) -> None:
     plan = await Planner(settings(), cache).plan(gemma)
-    assert plan.bytes_per_row == 10 * 16 * 256 * 2
-    assert plan.model.law.windows == {1024: 52 * 16 * 256 * 2}
+    assert plan.model.cost_model.bytes_per_row == 10 * 16 * 256 * 2
+    assert plan.model.cost_model.windows == {1024: 52 * 16 * 256 * 2}
 
 
 @pytest.mark.real
 async def test_flags_of_the_server_change_the_law(llama: Path, gemma: Path, cache: Path) -> None:
     args = ["--kv-bits", "8", "--draft-model", str(gemma)]
     plan = await Planner(settings(upstream={"args": args}), cache).plan(llama)
-    assert plan.model.law.quantization == Quantization(8)
+    assert plan.model.cost_model.quantization == Quantization(8)
     assert plan.model.weights == 39_700_000_000 + 16_800_000_000
-    assert plan.bytes_per_row == 80 * 8 * 256 * 2 + 10 * 16 * 256 * 2
+    assert plan.model.cost_model.bytes_per_row == 80 * 8 * 256 * 2 + 10 * 16 * 256 * 2
     assert plan.running == 1
 
 
@@ -114,7 +114,7 @@ async def test_a_restart_asks_nobody_anew_but_for_memory(
         raise AssertionError("it knows")
 
     with monkeypatch.context() as patched:
-        patched.setattr(planning, "probe", asked)
+        patched.setattr(planning, "trace_model", asked)
         patched.setattr(planning, "offered_flags", asked)
         assert (await planner.plan(llama)).model is first.model
     os.utime(llama / "config.json", ns=(1, 1))
@@ -134,7 +134,7 @@ async def test_who_did_not_answer_is_asked_again_but_not_at_each_restart(
         return Traced(CostModel((CachePart(GrowthKind.GROWING, 10**6),)), reason="it took too long")
 
     monkeypatch.setattr(planning, "offered_flags", no_answer)
-    monkeypatch.setattr(planning, "probe", untraced)
+    monkeypatch.setattr(planning, "trace_model", untraced)
     planner = Planner(settings(), cache, clock=lambda: now[0])
     for now[0] in (0.0, 10.0, 599.0, 601.0):
         await planner.plan(llama)
@@ -146,7 +146,7 @@ async def test_a_death_for_memory_lowers_what_follows(llama: Path, cache: Path) 
     limits = LearnedLimits()
     planner = Planner(settings(), cache, limits)
     before = await planner.plan(llama)
-    limits.died(Death(1, Cause.METAL_OOM, "", "", None, None, (), State.READY, False, 47 * 10**9))
+    limits.record_death(Death(1, Cause.METAL_OOM, "", "", None, None, (), State.READY, False, 47 * 10**9))
     after = await planner.plan(llama)
     assert after.ceiling.bytes == pytest.approx(0.95 * 47 * 10**9)
     assert "learned from a death" in after.ceiling.source
@@ -167,9 +167,9 @@ def test_server_options_are_read_as_the_server_reads_them() -> None:
 
 
 def test_auto_is_no_wish() -> None:
-    assert wishes(Settings()).prefill_step_size is None
-    assert not wishes(Settings()).own_command
-    fixed = wishes(settings(upstream={"prefill_step_size": 512, "telemetry": "off"}))
+    assert overrides(Settings()).prefill_step_size is None
+    assert not overrides(Settings()).own_command
+    fixed = overrides(settings(upstream={"prefill_step_size": 512, "telemetry": "off"}))
     assert fixed.prefill_step_size == 512
     assert fixed.own_command
 

@@ -2,17 +2,19 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
 import pytest
 
-from proxy.config.settings import Settings
-from proxy.errors import RestartingFailed, Unavailable
+from proxy.config.settings import RequestSettings, Settings
+from proxy.errors import RestartFailed, Unavailable
 from proxy.planning import preparation
 from proxy.planning.planner import Planner
-from proxy.planning.preparation import Preparation
+from proxy.planning.preparation import Preparation, image_policy, request_bounds
 from proxy.prompt.counter import TokenCounter, TokenizerInfo, TokenizerUnavailable
+from supervisor.child.options import CannotStart
 from supervisor.lifecycle.causes import Cause
 from supervisor.memory_model.activations import Model, Traced
 from supervisor.memory_model.ceiling import Ceiling
@@ -20,7 +22,6 @@ from supervisor.memory_model.flags import FlagOverrides
 from supervisor.memory_model.kv_cache import CachePart, CostModel, GrowthKind
 from supervisor.memory_model.plan import Plan, plan
 from supervisor.model.resolve import ModelUnavailable
-from supervisor.supervisor import CannotStart
 
 INFO = TokenizerInfo(
     vocab_size=100, context_length=4096, has_chat_template=True, has_tool_calling=False, has_thinking=False
@@ -108,7 +109,7 @@ async def test_a_model_that_cannot_be_had_fails_requests_at_once_and_can_be_trie
     with pytest.raises(CannotStart) as caught:
         await made.prepare()
     assert caught.value.cause is Cause.BAD_MODEL
-    with pytest.raises(RestartingFailed):
+    with pytest.raises(RestartFailed):
         await made.ready(5)
     await made.prepare()
     assert (await made.ready(5)).folder == Path("/models/a")
@@ -122,7 +123,7 @@ async def test_a_tokenizer_that_cannot_be_loaded_fails_requests_at_once(
     made = make(tokens)
     await made.prepare()
     assert made.failure is None
-    with pytest.raises(RestartingFailed) as caught:
+    with pytest.raises(RestartFailed) as caught:
         await made.ready(5)
     assert "cannot be loaded" in caught.value.message
     assert made.failure == "tokenizer.json is damaged"
@@ -153,8 +154,8 @@ def planned(monkeypatch: pytest.MonkeyPatch) -> list[Plan | Exception]:
 
 def a_plan(ceiling: int) -> Plan:
     """Of a model that costs a megabyte per token and has 1 GB of weights."""
-    traced = Traced(law=CostModel((CachePart(GrowthKind.GROWING, 10**6),)))
-    model = Model(weights=10**9, law=traced.law, traced=traced, batched=True)
+    traced = Traced(cost_model=CostModel((CachePart(GrowthKind.GROWING, 10**6),)))
+    model = Model(weights=10**9, cost_model=traced.cost_model, traced=traced, batched=True)
     return plan(model, Ceiling(ceiling, "a test"), FlagOverrides(), frozenset({"--prompt-cache-size"}), 4096)
 
 
@@ -215,3 +216,30 @@ async def test_a_plan_that_fails_leaves_the_servers_defaults(
     assert (await made.prepare()).argv == ("--model", "/models/a")
     tokens.loaded.set_result(INFO)
     assert (await made.ready(5)).limits.max_prompt_tokens == 4096
+
+
+def test_settings_become_what_requests_are_checked_against() -> None:
+    settings = RequestSettings(
+        adapters=("a",),
+        draft_models=("d",),
+        role_mapping=True,
+        template_arguments=("persona=x|y",),
+        max_images=3,
+        max_image_bytes=1000,
+        image_hosts=("pics.example",),
+    )
+    checked_by = request_bounds(settings, replace(INFO, image_obstacle=None), Path("/models/m"))
+    assert checked_by.vocab_size == 100
+    assert checked_by.allowlist.model == "/models/m"
+    assert checked_by.allowlist.adapters == {"a"}
+    assert checked_by.allowlist.draft_models == {"d"}
+    assert checked_by.allowlist.arguments["persona"] == {"x", "y"}
+    assert checked_by.allowlist.arguments["enable_thinking"] is None
+    policy = checked_by.images
+    assert (policy.most, policy.most_bytes, policy.hosts) == (3, 1000, {"pics.example"})
+    assert policy.obstacle is None
+
+
+def test_no_images_are_taken_where_none_are_wanted_or_seen() -> None:
+    assert image_policy(RequestSettings(), "blind").obstacle == "blind"
+    assert image_policy(RequestSettings(max_images=0)).obstacle == "this server is set to take no images"

@@ -22,8 +22,8 @@ def test_auto_leaves_the_servers_own_defaults() -> None:
 
 
 def test_auto_takes_the_plans_choice_where_the_server_has_the_flag() -> None:
-    traced = Traced(law=CostModel((CachePart(GrowthKind.GROWING, 1000),)))
-    model = Model(weights=10**9, law=traced.law, traced=traced, batched=True)
+    traced = Traced(cost_model=CostModel((CachePart(GrowthKind.GROWING, 1000),)))
+    model = Model(weights=10**9, cost_model=traced.cost_model, traced=traced, batched=True)
     offered = frozenset({"--prefill-step-size", "--prompt-cache-size"})
     made = plan(model, Ceiling(10**10, "a test"), FlagOverrides(prefill_step_size=512), offered, 4096)
     settings = Settings.model_validate({"upstream": {"prompt_concurrency": 5}})

@@ -93,14 +93,14 @@ async def test_a_growing_conversation_is_counted_as_if_it_were_new(
             assert await tokens.count(said(*contents)) == await in_full(said(*contents))
 
 
-async def test_a_prompt_is_foreseen_with_its_count(tokens: TokenCounter) -> None:
+async def test_a_prompt_is_predicted_with_its_count(tokens: TokenCounter) -> None:
     whole, expected = said(TEXT, "answer", "more"), await tokens.count(said(TEXT, "answer", "more"))
     assert await tokens.count_and_predict(whole, None, of="a", batched=True) == (expected, None), "no child"
-    await tokens.ask_predictor("reset", rules={}, most_copied=1000)
+    await tokens.ask_predictor("reset", rules={}, max_cost=1000)
     count, told = await tokens.count_and_predict(whole, None, of="a", batched=True)
     assert told is not None
     assert count == told["tokens"] == expected
-    assert told["leaves"][-1] == expected - 1
+    assert told["inserts"][-1] == expected - 1
     _, told = await tokens.count_and_predict(whole, expected - 1, of="a", batched=True)
     assert told is None, "it will not be sent as it is"
 
@@ -245,8 +245,8 @@ async def test_a_count_that_the_server_does_not_share_ends_counting_by_parts(
     tokens = TokenCounter()
     assert (await tokens.start(tiny_model, [])).incremental
     asked: list[bool] = []
-    ask = tokens._ask_twice
-    tokens._ask_twice = lambda request: asked.append(request["incremental"]) or ask(request)  # type: ignore[method-assign,func-returns-value]
+    ask = tokens._ask_worker
+    tokens._ask_worker = lambda request: asked.append(request["incremental"]) or ask(request)  # type: ignore[method-assign,func-returns-value]
     count = await tokens.count(said("hi"))
     tokens.check(count, count)
     assert await tokens.count(said("hi")) == count

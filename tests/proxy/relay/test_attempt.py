@@ -1,18 +1,15 @@
-"""One attempt, told step by step; what its clients see of it all is in test_relay.py."""
+"""One attempt, step by step; what its clients see of it is in test_relay.py."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator
 from typing import Any
 
 import aiohttp
 import pytest
 from aiohttp import web
 
-from proxy.cache.search_stalls import Blind
-from proxy.job import Job
 from proxy.stream.rewrite import Rewriter
 from tests.support import child_events
 from tests.support.relay_stand import Stand, a_stand, events_of, eventually
@@ -24,49 +21,19 @@ async def stand() -> AsyncIterator[Stand]:
         yield stand
 
 
-class Told(Blind):
-    """What the relay tells of its requests, in order."""
-
-    def __init__(self) -> None:
-        self.steps: list[str] = []
-
-    async def foresee(self, job: Job) -> int:
-        self.steps.append("foresee")
-        return await super().foresee(job)
-
-    async def asking(self, job: Job) -> None:
-        self.steps.append("asking")
-
-    @contextmanager
-    def asked(self, job: Job) -> Iterator[None]:
-        self.steps.append("asked")
-        yield
-        self.steps.append("left")
-
-    def answering(self, job: Job) -> None:
-        self.steps.append("answering")
-
-    def read(self, job: Job) -> None:
-        self.steps.append("read")
-
-    def ended(self, job: Job, *, complete: bool) -> None:
-        self.steps.append(f"ended {complete}")
-
-
 async def test_a_request_is_followed_step_by_step(stand: Stand) -> None:
-    told = stand.foresight = Told()
     asking = stand.ask(stream=True)
     await (await stand.child.call()).answer(child_events.chat_stream("Hel", "lo"))
     await (await asking).read()
-    assert told.steps == ["foresee", "asking", "asked", "answering", "read", "left", "ended True"]
+    steps = ["predict", "asked", "answer began", "prompt read", "attempt ended", "ended ok"]
+    assert stand.search_stalls.steps == steps
 
 
 async def test_what_the_child_refuses_ends_incomplete(stand: Stand) -> None:
-    told = stand.foresight = Told()
     asking = stand.ask()
     await (await stand.child.call()).refuse(400, "no")
     assert (await asking).status == 400
-    assert told.steps[-1] == "ended False"
+    assert stand.search_stalls.steps == ["predict", "asked", "attempt ended", "ended invalid"]
 
 
 async def test_log_probabilities_are_asked_for_unstreamed(stand: Stand) -> None:

@@ -1,4 +1,4 @@
-"""Seeing requests out: of a child that says when they are gone, of one that dies, of one that is silent."""
+"""Disconnected requests: a child that says when it dropped them, one that dies, and one that is silent."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from proxy.job import Job
 from proxy.relay.disconnects import Disconnects
 from proxy.relay.drop_detection import ROUND_S, DropEvidence
-from proxy.upstream.exchange import LeftExchange
+from proxy.upstream.exchange import AbortedExchange
 from supervisor.child.generation import Generation
 from supervisor.child.process import Telemetry
 from tests.support.relay_stand import eventually
@@ -30,12 +30,12 @@ class Stand:
         self.released = 0
         self.told: list[tuple[DropEvidence, float]] = []
         self.generation = Generation(1, 1, lambda: None, self.telemetry)
-        self.leavings = Disconnects(
+        self.disconnects = Disconnects(
             batched=lambda: batched,
-            on_gone=lambda gone, took: self.told.append((gone, took)),
+            on_dropped=lambda evidence, took: self.told.append((evidence, took)),
             clock=lambda: self.now,
         )
-        self.place: Any = SimpleNamespace(keep=lambda: self.release)
+        self.slot: Any = SimpleNamespace(retain=lambda: self.release)
 
     def telemetry(self) -> Telemetry:
         return Telemetry(0, 0, 0, 0, self.idle or 0.0, idle=self.idle is not None)
@@ -45,7 +45,7 @@ class Stand:
 
     def leave(self, job: object = None, *, step_s: float = 1.0) -> None:
         job = job or A_JOB
-        self.leavings.expect(cast("Job", job), self.place, self.generation)(LeftExchange(PORT, step_s))
+        self.disconnects.expect(cast("Job", job), self.slot, self.generation)(AbortedExchange(PORT, step_s))
 
     async def waits(self) -> None:
         """Some looks later it has still not been released."""
@@ -55,22 +55,22 @@ class Stand:
 
 @pytest.fixture(autouse=True)
 def often(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("proxy.relay.disconnects._LOOK_S", 0.001)
+    monkeypatch.setattr("proxy.relay.disconnects._INTERVAL_S", 0.001)
 
 
 @pytest.fixture
 async def stand() -> Any:
     stand = Stand()
     yield stand
-    await stand.leavings.stop()
+    await stand.disconnects.stop()
 
 
 async def test_what_ended_by_itself_is_released_at_once(stand: Stand) -> None:
-    stand.leavings.expect(cast("Job", None), stand.place, stand.generation)(None)
+    stand.disconnects.expect(cast("Job", None), stand.slot, stand.generation)(None)
     assert (stand.released, stand.told) == (1, [])
 
 
-async def test_it_is_gone_when_the_child_has_nothing_to_do(stand: Stand) -> None:
+async def test_it_is_dropped_when_the_child_has_nothing_to_do(stand: Stand) -> None:
     stand.leave()
     await stand.waits()
     stand.now, stand.idle = 3.0, 2.9
@@ -78,11 +78,11 @@ async def test_it_is_gone_when_the_child_has_nothing_to_do(stand: Stand) -> None
     assert stand.told == [(DropEvidence.IDLE, 3.0)]
 
 
-async def test_it_is_gone_a_step_after_the_child_gave_it_up(stand: Stand) -> None:
+async def test_it_is_dropped_a_step_after_the_child_noticed(stand: Stand) -> None:
     stand.leave(step_s=2.0)
     await asyncio.sleep(0)
     stand.now = 5.0
-    stand.generation.gave_up(PORT)
+    stand.generation.connection_dropped(PORT)
     await stand.waits()
     stand.now = 5.0 + ROUND_S + 2.0
     await eventually(lambda: stand.released == 1)
@@ -101,26 +101,26 @@ async def test_a_silent_child_is_given_time(stand: Stand, caplog: pytest.LogCapt
     stand.leave()
     stand.now = 1000.0
     await eventually(lambda: stand.released == 1)
-    assert stand.told == [(DropEvidence.UNSEEN, 1000.0)]
-    assert caplog.messages == ["not_seen_leaving"]
+    assert stand.told == [(DropEvidence.TIMEOUT, 1000.0)]
+    assert caplog.messages == ["drop_not_detected"]
 
 
-async def test_who_is_to_run_again_waits_until_it_is_gone(stand: Stand) -> None:
+async def test_a_request_that_runs_again_waits_until_it_is_dropped(stand: Stand) -> None:
     job = cast("Job", A_JOB)
-    await stand.leavings.gone(job)
+    await stand.disconnects.dropped(job)
     stand.leave()
-    waiting = asyncio.create_task(stand.leavings.gone(job))
+    waiting = asyncio.create_task(stand.disconnects.dropped(job))
     await stand.waits()
     assert not waiting.done()
     stand.now = 1000.0
     await waiting
     assert stand.released == 1
-    await stand.leavings.gone(job)
+    await stand.disconnects.dropped(job)
 
 
 async def test_stopping_waits_for_nobody(stand: Stand) -> None:
     stand.leave()
-    await stand.leavings.stop()
+    await stand.disconnects.stop()
     assert stand.released == 1
 
 
@@ -141,7 +141,7 @@ async def test_a_sequential_one_is_known_to_read_on(
     stand.now = 10.0
     stand.leave(reading(sequential=sequential, events=events), step_s=0.0)
     await asyncio.sleep(0)
-    stand.generation.gave_up(PORT)
+    stand.generation.connection_dropped(PORT)
     await asyncio.sleep(0.01)
     stand.now = 10.0 + ROUND_S + unread_s - 0.1
     await stand.waits()
@@ -153,12 +153,12 @@ async def test_a_sequential_one_is_known_to_read_on(
     ("batched", "sequential", "events", "dropped"),
     [(True, False, 0, True), (True, True, 0, False), (False, False, 0, False), (False, True, 1, True)],
 )
-async def test_its_place_is_another_s_unless_its_prompt_is_read_to_the_end_first(
+async def test_its_slot_is_another_s_unless_its_prompt_is_read_to_the_end_first(
     batched: bool, sequential: bool, events: int, dropped: bool
 ) -> None:
     stand = Stand(batched=batched)
-    stand.place.dropped = False
+    stand.slot.dropped = False
     seen = SimpleNamespace(events=events, progress=None)
     stand.leave(SimpleNamespace(seen=seen, asked=None, answer=ANSWER, sequential=sequential))
-    assert stand.place.dropped is dropped
-    await stand.leavings.stop()
+    assert stand.slot.dropped is dropped
+    await stand.disconnects.stop()

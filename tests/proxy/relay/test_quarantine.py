@@ -1,8 +1,7 @@
-"""The inquest: whose requests were in flight, what is kept, and what a client is told."""
+"""Attributing crashes: which requests were in flight, what is recorded, and what a client is told."""
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,8 +10,9 @@ import pytest
 from proxy.errors import PromptTooLong, Quarantined
 from proxy.job import Job, Stage
 from proxy.planning.learned_limits import LearnedLimits
-from proxy.relay.blame import SENTENCE_S, Isolation
-from proxy.relay.quarantine import FILE, Quarantine
+from proxy.planning.learned_state import FILE, LearnedFile, read_section
+from proxy.relay.blame import QUARANTINE_S, Isolation
+from proxy.relay.quarantine import SUSPECTS, Quarantine
 from supervisor.child.generation import Death
 from supervisor.lifecycle.causes import Cause
 from supervisor.lifecycle.state_machine import State
@@ -37,32 +37,32 @@ def a_job(
     return job
 
 
-def death(cause: Cause = Cause.SEGFAULT, *, outside: bool = False) -> Death:
-    return Death(1, cause, "", "", None, None, (), State.READY, outside)
+def death(cause: Cause = Cause.SEGFAULT, *, external: bool = False) -> Death:
+    return Death(1, cause, "", "", None, None, (), State.READY, external)
 
 
 class Stand:
     def __init__(self, folder: Path, model: str = "m") -> None:
         self.jobs: list[Job] = []
         self.now = 100.0
-        self.errands = 0
-        self.file = folder / FILE
+        self.internal_requests = 0
+        self.file = LearnedFile(folder)
         self.limits = LearnedLimits(clock=lambda: 3.5)
-        self.inquest = Quarantine(
+        self.quarantine = Quarantine(
             lambda: self.jobs,
             self.file,
             model=model,
             limits=self.limits,
-            errands=lambda: self.errands,
+            internal_requests=lambda: self.internal_requests,
             clock=lambda: 3.5,
             wall=lambda: self.now,
         )
-        self.inquest.load()
+        self.quarantine.load()
 
     def kill(self, *jobs: Job, cause: Cause = Cause.SEGFAULT, times: int = 1) -> None:
         self.jobs = list(jobs)
         for _ in range(times):
-            self.inquest.hold(death(cause))
+            self.quarantine.attribute(death(cause))
 
 
 async def test_only_what_the_dead_child_was_working_on_is_looked_at(tmp_path: Path) -> None:
@@ -75,10 +75,10 @@ async def test_only_what_the_dead_child_was_working_on_is_looked_at(tmp_path: Pa
         a_job("new", generation=None),
         a_job("on its way", asked=None),
     ]
-    (work,) = stand.inquest.hold(death())
+    (work,) = stand.quarantine.attribute(death())
     assert (work.answer_id, work.phase, work.running_s) == ("cmpl-working", "prefill", 2.5)
     assert (work.suspect, work.refused_s, len(work.fingerprint)) == (True, None, 16)
-    await stand.inquest.stop()
+    await stand.file.stop()
 
 
 async def test_a_suspect_that_has_not_reached_the_child_is_not_sentenced(tmp_path: Path) -> None:
@@ -86,99 +86,102 @@ async def test_a_suspect_that_has_not_reached_the_child_is_not_sentenced(tmp_pat
     stand, suspect = Stand(tmp_path), a_job("suspect")
     stand.kill(suspect, a_job("company"))
     stand.kill(a_job("suspect", asked=None))
-    assert stand.inquest.solitude(suspect) is not Isolation.NONE, "still a suspect, not refused"
-    await stand.inquest.stop()
+    assert stand.quarantine.isolation(suspect) is not Isolation.NONE, "still a suspect, not refused"
+    await stand.file.stop()
 
 
 async def test_a_sentence_survives_the_proxy_and_ends_in_time(tmp_path: Path) -> None:
     stand, poison = Stand(tmp_path), a_job("poison")
     stand.kill(poison, times=2)
-    await stand.inquest.stop()
-    assert "seed" not in stand.file.read_text()
+    await stand.file.stop()
+    assert "seed" not in (tmp_path / FILE).read_text()
 
     later = Stand(tmp_path)
     with pytest.raises(Quarantined):
-        later.inquest.solitude(poison)
-    later.now += SENTENCE_S
-    assert later.inquest.solitude(poison) is Isolation.UNTIL_CONTENT
-    assert later.inquest.solitude(a_job("other")) is Isolation.NONE
-    await later.inquest.stop()
+        later.quarantine.isolation(poison)
+    later.now += QUARANTINE_S
+    assert later.quarantine.isolation(poison) is Isolation.UNTIL_FIRST_TOKEN
+    assert later.quarantine.isolation(a_job("other")) is Isolation.NONE
+    await later.file.stop()
 
 
 async def test_what_killed_one_model_says_nothing_of_another(tmp_path: Path) -> None:
     stand, poison = Stand(tmp_path), a_job("poison")
     stand.kill(poison, times=2)
-    await stand.inquest.stop()
+    await stand.file.stop()
     other = Stand(tmp_path, model="other")
-    assert other.inquest.solitude(poison) is Isolation.NONE
+    assert other.quarantine.isolation(poison) is Isolation.NONE
 
 
 async def test_a_sentence_is_in_the_report(tmp_path: Path) -> None:
     stand, poison = Stand(tmp_path), a_job("poison")
     stand.kill(poison)
-    (work,) = stand.inquest.hold(death())
-    assert (work.suspect, work.refused_s) == (True, SENTENCE_S)
-    await stand.inquest.stop()
+    (work,) = stand.quarantine.attribute(death())
+    assert (work.suspect, work.refused_s) == (True, QUARANTINE_S)
+    await stand.file.stop()
 
 
 @pytest.mark.parametrize(("proven", "limit"), [(100, 500), (800, 800)])
 async def test_a_memory_killer_is_told_what_is_safe(tmp_path: Path, proven: int, limit: int) -> None:
     stand, killer = Stand(tmp_path), a_job("killer", tokens=1000)
-    stand.inquest.completed(a_job("small", tokens=proven))
+    stand.quarantine.completed(a_job("small", tokens=proven))
     stand.kill(killer, cause=Cause.METAL_OOM)
     stand.kill(killer, cause=Cause.ALLOCATION_REFUSED)
     with pytest.raises(PromptTooLong) as refusal:
-        stand.inquest.solitude(killer)
+        stand.quarantine.isolation(killer)
     assert (refusal.value.limit, refusal.value.prompt_tokens) == (limit, 1000)
-    await stand.inquest.stop()
+    await stand.file.stop()
 
 
 async def test_what_somebody_did_is_reported_and_blamed_on_nobody(tmp_path: Path) -> None:
     stand = Stand(tmp_path)
     stand.jobs = [a_job("innocent")]
     for _ in range(5):
-        (work,) = stand.inquest.hold(death(Cause.KILLED_BY_SYSTEM, outside=True))
+        (work,) = stand.quarantine.attribute(death(Cause.KILLED_BY_SYSTEM, external=True))
         assert not work.suspect
-    assert stand.inquest.solitude(stand.jobs[0]) is Isolation.NONE
+    assert stand.quarantine.isolation(stand.jobs[0]) is Isolation.NONE
 
 
 async def test_a_death_beside_a_request_of_ours_is_blamed_on_nobody(tmp_path: Path) -> None:
     stand, innocent = Stand(tmp_path), a_job("innocent")
-    stand.errands = 1
+    stand.internal_requests = 1
     stand.kill(innocent, times=3)
-    assert stand.inquest.solitude(innocent) is Isolation.NONE
-    await stand.inquest.stop()
+    assert stand.quarantine.isolation(innocent) is Isolation.NONE
+    await stand.file.stop()
 
 
 async def test_who_completes_is_cleared_also_in_the_file(tmp_path: Path) -> None:
     stand, suspect = Stand(tmp_path), a_job("suspect")
     stand.kill(suspect)
-    stand.inquest.completed(suspect)
-    await stand.inquest.stop()
-    assert json.loads(stand.file.read_text())["records"] == {}
-    assert stand.inquest.solitude(suspect) is Isolation.NONE
+    stand.quarantine.completed(suspect)
+    await stand.file.stop()
+    stored = read_section(tmp_path, SUSPECTS)
+    assert stored is not None
+    assert stored.records == {}
+    assert stand.quarantine.isolation(suspect) is Isolation.NONE
 
 
 async def test_deaths_and_work_teach_what_memory_there_is(tmp_path: Path) -> None:
     stand, job = Stand(tmp_path), a_job("a")
-    stand.limits.planned(10**9)
+    stand.limits.set_ceiling(10**9)
     stand.jobs = [job]
-    stand.inquest.hold(replace(death(Cause.CUDA_OOM), held=10**9))
+    stand.quarantine.attribute(replace(death(Cause.CUDA_OOM), active_bytes=10**9))
     assert stand.limits.learned.deaths == 1
-    stand.inquest.completed(job)
+    stand.quarantine.completed(job)
     assert stand.limits.learned.worked_s > 0
-    await stand.inquest.stop()
+    await stand.file.stop()
 
 
 async def test_who_endured_two_deaths_is_alone_whoever_is_blamed(tmp_path: Path) -> None:
     stand, job = Stand(tmp_path), a_job("a")
     job.answer.attempts = 2
-    assert stand.inquest.solitude(job) is Isolation.UNTIL_CONTENT
+    assert stand.quarantine.isolation(job) is Isolation.UNTIL_FIRST_TOKEN
 
 
 @pytest.mark.parametrize(
-    "content", ["{", "[]", '{"version": 1, "model": "m"}', '{"version": 1, "model": "m", "records": 3}']
+    "content",
+    ["{", "[]", '{"version": 1, "suspects": {"model": 1}}', '{"version": 1, "suspects": {"records": 3}}'],
 )
 def test_a_file_that_is_broken_is_as_good_as_none(tmp_path: Path, content: str) -> None:
     (tmp_path / FILE).write_text(content)
-    assert Stand(tmp_path).inquest.solitude(a_job("a")) is Isolation.NONE
+    assert Stand(tmp_path).quarantine.isolation(a_job("a")) is Isolation.NONE

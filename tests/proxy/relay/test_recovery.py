@@ -223,7 +223,7 @@ async def test_replays_run_in_the_order_of_arrival_before_new_requests(stand: St
 
 
 async def test_a_request_that_found_no_memory_is_run_once_more_alone(stand: Stand) -> None:
-    stand.supervisor.short_of_memory = True
+    stand.supervisor.lacks_memory = True
     other = stand.ask(sampling={"seed": 1})
     running = await stand.child.call()
     asking = stand.ask(sampling={"seed": 2})

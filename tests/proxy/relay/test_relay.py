@@ -140,7 +140,7 @@ async def test_the_deadline_of_a_held_stream_ends_it_by_contract(stand: Stand) -
 
 
 async def test_a_full_queue(stand: Stand) -> None:
-    stand.gate = Gate(Budget(max_running=1), max_waiting=0)
+    stand.gate = Gate(Budget(max_running=1), max_waiting=0, on_sample=lambda _: None)
     asking = stand.ask()
     call = await stand.child.call()
 
@@ -227,7 +227,7 @@ async def test_a_child_that_has_not_begun_to_answer_is_dropped_when_it_does(stan
     asking.cancel()
     await eventually(lambda: stand.jobs[0].stage is Stage.ENDED)
     snapshot = stand.gate.snapshot()
-    assert (snapshot.running, snapshot.leaving) == (1, 1)
+    assert (snapshot.running, snapshot.disconnected) == (1, 1)
     await call.start()
     assert await call.was_reset()
     await eventually(lambda: stand.gate.snapshot().running == 0)
@@ -345,7 +345,7 @@ async def test_what_somebody_did_is_nobodys_fault(stand: Stand) -> None:
     asking = stand.ask()
     for _ in range(2):
         call = await stand.child.call()
-        stand.inquest.hold(dataclasses.replace(stand.supervisor.down(), outside=True))
+        stand.quarantine.attribute(dataclasses.replace(stand.supervisor.down(), external=True))
         await call.finish()
         stand.supervisor.up(stand.child)
     await (await stand.child.call()).answer(child_events.chat_stream("x"))
@@ -392,7 +392,7 @@ async def test_a_suspect_of_decode_is_alone_to_its_end(stand: Stand) -> None:
 
 async def test_a_twin_that_waited_is_not_run_beside_others(stand: Stand) -> None:
     """It entered the queue before its fingerprint was suspected."""
-    stand.gate = Gate(Budget(max_running=2), max_waiting=8)
+    stand.gate = Gate(Budget(max_running=2), max_waiting=8, on_sample=lambda _: None)
     asking = [stand.ask(sampling={"seed": seed}) for seed in (1, 1, 1)]
     first, second = await stand.child.call(), await stand.child.call()
     await eventually(lambda: stand.gate.snapshot().waiting == 1)

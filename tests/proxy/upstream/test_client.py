@@ -9,7 +9,7 @@ import pytest
 
 from proxy.upstream.broken import BreakKind, UpstreamBroken
 from proxy.upstream.client import Upstream
-from proxy.upstream.exchange import LeftExchange
+from proxy.upstream.exchange import AbortedExchange
 from tests.support.exchange_stand import DEATH, PATH, all_of, leave_after_headers, life_of
 from tests.support.fake_child import FakeChild
 from tests.support.relay_stand import eventually
@@ -116,7 +116,7 @@ async def test_a_child_is_not_left_before_it_has_begun_to_answer(
     child: FakeChild, upstream: Upstream
 ) -> None:
     """It would not notice, and generate everything for nobody."""
-    told: list[LeftExchange | None] = []
+    told: list[AbortedExchange | None] = []
     asking = asyncio.create_task(leave_after_headers(child, upstream, told.append))
     call = await child.call()
     asking.cancel()
@@ -124,11 +124,11 @@ async def test_a_child_is_not_left_before_it_has_begun_to_answer(
     assert (asking.cancelled(), told) == (True, [])
     await call.start()
     assert await call.was_reset()
-    assert isinstance(told[0], LeftExchange)
+    assert isinstance(told[0], AbortedExchange)
 
 
 async def test_a_dead_child_is_not_waited_for(child: FakeChild, upstream: Upstream) -> None:
-    told: list[LeftExchange | None] = []
+    told: list[AbortedExchange | None] = []
     life = life_of(child)
     asking = asyncio.create_task(leave_after_headers(child, upstream, told.append, life))
     await child.call()
@@ -142,7 +142,7 @@ async def test_a_request_that_found_no_connection_is_just_forgotten(
     child: FakeChild, upstream: Upstream
 ) -> None:
     child.stop_listening()
-    told: list[LeftExchange | None] = []
+    told: list[AbortedExchange | None] = []
     asking = asyncio.create_task(leave_after_headers(child, upstream, told.append))
     await asyncio.sleep(0.05)
     asking.cancel()

@@ -9,7 +9,7 @@ import pytest
 
 from proxy.upstream.broken import BreakKind, UpstreamBroken
 from proxy.upstream.client import Upstream
-from proxy.upstream.exchange import LeftExchange
+from proxy.upstream.exchange import AbortedExchange
 from tests.support.exchange_stand import DEATH, PATH, all_of, leave_after_headers, life_of
 from tests.support.fake_child import FakeChild
 
@@ -95,7 +95,7 @@ async def test_leaving_resets_the_connection(child: FakeChild, upstream: Upstrea
 
 
 async def test_how_it_ended_is_told_once(child: FakeChild, upstream: Upstream) -> None:
-    told: list[LeftExchange | None] = []
+    told: list[AbortedExchange | None] = []
 
     async def ask(*, to_the_end: bool) -> None:
         async with upstream.post(life_of(child), PATH, b"{}", on_end=told.append) as exchange:

@@ -1,4 +1,4 @@
-"""Which requests take a key away, on a mirror, with one token per character in place of a tokenizer."""
+"""Which requests remove an exact hit, on a simulated cache with one token per character."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ import pytest
 from proxy.cache.radix_tree import Ids
 from proxy.cache.simulator import CacheRules, CacheSimulator
 from proxy.worker.exact_hits import ExactHits
+from proxy.worker.prompt_ids import PromptIds
 from tests.proxy.worker.test_search_shortcuts import ids_of
 
 
-class Characters:
-    """Stands in for ChildIds. `merged`: two characters that are one token; `first`: put before each text."""
+class Characters(PromptIds):
+    """Characters as tokens. `merged`: two characters that are one token; `first`: put before each text."""
 
     def __init__(self, merged: str = "", first: str = "") -> None:
         self.merged, self.first = merged, first
@@ -34,64 +35,64 @@ class Characters:
 CHAT = {"messages": [{"role": "user", "content": "hi"}]}
 
 
-def longer(evasions: ExactHits, ids: Characters, prompt: dict[str, Any]) -> str:
-    way = evasions.wanted(prompt, ids.of(prompt))
+def longer(exact_hits: ExactHits, ids: Characters, prompt: dict[str, Any]) -> str:
+    way = exact_hits.wanted(prompt, ids.of(prompt))
     assert way is not None and not way.abandon and way.body["max_tokens"] == 1
     text: str = way.body["prompt"]
     return text
 
 
-def sent(mirror: CacheSimulator, ids: Characters, text: str) -> None:
-    mirror.insert(ids.of({"prompt": text}), "assistant", unknown=1)
+def sent(simulator: CacheSimulator, ids: Characters, text: str) -> None:
+    simulator.insert(ids.of({"prompt": text}), "assistant", unknown=1)
 
 
 @pytest.mark.parametrize(("merged", "end"), [("", "\n"), ("e\n", " ")])
 def test_a_longer_entry_takes_its_place(merged: str, end: str) -> None:
-    mirror, ids = CacheSimulator(CacheRules()), Characters(merged)
-    evasions = ExactHits(mirror, ids)
+    simulator, ids = CacheSimulator(CacheRules()), Characters(merged)
+    exact_hits = ExactHits(simulator, ids)
     prompt = {"prompt": "hello there"}
-    mirror.insert(ids.of({"prompt": "hello"}), "assistant", unknown=6)
-    assert evasions.is_key(prompt, ids.of(prompt))
-    assert longer(evasions, ids, prompt) == "hello there" + end
-    sent(mirror, ids, "hello there" + end)
-    assert not evasions.is_key(prompt, ids.of(prompt))
-    assert evasions.wanted(prompt, ids.of(prompt)) is None
+    simulator.insert(ids.of({"prompt": "hello"}), "assistant", unknown=6)
+    assert exact_hits.is_hit(prompt, ids.of(prompt))
+    assert longer(exact_hits, ids, prompt) == "hello there" + end
+    sent(simulator, ids, "hello there" + end)
+    assert not exact_hits.is_hit(prompt, ids.of(prompt))
+    assert exact_hits.wanted(prompt, ids.of(prompt)) is None
 
 
 def test_a_chat_begins_with_what_encoding_puts_there() -> None:
-    mirror, ids = CacheSimulator(CacheRules()), Characters(first="<")
-    mirror.insert(ids.of(CHAT), "user")
-    assert longer(ExactHits(mirror, ids), ids, CHAT) == "u>hi<a>\n"
+    simulator, ids = CacheSimulator(CacheRules()), Characters(first="<")
+    simulator.insert(ids.of(CHAT), "user")
+    assert longer(ExactHits(simulator, ids), ids, CHAT) == "u>hi<a>\n"
 
 
 def test_of_a_chat_nothing_is_guessed() -> None:
-    mirror, ids = CacheSimulator(CacheRules()), Characters()
-    mirror.insert(ids.of(CHAT)[:-3], "assistant", unknown=3)
-    assert not ExactHits(mirror, ids).is_key(CHAT, ids.of(CHAT))
+    simulator, ids = CacheSimulator(CacheRules()), Characters()
+    simulator.insert(ids.of(CHAT)[:-3], "assistant", unknown=3)
+    assert not ExactHits(simulator, ids).is_hit(CHAT, ids.of(CHAT))
 
 
 def test_the_longer_one_is_no_key_itself() -> None:
-    mirror, ids = CacheSimulator(CacheRules()), Characters()
+    simulator, ids = CacheSimulator(CacheRules()), Characters()
     for text in ("hello\n", "hello"):
-        mirror.insert(ids.of({"prompt": text}), "assistant")
-    assert longer(ExactHits(mirror, ids), ids, {"prompt": "hello"}) == "hello "
+        simulator.insert(ids.of({"prompt": text}), "assistant")
+    assert longer(ExactHits(simulator, ids), ids, {"prompt": "hello"}) == "hello "
 
 
 @pytest.mark.parametrize("kind", ["assistant", "user"])
 @pytest.mark.parametrize("rules", [CacheRules(trimmable_below=0), CacheRules(sequences=4, trimmable_below=7)])
 def test_what_cannot_be_cut_back_is_pushed_out(rules: CacheRules, kind: Any) -> None:
-    mirror, ids = CacheSimulator(rules), Characters()
-    evasions = ExactHits(mirror, ids)
+    simulator, ids = CacheSimulator(rules), Characters()
+    exact_hits = ExactHits(simulator, ids)
     prompt = {"prompt": "hello"}
     for text in ("one", "two", "three", "four"):
-        mirror.insert(ids.of({"prompt": text}), kind)
-    mirror.insert(ids.of(prompt), kind)
+        simulator.insert(ids.of({"prompt": text}), kind)
+    simulator.insert(ids.of(prompt), kind)
     texts = []
-    while (way := evasions.wanted(prompt, ids.of(prompt))) is not None:
+    while (way := exact_hits.wanted(prompt, ids.of(prompt))) is not None:
         texts.append(str(way.body))
         if way.abandon:
-            mirror.insert(ids.of({"prompt": str(way.body)}), "user")
+            simulator.insert(ids.of({"prompt": str(way.body)}), "user")
         else:
-            sent(mirror, ids, way.body["prompt"])
+            sent(simulator, ids, way.body["prompt"])
     assert 0 < len(texts) <= 2 * rules.sequences
     assert len(set(texts)) == len(texts)

@@ -8,7 +8,7 @@ from typing import Any, cast
 
 import pytest
 
-from proxy.worker.prompt_ids import PromptIds, SegmentEnd, kept, system_messages
+from proxy.worker.prompt_ids import PromptIds, SegmentEnd, stored_ends, system_messages
 from proxy.worker.segments import Segments
 from proxy.worker.server_tokenizer import ServerTokenizer
 
@@ -44,7 +44,7 @@ from proxy.worker.server_tokenizer import ServerTokenizer
 def test_what_the_server_keeps_while_it_reads(
     cuts: list[SegmentEnd], cached: int, expected: list[SegmentEnd]
 ) -> None:
-    assert kept(cuts, cached) == expected
+    assert stored_ends(cuts, cached) == expected
 
 
 class Spelled:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from proxy.worker.segment_check import alarm, checked_segments
+from proxy.worker.segment_check import checked_segments, time_limit
 from tests.support.tokenizer_zoo import KINDS
 
 ROOT = Path(__file__).parents[3]
@@ -18,10 +18,10 @@ ROOT = Path(__file__).parents[3]
 
 def test_the_alarm_ends_what_takes_too_long_and_nothing_after() -> None:
     before = signal.getsignal(signal.SIGALRM)
-    with pytest.raises(TimeoutError), alarm(0.01):
+    with pytest.raises(TimeoutError), time_limit(0.01):
         while True:
             pass
-    with alarm(60):
+    with time_limit(60):
         pass
     assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
     assert signal.getsignal(signal.SIGALRM) is before
@@ -30,7 +30,7 @@ def test_the_alarm_ends_what_takes_too_long_and_nothing_after() -> None:
 def test_what_is_not_understood_is_counted_in_full(caplog: pytest.LogCaptureFixture) -> None:
     """A tokenizer of a model's own may be anything."""
     assert checked_segments(object(), {}, lambda _: [], lambda _: "") is None
-    assert [record.message for record in caplog.records] == ["segments_not_checked"]
+    assert [record.message for record in caplog.records] == ["segment_check_failed"]
 
 
 def test_counts_are_the_servers_for_every_kind_of_tokenizer_and_template(

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
 from proxy.worker import segments as segments_module
-from proxy.worker.segments import AddedToken, Ids, Segments, agrees, choose, common, safe, split
+from proxy.worker.segments import AddedToken, Ids, Segments, agrees, choose, common_prefix, safe, split
 from tests.support.tokenizer_zoo import KINDS, TOKENIZERS, Kind
 
 
@@ -137,32 +137,32 @@ def test_a_text_that_begins_as_another_counts_as_if_it_were_new(
     tails: list[str], grown: list[tuple[int, int]]
 ) -> None:
     words, texts = Words(), [""]
-    segments = Segments(("<a>", "<b>"), words, shortest_stem=0)
+    segments = Segments(("<a>", "<b>"), words, shortest_prefix=0)
     for tail, (earlier, length) in zip(tails, grown, strict=False):
         texts.append(texts[earlier % len(texts)][:length] + tail)
         assert segments.ids(texts[-1]) == Segments(("<a>", "<b>"), Words()).ids(texts[-1])
 
 
-def test_a_growing_text_has_one_stem_and_the_latest_texts_have_theirs() -> None:
-    segments = Segments(("<a>",), Words(), shortest_stem=0)
+def test_a_growing_text_has_one_prefix_and_the_latest_texts_have_theirs() -> None:
+    segments = Segments(("<a>",), Words(), shortest_prefix=0)
     text = ""
     for number in range(40):
         text += f"<a> {number} <a> b"
         assert segments.count(text + "<a> end") == 4 * (number + 1) + 2
         assert segments.count(f"{number}" + "<a> side" * 8) == 17
-    assert len(segments._stems) == 16
-    (kept,) = (len(stem.ids) for stem in segments._stems if stem.text.startswith("<a>"))
+    assert len(segments._prefixes) == 16
+    (kept,) = (len(prefix.ids) for prefix in segments._prefixes if prefix.text.startswith("<a>"))
     assert 162 - 2 * 64 <= kept <= 162 - 2 * 8
 
 
-def test_stems_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(segments_module, "_STEM_CHARACTERS", 300)
-    segments = Segments(("<a>",), Words(), shortest_stem=0)
+def test_prefixes_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(segments_module, "_PREFIX_CHARACTERS", 300)
+    segments = Segments(("<a>",), Words(), shortest_prefix=0)
     for number in range(9):
         assert segments.count(f"{number} " * 50 + "<a> end" * 8) == 66
-    assert [len(stem.text) for stem in segments._stems] == [100, 100, 100]
+    assert [len(prefix.text) for prefix in segments._prefixes] == [100, 100, 100]
     assert segments.count("x " * 200 + "<a> end" * 8) == 216
-    assert segments._stems == []
+    assert segments._prefixes == []
 
 
 def test_how_much_two_texts_share() -> None:
@@ -174,7 +174,7 @@ def test_how_much_two_texts_share() -> None:
 
 @given(st.lists(st.integers(0, 1), max_size=9), st.lists(st.integers(0, 1), max_size=9))
 def test_the_common_prefix(first: list[int], second: list[int]) -> None:
-    length = common(first, second)
+    length = common_prefix(first, second)
     assert first[:length] == second[:length]
     assert first[length : length + 1] != second[length : length + 1] or length == len(first) == len(second)
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from proxy.worker.server_tokenizer import configured, context_length, server_options
+from proxy.worker.server_tokenizer import config_number, context_length, server_options
 
 
 def test_the_server_flags_that_make_the_prompt() -> None:
@@ -49,7 +49,7 @@ def test_flags_that_the_server_would_refuse(argv: list[str]) -> None:
     ],
 )
 def test_a_number_of_the_models_config(config: dict[str, Any], expected: int | None) -> None:
-    assert configured(config, "vocab_size") == expected
+    assert config_number(config, "vocab_size") == expected
 
 
 @pytest.mark.parametrize(

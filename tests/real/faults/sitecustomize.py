@@ -61,7 +61,7 @@ def _read(text: str | bytes, **options: object) -> object:
 
 
 _loads = json.loads
-_CHILD = any(word.endswith("child.py") for word in sys.orig_argv)
+_CHILD = any(word.endswith("server_wrapper.py") for word in sys.orig_argv)
 
 if "FAULTS_BY_SIGNAL" in os.environ:
     signal.signal(signal.SIGUSR1, _abort)

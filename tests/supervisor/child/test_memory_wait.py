@@ -52,6 +52,6 @@ async def test_free_memory_is_read_from_this_machine(monkeypatch: pytest.MonkeyP
     readings = SimpleNamespace(free_memory=lambda: frees.pop(0), total_memory=lambda: 36 * GB)
     monkeypatch.setattr(memory_wait, "system", readings)
     monkeypatch.setattr(memory_wait, "_LOOK_S", 0.01)
-    back = await wait_for_memory(30 * GB, used=25 * GB)
-    assert back.missing_bytes == 0
+    _, missing = await wait_for_memory(30 * GB, used=25 * GB)
+    assert missing == 0
     assert not frees, "it looked until all was back"

@@ -72,7 +72,7 @@ async def test_telemetry_arrives_and_its_pipe_is_the_childs_alone(spawn: Spawn) 
     code = (
         "import os, sys, time\n"
         "fd = int(sys.argv[1])\n"
-        'os.write(fd, b\'{"active": 5, "peak": 7, "cache": 3, "beat": 2, \')\n'
+        'os.write(fd, b\'{"active_bytes": 5, "peak_bytes": 7, "cache_bytes": 3, "beat": 2, \')\n'
         'os.write(fd, b\'"card_free": 1, "card_total": 9}\\n\')\n'
         "os.close(fd); time.sleep(60)"
     )

@@ -73,14 +73,14 @@ def test_the_server_gets_its_arguments_and_telemetry_flows(fakes: Path) -> None:
         samples = [json.loads(pipe.readline()) for _ in range(8)]
         process.kill()
     assert samples[0] == {
-        "active": 0,
-        "peak": 0,
-        "cache": 0,
+        "active_bytes": 0,
+        "peak_bytes": 0,
+        "cache_bytes": 0,
         "beat": 0,
         "idle": False,
     }  # before the server is loaded
-    assert samples[-1]["active"] > 5
-    assert (samples[-1]["peak"], samples[-1]["cache"]) == (7, 3)
+    assert samples[-1]["active_bytes"] > 5
+    assert (samples[-1]["peak_bytes"], samples[-1]["cache_bytes"]) == (7, 3)
     assert samples[-1]["beat"] > 0
 
 

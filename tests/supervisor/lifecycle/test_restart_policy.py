@@ -8,15 +8,14 @@ from hypothesis import strategies as st
 
 from supervisor.lifecycle.restart_policy import History, RestartPolicy, add_restart, backoff
 
-POLICY = RestartPolicy(max_restarts=3, window_s=100.0, base_s=1.0, max_s=8.0)
+POLICY = RestartPolicy(max_restarts=3, restart_window_s=100.0, backoff_base_s=1.0, backoff_max_s=8.0)
 
 
 def restart_all(times: list[float], served_s: float = 0.0) -> list[float | None]:
     history, delays = History(), []
     for now in times:
-        verdict = add_restart(POLICY, history, now=now, served_s=served_s, jitter=0.5)
-        history = verdict.history
-        delays.append(verdict.delay_s)
+        history, delay_s = add_restart(POLICY, history, now=now, served_s=served_s, jitter=0.5)
+        delays.append(delay_s)
     return delays
 
 
@@ -33,8 +32,8 @@ def test_a_stable_run_starts_a_new_streak_but_still_counts() -> None:
 
 
 def test_no_restart_is_allowed_at_intensity_zero() -> None:
-    none = RestartPolicy(max_restarts=0, window_s=100.0, base_s=1.0, max_s=8.0)
-    assert add_restart(none, History(), now=0.0, served_s=1e9, jitter=0.0).delay_s is None
+    none = RestartPolicy(max_restarts=0, restart_window_s=100.0, backoff_base_s=1.0, backoff_max_s=8.0)
+    assert add_restart(none, History(), now=0.0, served_s=1e9, jitter=0.0)[1] is None
 
 
 @pytest.mark.parametrize(
@@ -50,10 +49,9 @@ def test_never_more_restarts_in_a_window_than_allowed_and_the_history_is_bounded
     history, now, granted = History(), 0.0, []
     for gap in gaps:
         now += gap
-        verdict = add_restart(POLICY, history, now=now, served_s=gap, jitter=0.99)
-        history = verdict.history
+        history, delay_s = add_restart(POLICY, history, now=now, served_s=gap, jitter=0.99)
         assert len(history.restarts) <= POLICY.max_restarts + 1
-        if verdict.delay_s is None:
+        if delay_s is None:
             break
         granted.append(now)
-        assert sum(now - at < POLICY.window_s for at in granted) <= POLICY.max_restarts
+        assert sum(now - at < POLICY.restart_window_s for at in granted) <= POLICY.max_restarts

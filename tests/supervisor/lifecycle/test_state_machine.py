@@ -27,7 +27,7 @@ from supervisor.lifecycle.events import (
     Start,
     Stop,
 )
-from supervisor.lifecycle.restart_policy import RestartPolicy, Retry
+from supervisor.lifecycle.restart_policy import Retry
 from supervisor.lifecycle.state_machine import (
     MAX_FREE_RETRIES,
     AfterExit,
@@ -39,7 +39,10 @@ from supervisor.lifecycle.state_machine import (
 )
 
 RULES = LifecycleRules(
-    policy=RestartPolicy(max_restarts=2, window_s=100.0, base_s=4.0, max_s=30.0),
+    max_restarts=2,
+    restart_window_s=100.0,
+    backoff_base_s=4.0,
+    backoff_max_s=30.0,
     start_timeout_s=60.0,
     drain_s=20.0,
     sigint_grace_s=10.0,

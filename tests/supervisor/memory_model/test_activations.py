@@ -6,11 +6,11 @@ from dataclasses import replace
 
 import pytest
 
-from supervisor.memory_model.activations import PeakMemory, Traced, logits, working
+from supervisor.memory_model.activations import PeakMemory, Traced, logits, step_activations
 from supervisor.memory_model.kv_cache import CachePart, CostModel, GrowthKind
 
 TRACED = Traced(
-    law=CostModel((CachePart(GrowthKind.GROWING, 100_000),)),
+    cost_model=CostModel((CachePart(GrowthKind.GROWING, 100_000),)),
     attention=((32, 128, 128),),
     layer_width=50_000,
     vocabulary=128_000,
@@ -19,7 +19,7 @@ TRACED = Traced(
 
 
 def test_it_adds_up() -> None:
-    assert PeakMemory(weights=1, caches=20, working=300).total == 321
+    assert PeakMemory(weights=1, caches=20, activations=300).total == 321
 
 
 @pytest.mark.parametrize(
@@ -28,8 +28,8 @@ def test_it_adds_up() -> None:
 )
 def test_scores_count_where_attention_is_not_fused(backend: str, head: int, fused: bool) -> None:
     traced = replace(TRACED, backend=backend, attention=((32, head, head),), layer_width=10**6)
-    without = working(replace(traced, attention=()), 32_768, 1, 2048)
-    assert (working(traced, 32_768, 1, 2048) == without) is fused
+    without = step_activations(replace(traced, attention=()), 32_768, 1, 2048)
+    assert (step_activations(traced, 32_768, 1, 2048) == without) is fused
 
 
 #: The model of `make bench-gpu` on an H200, mlx 0.32.4 (cuda13): prompts read together, tokens of each in one
@@ -51,23 +51,24 @@ def test_on_a_gpu_more_than_one_layer_is_under_way(
 ) -> None:
     """Never less than was measured; small matrices of many prompts are what it has too much of."""
     traced = replace(TRACED, backend="cuda", layer_width=30_720)
-    bound = working(traced, rows, members, step) / 1e9
+    bound = step_activations(traced, rows, members, step) / 1e9
     assert measured <= bound <= 2.2 * measured + 1
 
 
 def test_wide_attention_counts_where_the_layer_is_narrow() -> None:
     narrow = replace(TRACED, layer_width=10)
-    assert working(narrow, 0, 1, 1) == 0 + 14 * 32 * 128 * 2
-    assert working(TRACED, 0, 1, 1) == 2 * 50_000 * 2
+    assert step_activations(narrow, 0, 1, 1) == 0 + 14 * 32 * 128 * 2
+    assert step_activations(TRACED, 0, 1, 1) == 2 * 50_000 * 2
 
 
 def test_a_short_prompt_works_in_less_than_a_step() -> None:
-    assert working(TRACED, 10, 1, 2048) < working(TRACED, 4096, 1, 2048) / 10
+    assert step_activations(TRACED, 10, 1, 2048) < step_activations(TRACED, 4096, 1, 2048) / 10
 
 
 def test_it_grows_with_members_step_and_context() -> None:
     sizes = [
-        working(TRACED, *case) for case in ((4096, 1, 512), (4096, 1, 1024), (4096, 2, 1024), (8192, 2, 1024))
+        step_activations(TRACED, *case)
+        for case in ((4096, 1, 512), (4096, 1, 1024), (4096, 2, 1024), (8192, 2, 1024))
     ]
     assert sizes == sorted(set(sizes))
 

@@ -15,14 +15,17 @@ from tests.support.batch_replay import Child
 
 ROW = 100_000
 TRACED = Traced(
-    law=CostModel((CachePart(GrowthKind.GROWING, ROW),)), layer_width=5000, vocabulary=1000, backend="metal"
+    cost_model=CostModel((CachePart(GrowthKind.GROWING, ROW),)),
+    layer_width=5000,
+    vocabulary=1000,
+    backend="metal",
 )
 SERVING = Serving(
-    Model(weights=10**9, law=TRACED.law, traced=TRACED, batched=True),
+    Model(weights=10**9, cost_model=TRACED.cost_model, traced=TRACED, batched=True),
     step=512,
     decodes=4,
     prompts=2,
-    kept_sequences=10,
+    prompt_cache_size=10,
 )
 a_member = st.tuples(st.integers(1, 20_000), st.integers(1, 2000)).map(lambda sizes: SequenceDemand(*sizes))
 members = st.lists(a_member, min_size=1, max_size=5)
@@ -71,7 +74,7 @@ def pinned(some: list[tuple[int, int]], step: int) -> int:
 
 
 def rows(number: int, step: int, prompts: int) -> Serving:
-    return Serving(Model(0, ROWS.law, ROWS, batched=True), step, number, prompts, 10)
+    return Serving(Model(0, ROWS.cost_model, ROWS, batched=True), step, number, prompts, 10)
 
 
 @settings(deadline=None)  # a replay takes as long as its answers
@@ -112,20 +115,20 @@ def test_nor_do_windows_nor_caches_that_are_copied(
     """Of two caches of a kind, a half is there twice as it grows, is cut out or is joined."""
     arrivals = data.draw(st.lists(st.integers(0, 600), min_size=len(some), max_size=len(some)))
     traced = in_layers(window, 2)
-    serving = Serving(Model(0, traced.law, traced, batched=True), step, len(some), prompts, 10)
+    serving = Serving(Model(0, traced.cost_model, traced, batched=True), step, len(some), prompts, 10)
     found = peak(serving, [SequenceDemand(*each, segments=1) for each in some])
     allowed = pinned(some, step) * CUT * (1 + bool(window))
     child = Child(some, arrivals, step, len(some), prompts, window, layers=2)
-    assert child.run() <= (found.caches + found.working) // LARGE + allowed
+    assert child.run() <= (found.caches + found.activations) // LARGE + allowed
 
 
 def test_who_ends_first_is_copied_out_of_beside_all_that_windows_left() -> None:
     """Seen in the child: 700 tokens and 64 more, the second of which comes as the first has read 512."""
     traced = in_layers(256, 2)
-    serving = Serving(Model(0, traced.law, traced, batched=True), 256, 4, 2, 10)
+    serving = Serving(Model(0, traced.cost_model, traced, batched=True), 256, 4, 2, 10)
     child = Child([(700, 64), (700, 65)], [0, 2], 256, 4, 2, window=256, layers=2)
     found = peak(serving, [SequenceDemand(700, 64, segments=1), SequenceDemand(700, 65, segments=1)])
-    assert child.run() <= (found.caches + found.working) // LARGE
+    assert child.run() <= (found.caches + found.activations) // LARGE
 
 
 def known(child: Child, now: int) -> tuple[list[SequenceDemand], int]:

@@ -35,7 +35,9 @@ def test_every_session_that_runs_has_a_place_in_the_prompt_cache_if_half_as_long
 
     def kept(ceiling: int) -> tuple[int, str]:
         dense = CostModel((CachePart(GrowthKind.GROWING, row_bytes=147_456),))
-        model = Model(weights=9 * 10**9, law=dense, traced=replace(MOE, law=dense), batched=True)
+        model = Model(
+            weights=9 * 10**9, cost_model=dense, traced=replace(MOE, cost_model=dense), batched=True
+        )
         found = plan(model, Ceiling(ceiling * 10**9, "a test"), FlagOverrides(), FLAGS, 65_536)
         assert found.running == 8
         reasons = {choice.name: choice.reason for choice in found.choices}
@@ -47,10 +49,10 @@ def test_every_session_that_runs_has_a_place_in_the_prompt_cache_if_half_as_long
 
 
 def test_what_is_set_wins_and_says_so() -> None:
-    wishes = FlagOverrides(
+    overrides = FlagOverrides(
         prefill_step_size=128, decode_concurrency=3, prompt_cache_bytes=7, max_active_kv_bytes=9
     )
-    found = make(96, wishes=wishes)
+    found = make(96, overrides=overrides)
     assert found.value("prefill_step_size") == 128
     assert found.running == 3
     assert found.max_active_kv == 9
@@ -60,12 +62,12 @@ def test_what_is_set_wins_and_says_so() -> None:
 
 
 def test_an_own_command_has_nobody_to_limit_mlxs_cache() -> None:
-    assert make(96, wishes=FlagOverrides(own_command=True)).cache_limit is None
+    assert make(96, overrides=FlagOverrides(own_command=True)).cache_limit is None
 
 
 def test_sessions_that_gain_nothing_run_one_by_one() -> None:
     """A processor works out each one's attention; there is next to nothing that they would share."""
-    small = Model(weights=10**6, law=MOE.law, traced=replace(MOE, backend="cpu"), batched=True)
+    small = Model(weights=10**6, cost_model=MOE.cost_model, traced=replace(MOE, backend="cpu"), batched=True)
     found = plan(small, Ceiling(192 * 10**9, "a test"), FlagOverrides(), FLAGS, CONTEXT)
     assert found.running == 1
     assert any("no faster" in choice.reason for choice in found.choices)
@@ -77,7 +79,7 @@ def test_a_smaller_step_is_not_taken_where_it_saves_next_to_nothing() -> None:
 
     def step(backend: str) -> int:
         traced = replace(MOE, backend=backend, attention=attention, layer_width=19_456)
-        model = Model(weights=9 * 10**9, law=MOE.law, traced=traced, batched=True)
+        model = Model(weights=9 * 10**9, cost_model=MOE.cost_model, traced=traced, batched=True)
         return plan(model, room, FlagOverrides(), FLAGS, 65_536).value("prefill_step_size")
 
     assert step("cuda") == 1024
@@ -86,6 +88,6 @@ def test_a_smaller_step_is_not_taken_where_it_saves_next_to_nothing() -> None:
 
 def test_no_step_fits_and_the_smallest_is_taken() -> None:
     traced = replace(MOE, backend="cpu", attention=((64, 96, 96),), layer_width=19_456)
-    model = Model(weights=9 * 10**9, law=MOE.law, traced=traced, batched=True)
+    model = Model(weights=9 * 10**9, cost_model=MOE.cost_model, traced=traced, batched=True)
     found = plan(model, Ceiling(10 * 10**9, "a test"), FlagOverrides(), FLAGS, 65_536)
     assert found.value("prefill_step_size") == 256

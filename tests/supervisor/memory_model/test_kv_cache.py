@@ -1,14 +1,16 @@
-"""The law of caches: the bar's cases worked out by hand, and mlx_lm's own caches as the judge."""
+"""The cost model of caches: the bar's cases worked out by hand, and mlx_lm's own caches as the judge."""
 
 from __future__ import annotations
 
 import json
 import subprocess
 import sys
+from dataclasses import asdict
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import TypeAdapter
 
 from supervisor.memory_model.kv_cache import (
     CachePart,
@@ -16,11 +18,9 @@ from supervisor.memory_model.kv_cache import (
     GrowthKind,
     HeldRows,
     Quantization,
-    from_document,
     merged,
     prefill,
     rounded,
-    to_document,
 )
 
 GROWING = CachePart(GrowthKind.GROWING, 10, quantizable=True)
@@ -68,48 +68,48 @@ def test_a_window_is_larger_while_a_prompt_is_read(chunks: tuple[int, ...], expe
 
 
 def test_the_peak_of_a_window_is_seen() -> None:
-    law = CostModel((WINDOW,))
-    assert law.cold(4096) == 160 * 10
-    assert law.peak(prefill(4096)) == (159 + 2047) * 10
+    model, chunks = CostModel((WINDOW,)), tuple(prefill(4096))
+    assert model.cold(4096) == 160 * 10
+    assert max(model.after(chunks[:end]) for end in range(1, len(chunks) + 1)) == (159 + 2047) * 10
 
 
 def test_kinds_that_follow_the_number_of_tokens() -> None:
-    law = CostModel(
+    model = CostModel(
         (
             CachePart(GrowthKind.APPENDED, 8, size=4),
             CachePart(GrowthKind.LAST, 2, size=10),
             CachePart(GrowthKind.OPEN, 1, size=4),
         )
     )
-    assert law.after((11,)) == 2 * 8 + 10 * 2 + 3
-    assert law.after((11, 1)) == 3 * 8 + 10 * 2
+    assert model.after((11,)) == 2 * 8 + 10 * 2 + 3
+    assert model.after((11, 1)) == 3 * 8 + 10 * 2
 
 
 def test_a_state_costs_the_same_from_the_first_token_on() -> None:
-    law = CostModel((CachePart(GrowthKind.CONSTANT, 100),))
-    assert [law.cold(tokens) for tokens in (0, 1, 10_000)] == [0, 100, 100]
-    assert law.constant == 100
-    assert law.slope == 0
+    model = CostModel((CachePart(GrowthKind.CONSTANT, 100),))
+    assert [model.cold(tokens) for tokens in (0, 1, 10_000)] == [0, 100, 100]
+    assert model.constant == 100
+    assert model.bytes_per_row == 0
 
 
 def test_warm_turns_start_from_exactly_what_was_kept() -> None:
-    law = CostModel((GROWING,))
-    assert law.warm(5437, (2048, 100, 1)) == 7741 * 10
-    assert law.warm(300, (300,)) == 812 * 10
+    model = CostModel((GROWING,))
+    assert model.after((2048, 100, 1), model.restored(5437)) == 7741 * 10
+    assert model.after((300,), model.restored(300)) == 812 * 10
 
 
 def test_quantization_begins_with_the_chunk_that_reaches_its_start() -> None:
-    law = CostModel(
+    model = CostModel(
         (CachePart(GrowthKind.GROWING, 256, itemsize=2, quantizable=True),), Quantization(bits=8, start=5000)
     )
     packed = 128 * 8 // 8 + 2 * 2 * 2  # 128 elements in bytes, and a scale and a bias for each 64
-    assert law.cold(4999) == rounded(4999) * 256
-    assert law.cold(5001) == rounded(5001) * packed
+    assert model.cold(4999) == rounded(4999) * 256
+    assert model.cold(5001) == rounded(5001) * packed
 
 
 def test_only_caches_of_the_models_own_list_are_quantized() -> None:
-    law = CostModel((CachePart(GrowthKind.GROWING, 256, quantizable=False),), Quantization(bits=8))
-    assert law.cold(8192) == 8192 * 256
+    model = CostModel((CachePart(GrowthKind.GROWING, 256, quantizable=False),), Quantization(bits=8))
+    assert model.cold(8192) == 8192 * 256
 
 
 def test_a_draft_models_caches_come_on_top() -> None:
@@ -126,16 +126,16 @@ def test_like_parts_are_one() -> None:
 
 
 def test_the_widest_is_one_cache_and_not_all_that_are_alike() -> None:
-    law = CostModel(
+    model = CostModel(
         (CachePart(GrowthKind.GROWING, 30, caches=3), CachePart(GrowthKind.WINDOW, 40, size=512, caches=2))
     )
-    assert law.widest(law.restored(100)) == 100 * 20
-    assert law.widest(law.restored(2000)) == 2000 * 10
+    assert model.widest(model.restored(100)) == 100 * 20
+    assert model.widest(model.restored(2000)) == 2000 * 10
 
 
-def test_a_law_survives_json() -> None:
-    parts = (GROWING, WINDOW, CachePart(GrowthKind.CONSTANT, 7, itemsize=4))
-    assert from_document(json.loads(json.dumps(to_document(parts)))) == parts
+def test_a_cost_model_survives_json() -> None:
+    model = CostModel((GROWING, WINDOW, CachePart(GrowthKind.CONSTANT, 7, itemsize=4)))
+    assert TypeAdapter(CostModel).validate_python(json.loads(json.dumps(asdict(model)))) == model
 
 
 @given(st.integers(1, 30_000), st.sampled_from([256, 512, 2048]))
@@ -187,9 +187,9 @@ def test_the_replay_does_what_mlx_lms_caches_do() -> None:
         "chunk": CachePart(GrowthKind.CHUNK, 10, size=160),
     }
     for name, chunks, expected in json.loads(done.stdout):
-        law, held, seen = CostModel((parts[name],)), (HeldRows(),), []
+        model, held, seen = CostModel((parts[name],)), (HeldRows(),), []
         for chunk in chunks:
-            held = law.replay((chunk,), held)
+            held = model.replay((chunk,), held)
             seen.append(held[0].rows)
         assert seen == expected, (name, chunks)
 
@@ -215,6 +215,6 @@ def test_the_replay_does_what_mlx_lms_caches_do() -> None:
 def test_many_single_tokens_at_once_are_as_one_by_one(
     part: CachePart, offset: int, chunks: list[int], tokens: int
 ) -> None:
-    law = CostModel((part,))
-    held = law.replay(chunks, law.restored(offset))
-    assert law.generated(held, tokens) == law.bytes_of(law.replay([1] * tokens, held))
+    model = CostModel((part,))
+    held = model.replay(chunks, model.restored(offset))
+    assert model.bytes_of(model.generate(held, tokens)) == model.bytes_of(model.replay([1] * tokens, held))

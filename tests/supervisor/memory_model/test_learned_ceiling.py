@@ -8,6 +8,7 @@ from itertools import pairwise
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import TypeAdapter, ValidationError
 
 from supervisor.memory_model.learned_ceiling import (
     LEAST_SHARE,
@@ -16,9 +17,7 @@ from supervisor.memory_model.learned_ceiling import (
     LearnedCeiling,
     MemoryDeath,
     bound,
-    from_json,
     lowered,
-    to_json,
     worked,
 )
 
@@ -60,7 +59,7 @@ def test_a_death_below_the_ceiling_lowers_it_to_less_than_what_killed() -> None:
     assert limit is not None
     assert limit.bytes == pytest.approx(0.95 * 23.5 * GB)
     assert limit.source == (
-        "93% of what else would be allowed, learned from a death for want of memory "
+        "93% of what would otherwise be allowed, learned from a death from lack of memory "
         "(the last: metal_oom at 23.5 GB of 24.0 GB)"
     )
 
@@ -114,25 +113,34 @@ def test_however_wrong_one_reading_is_it_moves_hardly_more_than_any_other(
     assert abs(lowered(before, one).share - lowered(before, other).share) <= 0.07 * before.share + 1e-12
 
 
+FORM = TypeAdapter(LearnedCeiling)
+
+
 @given(histories)
 def test_what_is_written_is_read_again(history: list[MemoryDeath | float]) -> None:
     learned = after(history)[-1]
     if learned.last is not None and not learned.last.ceiling:
         return  # no plan has such a ceiling
-    assert from_json(json.loads(json.dumps(to_json(learned)))) == learned
+    assert FORM.validate_json(FORM.dump_json(learned), strict=True) == learned
 
 
 @pytest.mark.parametrize(
     "broken",
     [
-        {},
-        {"share": 0.1, "deaths": 1, "last": None, "worked_s": 0},
-        {"share": "x", "deaths": 1, "last": None, "worked_s": 0},
-        {"share": 0.9, "deaths": 1, "last": {"a": 1}, "worked_s": 0},
-        {"share": 0.9, "deaths": 1, "last": None, "worked_s": -1},
-        {"share": 0.9, "deaths": 1, "worked_s": 0, "last": {"cause": "", "held": 1, "ceiling": 0, "at": 0}},
+        {"share": 0.1},
+        {"share": float("nan")},
+        {"share": "0.9"},
+        {"share": True},
+        {"deaths": -1},
+        {"deaths": 1.5},
+        {"last": {"a": 1}},
+        {"last": {"cause": "", "held": 1, "ceiling": 0, "at": 0}},
+        {"last": {"cause": "", "held": 10**30, "ceiling": 1, "at": 0}},
+        {"last": {"cause": "", "held": 1, "ceiling": 1, "at": float("inf")}},
+        {"worked_s": -1},
     ],
+    ids=str,
 )
-def test_a_file_of_somebody_elses_is_told_from_ours(broken: dict[str, object]) -> None:
-    with pytest.raises(ValueError, match="learned limits"):
-        from_json(broken)
+def test_values_out_of_range_are_refused(broken: dict[str, object]) -> None:
+    with pytest.raises(ValidationError):
+        FORM.validate_json(json.dumps(broken), strict=True)

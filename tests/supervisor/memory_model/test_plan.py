@@ -25,7 +25,7 @@ FLAGS = frozenset(
 )
 #: As Qwen3-30B-A3B in 4 bits on a Mac: 98,304 bytes of KV per token.
 MOE = Traced(
-    law=CostModel((CachePart(GrowthKind.GROWING, 98_304, quantizable=True),)),
+    cost_model=CostModel((CachePart(GrowthKind.GROWING, 98_304, quantizable=True),)),
     attention=((32, 128, 128),),
     layer_width=45_000,
     vocabulary=151_936,
@@ -38,12 +38,12 @@ CONTEXT = 262_144
 def make(
     gigabytes: float,
     traced: Traced = MOE,
-    wishes: FlagOverrides | None = None,
+    overrides: FlagOverrides | None = None,
     offered: frozenset[str] = FLAGS,
 ) -> Plan:
-    model = Model(weights=WEIGHTS, law=traced.law, traced=traced, batched=traced.batched)
+    model = Model(weights=WEIGHTS, cost_model=traced.cost_model, traced=traced, batched=traced.batched)
     ceiling = Ceiling(round(gigabytes * 10**9), "a test")
-    return plan(model, ceiling, wishes or FlagOverrides(), offered, CONTEXT)
+    return plan(model, ceiling, overrides or FlagOverrides(), offered, CONTEXT)
 
 
 def test_what_the_plan_lets_run_fits_under_the_ceiling() -> None:
@@ -80,7 +80,7 @@ def test_room_for_an_answer_is_a_small_part_of_a_small_machine() -> None:
 
 
 def test_a_prompt_limit_that_is_set_stands() -> None:
-    assert make(24, wishes=FlagOverrides(max_prompt_tokens=999)).max_prompt == 999
+    assert make(24, overrides=FlagOverrides(max_prompt_tokens=999)).max_prompt == 999
 
 
 def test_a_flag_that_the_server_lacks_is_not_given() -> None:
@@ -103,14 +103,14 @@ def test_requests_that_cannot_be_batched_wait_at_the_gate() -> None:
 
 def test_the_gate_keeps_the_running_within_their_share() -> None:
     found = make(48)
-    assert found.bytes_per_row == 98_304
+    assert found.model.cost_model.bytes_per_row == 98_304
     assert found.max_active_kv is not None
     assert 0 < found.max_active_kv < found.headroom / 2
 
 
 def test_a_model_of_states_has_no_cost_per_row() -> None:
-    found = make(48, traced=replace(MOE, law=CostModel((CachePart(GrowthKind.CONSTANT, 10**8),))))
-    assert (found.bytes_per_row, found.max_active_kv) == (0, None)
+    found = make(48, traced=replace(MOE, cost_model=CostModel((CachePart(GrowthKind.CONSTANT, 10**8),))))
+    assert (found.model.cost_model.bytes_per_row, found.max_active_kv) == (0, None)
     assert found.max_prompt == CONTEXT
 
 
@@ -129,7 +129,7 @@ def test_weights_that_do_not_fit_are_told_and_limit_nothing_else() -> None:
     ],
 )
 def test_what_the_machine_could_do_is_said(ceiling: Ceiling, words: str) -> None:
-    model = Model(weights=WEIGHTS, law=MOE.law, traced=MOE, batched=True)
+    model = Model(weights=WEIGHTS, cost_model=MOE.cost_model, traced=MOE, batched=True)
     found = plan(model, ceiling, FlagOverrides(), FLAGS, CONTEXT)
     assert any(words in line for line in (*found.warnings, *found.advice))
 
@@ -141,15 +141,15 @@ def test_packed_kv_is_advised_where_it_fits_more() -> None:
 
 
 def test_packed_kv_with_windows_is_warned_of() -> None:
-    law = replace(MOE.law, quantization=Quantization(8))
-    model = Model(weights=WEIGHTS, law=law, traced=replace(MOE, rotating=True), batched=False)
+    law = replace(MOE.cost_model, quantization=Quantization(8))
+    model = Model(weights=WEIGHTS, cost_model=law, traced=replace(MOE, rotating=True), batched=False)
     found = plan(model, Ceiling(48 * 10**9, "a test"), FlagOverrides(), FLAGS, CONTEXT)
     assert any("requests fail from token 5,000" in warning for warning in found.warnings)
 
 
 def test_a_bound_is_called_a_bound() -> None:
     found = make(48, traced=replace(MOE, reason="it is odd"))
-    assert any("a bound" in warning and "it is odd" in warning for warning in found.warnings)
+    assert any("upper bound" in warning and "it is odd" in warning for warning in found.warnings)
 
 
 def test_the_log_line_has_the_numbers() -> None:
@@ -162,7 +162,7 @@ def test_costs_are_asked_for_as_the_child_will_run() -> None:
     found = make(48)
     serving = found.serving
     assert (serving.step, serving.decodes) == (found.value("prefill_step_size"), found.running)
-    assert serving.kept_sequences == found.value("prompt_cache_size")
+    assert serving.prompt_cache_size == found.value("prompt_cache_size")
     assert make(48, offered=frozenset()).serving.decodes == 32  # the server's own default
     assert make(48, traced=replace(MOE, batched=False)).serving.decodes == 1
 

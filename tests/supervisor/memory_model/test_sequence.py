@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from supervisor.memory_model.activations import Model, Traced
 from supervisor.memory_model.kv_cache import CachePart, CostModel, GrowthKind
-from supervisor.memory_model.sequence import SequenceDemand, Serving, buffers_of, leading
+from supervisor.memory_model.sequence import SequenceDemand, Serving, buffers_of, leading_sizes
 
 ROW = 1000
 GROWING = CachePart(GrowthKind.GROWING, ROW)
@@ -12,24 +12,26 @@ GROWING = CachePart(GrowthKind.GROWING, ROW)
 
 def serving(*parts: CachePart, step: int = 512) -> Serving:
     traced = Traced(CostModel(parts or (GROWING,)))
-    return Serving(Model(0, traced.law, traced, batched=True), step, 8, 8, 10)
+    return Serving(Model(0, traced.cost_model, traced, batched=True), step, 8, 8, 10)
 
 
 def test_it_holds_more_when_it_has_written_than_when_it_was_read() -> None:
     found = buffers_of(serving())(SequenceDemand(500, 100))
     assert (found.prompt, found.end) == (512 * ROW, 768 * ROW)
     assert found.copied == 768 * ROW
-    assert not found.kept
+    assert not found.keeps_snapshot
 
 
 def test_its_snapshot_stays_where_caches_cannot_be_trimmed() -> None:
     window = CachePart(GrowthKind.WINDOW, ROW, size=256)
-    assert buffers_of(serving(GROWING, window))(SequenceDemand(600, 10)).kept
-    assert not buffers_of(serving(GROWING, window))(SequenceDemand(100, 10)).kept
+    assert buffers_of(serving(GROWING, window))(SequenceDemand(600, 10)).keeps_snapshot
+    assert not buffers_of(serving(GROWING, window))(SequenceDemand(100, 10)).keeps_snapshot
     assert buffers_of(serving(GROWING, window))(
         SequenceDemand(100, 200)
-    ).kept  # when it ends, the window is full
-    assert buffers_of(serving(GROWING, CachePart(GrowthKind.CONSTANT, ROW)))(SequenceDemand(100, 10)).kept
+    ).keeps_snapshot  # when it ends, the window is full
+    assert buffers_of(serving(GROWING, CachePart(GrowthKind.CONSTANT, ROW)))(
+        SequenceDemand(100, 10)
+    ).keeps_snapshot
 
 
 def test_a_window_that_is_cut_to_size_is_copied_though_nothing_grows() -> None:
@@ -42,7 +44,7 @@ def test_a_window_that_is_cut_to_size_is_copied_though_nothing_grows() -> None:
 
 
 def test_the_longest_of_a_buffer_tells_its_size_after_each_of_its_steps() -> None:
-    assert leading(serving())(SequenceDemand(1200, 10, segments=1), 100) == (
+    assert leading_sizes(serving())(SequenceDemand(1200, 10, segments=1), 100) == (
         1280 * ROW,
         1024 * ROW,
         512 * ROW,
@@ -50,13 +52,13 @@ def test_the_longest_of_a_buffer_tells_its_size_after_each_of_its_steps() -> Non
 
 
 def test_a_longer_chunk_beside_its_last_is_appended_to_all() -> None:
-    assert leading(serving())(SequenceDemand(1030, 10, segments=1), 512)[0] == (1024 + 512) * ROW
+    assert leading_sizes(serving())(SequenceDemand(1030, 10, segments=1), 512)[0] == (1024 + 512) * ROW
 
 
 def test_a_segment_more_is_a_step_more() -> None:
-    assert leading(serving())(SequenceDemand(300, 10, segments=3), 0) == (512 * ROW,) * 3
-    assert leading(serving())(SequenceDemand(1, 10), 512) == ()
+    assert leading_sizes(serving())(SequenceDemand(300, 10, segments=3), 0) == (512 * ROW,) * 3
+    assert leading_sizes(serving())(SequenceDemand(1, 10), 512) == ()
 
 
 def test_what_the_cache_gave_back_is_not_read() -> None:
-    assert len(leading(serving())(SequenceDemand(1200, 10, cached=1100, segments=1), 0)) == 1
+    assert len(leading_sizes(serving())(SequenceDemand(1200, 10, cached=1100, segments=1), 0)) == 1

@@ -104,7 +104,7 @@ def test_a_state_that_grows_at_first_is_no_constant() -> None:
 
 
 def test_growth_that_is_not_known_is_no_guess() -> None:
-    with pytest.raises(Untraceable, match="'odd' grows in a way"):
+    with pytest.raises(Untraceable, match="'odd' grows in an unknown way"):
         of(lambda tokens: [own(odd=Array((1, tokens * tokens)))])
 
 

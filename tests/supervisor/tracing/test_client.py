@@ -14,18 +14,20 @@ from supervisor.tracing import client
 from tests.support import checkpoints
 
 TRACED = {
-    "device": {"backend": "metal", "working_set_bytes": 1000},
+    "device": {"backend": "metal", "working_set": 1000},
     "traced": {
-        "parts": [
-            {"kind": "growing", "row_bytes": 8, "size": 0, "keep": 0, "itemsize": 2, "quantizable": True}
-        ],
+        "cost_model": {
+            "parts": [
+                {"kind": "growing", "row_bytes": 8, "size": 0, "keep": 0, "itemsize": 2, "quantizable": True}
+            ]
+        },
         "batched": False,
         "rotating": False,
         "attention": [[4, 64, 64]],
         "layer_width": 100,
         "layers": 2,
         "vocabulary": 50,
-        "dtype": "float32",
+        "itemsize": 4,
     },
 }
 
@@ -48,14 +50,14 @@ def model(tmp_path: Path) -> Path:
     return checkpoints.write(tmp_path / "model", checkpoints.LLAMA_70B, weights=10**6)
 
 
-async def test_the_probe_is_asked_once(tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_model_is_traced_once(tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     programs = Programs(monkeypatch, f"{json.dumps(TRACED)}\n")
-    first = await client.probe(model, tmp_path)
-    assert first.law == CostModel((CachePart(GrowthKind.GROWING, 8, quantizable=True),))
+    first = await client.trace_model(model, tmp_path)
+    assert first.cost_model == CostModel((CachePart(GrowthKind.GROWING, 8, quantizable=True),))
     assert (first.batched, first.itemsize, first.backend, first.working_set) == (False, 4, "metal", 1000)
     assert first.attention == ((4, 64, 64),)
     assert first.reason is None
-    assert await client.probe(model, tmp_path) == first
+    assert await client.trace_model(model, tmp_path) == first
     assert len(programs.commands) == 1
 
 
@@ -63,10 +65,10 @@ async def test_another_configuration_is_another_question(
     tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     programs = Programs(monkeypatch, json.dumps(TRACED), json.dumps(TRACED), json.dumps(TRACED))
-    await client.probe(model, tmp_path)
-    await client.probe(model, tmp_path, trusted=True)
+    await client.trace_model(model, tmp_path)
+    await client.trace_model(model, tmp_path, trusted=True)
     (model / "config.json").write_text("{}", encoding="utf-8")
-    await client.probe(model, tmp_path)
+    await client.trace_model(model, tmp_path)
     assert len(programs.commands) == 3
     assert "--trust-remote-code" in programs.commands[1]
 
@@ -84,8 +86,8 @@ async def test_without_a_trace_there_is_a_bound(
     tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch, output: str | None, reason: str
 ) -> None:
     Programs(monkeypatch, output)
-    found = await client.probe(model, tmp_path)
-    assert found.law == bound(checkpoints.LLAMA_70B)
+    found = await client.trace_model(model, tmp_path)
+    assert found.cost_model == bound(checkpoints.LLAMA_70B)
     assert reason in (found.reason or "")
 
 
@@ -93,8 +95,8 @@ async def test_a_crash_is_not_remembered(
     tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     Programs(monkeypatch, None, json.dumps(TRACED))
-    assert (await client.probe(model, tmp_path)).reason is not None
-    assert (await client.probe(model, tmp_path)).reason is None
+    assert (await client.trace_model(model, tmp_path)).reason is not None
+    assert (await client.trace_model(model, tmp_path)).reason is None
 
 
 async def test_a_cache_that_cannot_be_written_does_not_matter(
@@ -102,7 +104,7 @@ async def test_a_cache_that_cannot_be_written_does_not_matter(
 ) -> None:
     (tmp_path / "file").write_text("", encoding="utf-8")
     Programs(monkeypatch, json.dumps(TRACED))
-    assert (await client.probe(model, tmp_path / "file")).reason is None
+    assert (await client.trace_model(model, tmp_path / "file")).reason is None
 
 
 async def test_flags_are_read_from_the_servers_help(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -146,7 +148,7 @@ async def test_the_real_server_has_the_flags_of_the_plan(tmp_path: Path) -> None
 
 @pytest.mark.real
 async def test_the_real_probe_traces_the_embedded_model(tmp_path: Path, tiny_model: Path) -> None:
-    found = await client.probe(tiny_model, tmp_path)
-    assert found.law.slope == 2 * 1024  # 2 layers of 1024 bytes, in float32
+    found = await client.trace_model(tiny_model, tmp_path)
+    assert found.cost_model.bytes_per_row == 2 * 1024  # 2 layers of 1024 bytes, in float32
     assert found.itemsize == 4
     assert found.batched

@@ -1,4 +1,4 @@
-"""The probe against really evaluated caches, in ten families; all 125 are `make bench WHAT=probe`."""
+"""Traces against really evaluated caches, in ten families; all 125 are `make bench WHAT=probe`."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ FAMILIES = (
 )
 
 
-def probe(folder: Path, *options: str) -> dict[str, object]:
+def run_trace(folder: Path, *options: str) -> dict[str, object]:
     command = [sys.executable, "-m", "supervisor.tracing.trace", str(folder), *options]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     document: dict[str, object] = json.loads(done.stdout)
     return document
 
 
-def test_the_law_is_exact_for_every_kind_of_cache() -> None:
+def test_the_cost_model_is_exact_for_every_kind_of_cache() -> None:
     command = [sys.executable, "-m", "tests.bench.probe", "--short", *FAMILIES]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert f"bar: probe_exact {len(FAMILIES)} {len(FAMILIES)} ok" in done.stdout, done.stdout + done.stderr
@@ -57,22 +57,24 @@ def test_real_sizes_are_traced_without_their_weights(
     tmp_path: Path, config: dict[str, object], expected: list[tuple[str, int, int]]
 ) -> None:
     folder = checkpoints.write(tmp_path / "model", config, weights=40 * 10**9)
-    traced = probe(folder)["traced"]
+    traced = run_trace(folder)["traced"]
     assert isinstance(traced, dict)
-    assert [(part["kind"], part["row_bytes"], part["size"]) for part in traced["parts"]] == expected
+    assert [
+        (part["kind"], part["row_bytes"], part["size"]) for part in traced["cost_model"]["parts"]
+    ] == expected
     assert traced["batched"] is True
 
 
 def test_the_type_of_the_cache_is_the_checkpoints(tmp_path: Path) -> None:
     folder = checkpoints.write(tmp_path / "model", checkpoints.LLAMA_70B, weights=10**6, dtype="F32")
-    traced = probe(folder)["traced"]
+    traced = run_trace(folder)["traced"]
     assert isinstance(traced, dict)
-    assert traced["parts"][0]["row_bytes"] == 80 * 8 * 256 * 4
+    assert traced["cost_model"]["parts"][0]["row_bytes"] == 80 * 8 * 256 * 4
 
 
 def test_what_cannot_be_traced_says_why(tmp_path: Path) -> None:
     folder = checkpoints.write(tmp_path / "model", {"model_type": "no_such_thing"}, weights=10**6)
-    document = probe(folder)
+    document = run_trace(folder)
     assert document["traced"] is None
     assert "no_such_thing" in str(document["reason"])
 
@@ -81,13 +83,13 @@ def test_code_that_comes_with_the_model_needs_trust(tmp_path: Path) -> None:
     config = {**checkpoints.LLAMA_70B, "model_file": "custom.py"}
     folder = checkpoints.write(tmp_path / "model", config, weights=10**6)
     (folder / "custom.py").write_text("from mlx_lm.models.llama import Model, ModelArgs\n", encoding="utf-8")
-    refused = probe(folder)
+    refused = run_trace(folder)
     assert refused["traced"] is None
     assert "trust_remote_code" in str(refused["reason"])
-    assert probe(folder, "--trust-remote-code")["traced"] is not None
+    assert run_trace(folder, "--trust-remote-code")["traced"] is not None
 
 
-def test_a_probe_that_takes_too_much_memory_ends(tmp_path: Path) -> None:
+def test_a_trace_that_takes_too_much_memory_ends(tmp_path: Path) -> None:
     folder = checkpoints.write(tmp_path / "model", checkpoints.LLAMA_70B, weights=10**6)
     command = [sys.executable, "-m", "supervisor.tracing.trace", str(folder), "--max-memory", "1000000"]
     assert subprocess.run(command, capture_output=True, check=False).returncode == 3

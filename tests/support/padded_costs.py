@@ -1,4 +1,4 @@
-"""A law of memory in round numbers, for tests of who may run: 10 bytes of weights, a byte for each token."""
+"""A cost model in round numbers, for tests of admission: 10 bytes of weights, one byte for each token."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ from supervisor.memory_model.sequence import SequenceDemand
 
 
 @dataclass(frozen=True, slots=True)
-class Padded:
-    """A batch costs members times the longest.
+class PaddedCosts:
+    """Every request of a batch costs as much as the longest.
 
     Attributes:
-        snapshots: the prompt of the last that ran is held until the next joins.
+        factor, together: corrections for one request and for several.
+        snapshots: the prompt of the request that ran last is held until the next one joins.
     """
 
     factor: float = 1.0
@@ -40,5 +41,5 @@ class Padded:
     def largest_prompt(self, ceiling: int, completion: int, /) -> int:
         return ceiling - self.weights - completion
 
-    def corrected(self, alone: float, together: float, /) -> Padded:
+    def corrected(self, alone: float, together: float, /) -> PaddedCosts:
         return replace(self, factor=alone, together=together)
