@@ -7,7 +7,7 @@ import logging
 import time
 import uuid
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from aiohttp import web
 
@@ -33,6 +33,7 @@ from proxy.relay.relay import Relay
 from proxy.request.completion import Bounds, CompletionRequest
 from proxy.request.model_names import ModelNames
 from proxy.request.parse import parse_chat, parse_text
+from proxy.request.session import named_session
 from proxy.stream.answer import Answer
 
 log = logging.getLogger("mlxguard.answer")
@@ -111,6 +112,8 @@ class Completions:
             body = await read_body(http_request, self.server, account)
             prepared = await self.preparation.ready(min(PREPARATION_WAIT_S, self.queue.max_wait_s))
             request = parse(body, prepared.bounds)
+            if named := named_session(http_request.headers):
+                request = replace(request, named_session=named)
             if request.remote:
                 request = request.with_images(await self.images.fetch(request.remote, account))
             return request, prepared

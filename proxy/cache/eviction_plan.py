@@ -1,15 +1,17 @@
 """Pure. Which filler requests evict just enough of the child's prompt cache, and what goes with them.
 
-The server drops the oldest entry for each one that is inserted above the cache's size: the oldest answer while
-there are at least as many answers as prompts, else the oldest prompt. Fillers that leave answers are enough as
-long as they drop anything but each other. Fillers that leave prompts would stay for good where answers are
-dropped first, and halve the cache, so they are used only to reach prompts that answers do not reach.
+The server drops the oldest entry for each one that is inserted above the cache's size: the oldest answer
+while there are at least as many answers as prompts, else the oldest prompt. Fillers that leave answers are
+enough as long as they drop anything but each other. Fillers that leave prompts would stay for good where
+answers are dropped first, and halve the cache (0 hits of 32 on the real class where answers alone gave 32).
+They are used only to reach prompts that answers do not reach.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal
 
 from proxy.gate.residents import KeptSequence
@@ -28,9 +30,7 @@ class EvictionPlan:
     dropped: tuple[KeptSequence, ...] = ()
 
 
-def plan_eviction(
-    kept: Sequence[KeptSequence], *, size: int, needed: int, filler_bytes: int
-) -> EvictionPlan:
+def plan_eviction(kept: Sequence[KeptSequence], *, size: int, needed: int, filler_bytes: int) -> EvictionPlan:
     """The fewest fillers that free `needed` bytes; what frees most if that cannot be done.
 
     Args:
@@ -75,7 +75,7 @@ class _Cache:
         self._queues[kind].append(None)
         if sum(map(len, self._queues.values())) <= self._size:
             return None
-        for first, second in zip(_ORDER, _ORDER[1:], strict=False):
+        for first, second in pairwise(_ORDER):
             if self._queues[first] and len(self._queues[first]) >= len(self._queues[second]):
                 return self._queues[first].pop(0)
         return self._queues[_ORDER[-1]].pop(0)

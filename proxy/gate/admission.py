@@ -240,6 +240,7 @@ class Admission:
             generating_kv=capacity.generating_kv,
             eviction_needed=0 if first is None else capacity.eviction_needed(first),
             corrections=corrections,
+            sessions=self.sessions.snapshot(first),
         )
 
     # Decisions

@@ -21,6 +21,7 @@ from proxy.gate.session_turns import (
     least_wait_s,
     outsiders,
 )
+from proxy.gate.snapshot import SessionsSnapshot
 from supervisor.memory_model.sequence import SequenceDemand
 
 #: Of a session's next prompt, one part in this many is taken to be new, and as much to be generated.
@@ -208,6 +209,16 @@ class SessionRule:
         if all(request.id != id for request in outside):
             return 0.0
         return least_wait_s(id, outside, self.speed)
+
+    def snapshot(self, first: Ticket | None) -> SessionsSnapshot:
+        """What is known now; `first`: the request that memory is made for."""
+        return SessionsSnapshot(
+            kept=self._sequences,
+            residents=len(self._residents.sessions) if self._residents else 0,
+            outside=len(self.outside),
+            speed=self.speed,
+            first=(first.id, first.session) if first else None,
+        )
 
     def _outside_of(self, waiting: Sequence[Ticket]) -> list[SessionRequest]:
         by_id = {ticket.id: ticket for ticket in waiting}

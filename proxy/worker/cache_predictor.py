@@ -33,6 +33,7 @@ class _FollowedPrompt:
     cuts: list[SegmentEnd]
     batched: bool
     label: str = ""
+    session: str = ""
     cached: int = 0
     asked: bool = False
     read: bool = False
@@ -56,7 +57,7 @@ class CachePredictor:
             case {"do": "reset", "rules": rules, "max_cost": max_cost}:
                 return self.reset(rules, max_cost)
             case {"do": "predict", "of": id, "prompt": prompt, "batched": batched}:
-                return self.predict(id, prompt, batched=batched)
+                return self.predict(id, prompt, batched=batched, session=request.get("session", ""))
             case {"do": "asked", "of": id}:
                 return self.asked(id, anyway=request.get("anyway", False))
             case {"do": "avoid_exact_hit", "of": id}:
@@ -65,6 +66,8 @@ class CachePredictor:
                 return self.read(id, cached)
             case {"do": "ended", "of": id, "generated": generated, "cached": cached, "complete": complete}:
                 return self.ended(id, generated, cached, complete=complete)
+            case {"do": "contents"}:
+                return self.contents()
             case {"do": "shortcut"}:
                 return self.shortcut()
         raise ValueError("unknown operation")
@@ -82,11 +85,14 @@ class CachePredictor:
         for followed in self._followed.values():
             followed.asked = followed.read = False
 
-    def predict(self, id: str, prompt: dict[str, Any], *, batched: bool) -> dict[str, Any] | None:
-        """Follow a prompt from now on; the fields of `proxy.cache.staleness.CachePrediction`."""
+    def predict(
+        self, id: str, prompt: dict[str, Any], *, batched: bool, session: str = ""
+    ) -> dict[str, Any] | None:
+        """Follow a prompt of `session` from now on; the fields of `proxy.cache.staleness.CachePrediction`."""
         if self._simulator is None:
             return None
         followed = self._follow(id, prompt, batched=batched)
+        followed.session = session
         return self._prediction(followed, self._simulator.search(followed.ids))
 
     def asked(self, id: str, *, anyway: bool = False) -> dict[str, Any] | None:
@@ -127,7 +133,8 @@ class CachePredictor:
             followed.cached = cached
         if followed.batched:
             for cut in stored_ends(followed.cuts, followed.cached):
-                simulator.insert(followed.ids[: cut.end], cut.kind, label=followed.label)
+                label, session = followed.label, followed.session
+                simulator.insert(followed.ids[: cut.end], cut.kind, label=label, session=session)
 
     def ended(self, id: str, generated: int, cached: int | None, *, complete: bool) -> None:
         """Note that the child is done with it. Of an incomplete answer it keeps only what was read before."""
@@ -137,9 +144,17 @@ class CachePredictor:
         if self._simulator is None or self._shortcuts is None or followed is None:
             return
         if complete:
-            self._simulator.insert(followed.ids, "assistant", unknown=generated, label=followed.label)
+            label, session = followed.label, followed.session
+            self._simulator.insert(followed.ids, "assistant", unknown=generated, label=label, session=session)
         if followed.read and len(followed.ids) ** 2 // 2 > self._max_cost and not followed.label:
             self._shortcuts.note_long_prompt(followed.prompt, followed.ids)
+
+    def contents(self) -> list[tuple[str, int, str]] | None:
+        """(session, tokens, kind) of each entry, the oldest first; None before the first `reset`."""
+        if self._simulator is None:
+            return None
+        entries = sorted(self._simulator.entries(), key=lambda entry: entry.number)
+        return [(entry.session, entry.length, entry.kind) for entry in entries]
 
     def shortcut(self) -> dict[str, Any] | None:
         """The search shortcut that is wanted most, already asked: its id, prompt and prediction."""

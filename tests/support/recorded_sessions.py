@@ -1,8 +1,8 @@
 """Sessions of coding agents by sizes and times: recorded ones, or made ones of the same statistics.
 
 The recorded ones (`../shared/traces/coding-agents.jsonl`, derived from callanjfox/kv-cache-tester under
-Apache-2.0) are not part of the project. Where the file is missing, sessions are drawn so that their prompts, answers,
-growth and pauses have the same percentiles.
+Apache-2.0) are not part of the project. Where the file is missing, sessions
+are drawn so that their prompts, answers, growth and pauses have the same percentiles.
 """
 
 from __future__ import annotations

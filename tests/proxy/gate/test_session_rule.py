@@ -1,4 +1,4 @@
-"""The rule of sessions in the gate, on a virtual clock: its gain, its promise, and where it changes nothing."""
+"""The rule of sessions in the gate, on a virtual clock: its gain, its promise, where it changes nothing."""
 
 from __future__ import annotations
 
