@@ -1,16 +1,15 @@
 """The child's prompt cache as the gateway predicts it, and the requests that change it.
 
-mlx_lm.server keeps finished prompts and answers in a trie (`LRUPromptCache` of mlx_lm/models/cache.py). What
-it holds decides three things that nobody is told: how much of the next prompt is already computed, how long
-the server searches before it computes anything (seconds, in which it looks dead), and whether the prompt
-equals an entry, which kills the server. This package predicts them.
+mlx_lm.server keeps finished prompts and answers in a trie (`LRUPromptCache` of mlx_lm/models/cache.py). It
+does not report what this decides: how much of the next prompt is already computed, how long the server
+searches before it computes anything (seconds, in which it looks dead), and whether the prompt equals an
+entry, which kills the server. This package predicts all three.
 
 - `simulator` and `radix_tree` follow that cache entry by entry. They run in the tokenizer worker, which has
   the token ids (proxy/worker/cache_predictor.py); the gateway only imports their types.
 - `client` is the gateway's side of the predictor: `counting` before a request is accepted, then for each
-  request `predict`, `ask`, `read`, `ended`, in this order. `staleness` decides when an earlier prediction
-  still holds, and `search_times` turns search costs into seconds and tells the supervisor of the silences to
-  expect.
+  request `predict`, `ask`, `read`, `ended`, in this order. `staleness` decides when a prediction still holds;
+  `search_times` turns search costs into seconds, and announces silences to the supervisor.
 - `search_stalls` is what the relay sees: it follows a job through those four steps, and works around two
   defects of mlx-lm before and after them.
 - `internal_requests` is the way to the child for the gateway's own requests, which search stalls and memory

@@ -150,7 +150,7 @@ class CacheClient:
         """The child has read the prompt; it took `cached` tokens from its cache, if it said so."""
         tracked = self._tracked.get(id)
         if tracked is not None:
-            self._note(tracked.prediction.inserts if tracked.prediction else None)
+            self._insertions.add(tracked.prediction.inserts if tracked.prediction else None)
         self._counter.tell_predictor("read", of=id, cached=cached)
 
     def ended(self, id: str, generated: int, cached: int | None, *, complete: bool) -> None:
@@ -158,7 +158,7 @@ class CacheClient:
         tracked = self._tracked.pop(id, None)
         if tracked is not None and complete:
             known = tracked.prediction
-            self._note([*known.inserts, known.tokens + generated] if known else None)
+            self._insertions.add([*known.inserts, known.tokens + generated] if known else None)
         self._counter.tell_predictor("ended", of=id, generated=generated, cached=cached, complete=complete)
         self._unconfirmed.append(id)
         if self._asking_contents is None or self._asking_contents.done():
@@ -199,7 +199,7 @@ class CacheClient:
         if self._generation == self._simulated:
             return
         self._simulated = self._generation
-        self._note(None)
+        self._insertions.add(None)
         max_cost = self.searches.max_cost
         await _in_time(self._counter.ask_predictor("reset", rules=asdict(self._rules), max_cost=max_cost))
 
@@ -209,13 +209,6 @@ class CacheClient:
         prediction = CachePrediction(**fields) if fields else None
         self._tracked[id] = _TrackedRequest(prompt, prediction, insertions)
         return prediction
-
-    def _note(self, lengths: Sequence[int] | None) -> None:
-        """Note the insertions of entries of these lengths; None: of any."""
-        if lengths is None:
-            self._insertions.add_unknown()
-        else:
-            self._insertions.add(lengths)
 
     def _holds(self, tracked: _TrackedRequest) -> bool:
         assert tracked.prediction is not None

@@ -18,7 +18,7 @@ from typing import Any
 
 #: Filler requests for each entry: both kinds have to be evicted, in turn, however many there are of each.
 #: That no memory comes free at first proves nothing: the oldest entries may be fillers of the last time.
-FILLERS_PER_ENTRY = 2
+_PER_ENTRY = 2
 #: The server's own default size, for a server whose cache is not known.
 UNKNOWN_ENTRIES = 10
 
@@ -43,3 +43,8 @@ def filler(number: int, kind: str | None = None) -> FillerRequest:
             {"messages": [{"role": "user", "content": text}], "max_tokens": 64}, abandon=True
         )
     return FillerRequest({"prompt": text, "max_tokens": 1, "temperature": 0}, abandon=False)
+
+
+def enough(entries: int) -> int:
+    """Filler requests after which nothing old is left in a cache of this size; 0: not known."""
+    return _PER_ENTRY * (entries or UNKNOWN_ENTRIES)

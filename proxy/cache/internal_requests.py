@@ -21,7 +21,7 @@ from proxy.gate.gate import Gate
 from proxy.request.completion import ChatPrompt, Prompt, TextPrompt
 from proxy.upstream.broken import UpstreamBroken
 from proxy.upstream.client import Upstream
-from proxy.upstream.exchange import Exchange, SupervisorPort
+from proxy.upstream.exchange import SupervisorPort
 from supervisor.child.generation import NotReady
 
 log = logging.getLogger("mlxguard.internal_requests")
@@ -113,8 +113,8 @@ class InternalRequests:
             generation = await self._supervisor.ready(0)
             with generation.busy():
                 async with self._upstream.post(generation, path, whole) as exchange:
-                    if not abandon:
-                        await _read_to_the_end(exchange)
+                    while not abandon and await exchange.read():
+                        pass  # the child is done with it only at its end
                     if exchange.status != HTTPStatus.OK:
                         extra = {"kind": kind, "status": exchange.status}
                         log.warning("internal_request_refused", extra=extra)
@@ -124,12 +124,6 @@ class InternalRequests:
         except UpstreamBroken as broken:
             log.warning("internal_request_failed", extra={"kind": kind, "how": broken.how.name.lower()})
             return False
-
-
-async def _read_to_the_end(exchange: Exchange) -> None:
-    """Only then the child is done with it."""
-    while await exchange.read():
-        pass
 
 
 def _prompt(body: Mapping[str, Any]) -> Prompt:

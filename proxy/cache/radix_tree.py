@@ -62,15 +62,6 @@ class PrefixMatch:
         return self.node if self.inside == len(self.node.run) else split(self.node, self.inside)
 
 
-@dataclass(frozen=True, slots=True)
-class NearestEntry:
-    """The nearest entry below a position, its distance in tokens, and the cost of finding it."""
-
-    entry: CacheEntry
-    distance: int
-    cost: int
-
-
 def follow(root: Node, ids: Ids) -> PrefixMatch:
     """Match a prompt with the tree."""
     match = PrefixMatch(root, 0, 0, [])
@@ -114,10 +105,10 @@ def join(node: Node) -> None:
     node.parent.after[below.run[0]] = below
 
 
-def descend(start: Node, inside: int) -> NearestEntry:
+def descend(start: Node, inside: int) -> tuple[CacheEntry, int, int]:
     """Find the nearest entry below a position in the server's own order of search, the latest branch first.
 
-    The cost is the number of list items that the server copies.
+    Also its distance in tokens, and the cost of finding it: the list items that the server copies.
     """
     best: CacheEntry | None = None
     nearest, cost = _FAR, 0
@@ -134,7 +125,7 @@ def descend(start: Node, inside: int) -> NearestEntry:
         cost += (end + 1) * len(node.after)
         stack += [(after, end + 1, len(after.run) - 1) for after in node.after.values()]
     assert best is not None, "every path ends in an entry"
-    return NearestEntry(best, nearest, cost)
+    return best, nearest, cost
 
 
 def _sum(depth: int) -> int:

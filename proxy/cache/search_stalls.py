@@ -17,7 +17,7 @@ from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 
 from proxy.cache.client import CacheClient
-from proxy.cache.eviction import FILLERS_PER_ENTRY
+from proxy.cache.eviction import enough
 from proxy.cache.internal_requests import InternalRequests
 from proxy.cache.search_times import WORTH_S
 from proxy.cache.staleness import CachePrediction
@@ -90,7 +90,7 @@ class SearchStalls:
         """
         async with self._avoiding:
             sent = 0
-            while sent <= FILLERS_PER_ENTRY * self.cache.sequences:
+            while sent <= enough(self.cache.sequences):
                 before = await self.cache.avoid_exact_hit(id)
                 if before is None or not await self._internal_requests.send("exact_hit", **before):
                     break
@@ -113,7 +113,7 @@ class SearchStalls:
                 return
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class FollowedJob:
     """A job from its acceptance to its end."""
 
@@ -135,7 +135,7 @@ class FollowedJob:
             self.stalls.attempts -= 1
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class FollowedAttempt:
     """A job at the child.
 

@@ -94,10 +94,8 @@ class CacheSimulator:
         match = follow(self._root, ids)
         if match.exact or not match.depth:
             return SearchResult(len(ids), match.depth, match.exact, 0, 0, 0)
-        below = descend(match.node, match.inside)
-        return SearchResult(
-            len(ids), match.depth, False, match.shorter, match.depth + below.distance, below.cost
-        )
+        _, distance, cost = descend(match.node, match.inside)
+        return SearchResult(len(ids), match.depth, False, match.shorter, match.depth + distance, cost)
 
     def cached(self, found: SearchResult) -> int:
         """Tokens of the prompt that the server takes from its cache (`fetch_nearest_cache`)."""
@@ -169,7 +167,7 @@ class CacheSimulator:
         match = follow(self._root, ids)
         if match.exact:
             return match.passed[-1]
-        below = descend(match.node, match.inside).entry
+        below, _, _ = descend(match.node, match.inside)
         if match.depth > match.shorter and self.rules.trims(below.length):
             return below
         return next(entry for entry in reversed(match.passed) if entry.length == match.shorter)

@@ -49,16 +49,15 @@ class Insertions:
         self._lengths: deque[int] = deque(maxlen=remembered)
         self.count = 0
 
-    def add(self, lengths: Iterable[int]) -> None:
-        """Note entries that were inserted, or may have been."""
+    def add(self, lengths: Iterable[int] | None) -> None:
+        """Note entries that were inserted, or may have been; None: entries of any length."""
+        if lengths is None:
+            self._lengths.clear()
+            self.count += 1
+            return
         for length in lengths:
             self._lengths.append(length)
             self.count += 1
-
-    def add_unknown(self) -> None:
-        """Note that anything may have been inserted."""
-        self._lengths.clear()
-        self.count += 1
 
     def since(self, count: int) -> list[int] | None:
         """The insertions after the first `count`; None if they are not known."""

@@ -1,4 +1,4 @@
-"""What will run with these settings, in words: the output of `mlxguard-proxy check`."""
+"""The output of `mlxguard-proxy check`: what will run with these settings."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from proxy.request.model_names import served_name
 
 
 def summary(loaded: Loaded) -> str:
-    """One screen: what will run, then where each setting that is not a default was made."""
-    lines = [f"The configuration is good ({loaded.source})."]
+    """One screen of text: what will run, then where each setting that is not a default was set."""
+    lines = [f"The configuration is valid ({loaded.source})."]
     lines += [f"  {name:<14}{value}" for name, value in _rows(loaded.settings)]
     if loaded.places:
         width = max(len(".".join(key)) for key in loaded.places)
@@ -29,12 +29,12 @@ def summary(loaded: Loaded) -> str:
 def _rows(settings: Settings) -> Iterator[tuple[str, str]]:
     model, queue = settings.model, settings.queue
     yield "address", _address(settings)
-    yield "model", f"{model.path}, called {model.served_name or served_name(model.path)}"
+    yield "model", f"{model.path}, served as {model.served_name or served_name(model.path)}"
     yield "child", _child(settings.upstream)
     yield "child flags", shlex.join(server_flags(settings, Path(model.path)))
     yield "prompts", _prompts(settings.prompt)
     yield "memory", _memory(settings.memory)
-    yield "queue", f"{queue.max_waiting} may wait, each {queue.max_wait_s:g} s at most"
+    yield "queue", f"at most {queue.max_waiting} requests, each for at most {queue.max_wait_s:g} s"
     yield "state folder", str(state_folder(settings.supervisor.state_dir))
     yield "log", _log(settings.log)
 
@@ -45,12 +45,12 @@ def _address(settings: Settings) -> str:
     port = str(server.port) if server.port else "(a free port)"
     reach = "this machine only" if is_loopback(server.host) else "open to the network"
     keys = len(known_keys(server))
-    guard = f"{keys} API key{'s' if keys > 1 else ''}" if keys else "no API key"
-    return f"http://{host}:{port}, {reach}, {guard}"
+    access = f"{keys} API key{'s' if keys > 1 else ''}" if keys else "no API key"
+    return f"http://{host}:{port}, {reach}, {access}"
 
 
 def _child(upstream: UpstreamSettings) -> str:
-    command = shlex.join(upstream.command) if upstream.command else "mlx_lm.server as installed here"
+    command = shlex.join(upstream.command) if upstream.command else "the installed mlx_lm.server"
     return f"{command}, telemetry {upstream.telemetry}"
 
 
@@ -58,15 +58,17 @@ def _prompts(prompt: PromptSettings) -> str:
     longest = prompt.max_prompt_tokens
     limit = "the model's context length" if longest == "auto" else f"{longest} tokens"
     overflow = "refused" if prompt.prompt_overflow_policy == "error" else "cut"
-    return f"up to {limit}, longer ones are {overflow}; max_tokens {prompt.default_max_tokens} by default"
+    return f"up to {limit}, longer ones are {overflow}; max_tokens is {prompt.default_max_tokens} by default"
 
 
 def _memory(memory: MemorySettings) -> str:
     fixed = {name: value for name, value in memory if value != "auto"}
-    return ", ".join(f"{name} {value / 10**9:.1f}GB" for name, value in fixed.items()) or "left to the plan"
+    return (
+        ", ".join(f"{name} {value / 10**9:.1f}GB" for name, value in fixed.items())
+        or "limits are left to the plan"
+    )
 
 
 def _log(log: LogSettings) -> str:
-    return f"{log.level} and above to stderr ({log.format})" + (
-        f" and to {log.file} (JSON)" if log.file else ""
-    )
+    file = f" and to {log.file} (JSON)" if log.file else ""
+    return f"{log.level} and above to stderr ({log.format}){file}"

@@ -1,4 +1,4 @@
-"""`mlxguard-proxy crashes`: the crash reports of the state folder, in words."""
+"""`mlxguard-proxy crashes`: describes the crash reports of the state folder in words."""
 
 from __future__ import annotations
 
@@ -8,14 +8,15 @@ from typing import Any
 
 Report = dict[str, Any]
 
-#: Rows of the memory curve that are shown: about one in five seconds.
+#: Rows of the memory history that are shown: about one per five seconds.
 _SHOWN_SAMPLES = 12
 
+#: The name under which the newest report is asked for.
 _LAST = "last"
 
 
 def choose(reports: Sequence[Report], wanted: str) -> Report | None:
-    """The report with this id, or the only one whose id has it in it; `last` is the newest."""
+    """Find the report with this id, or the only one whose id contains it; `last` is the newest."""
     if wanted == _LAST:
         return reports[-1] if reports else None
     found = [report for report in reports if wanted in report["id"]]
@@ -24,9 +25,9 @@ def choose(reports: Sequence[Report], wanted: str) -> Report | None:
 
 
 def listing(reports: Sequence[Report]) -> str:
-    """One line per crash, the newest last."""
+    """List the crashes, one line each, the newest last."""
     if not reports:
-        return "no crash is on record"
+        return "no crash has been recorded"
     rows = [("id", "when", "cause", "in flight", "suspects", "then")]
     for report in reports:
         work = report["in_flight"]
@@ -40,7 +41,7 @@ def listing(reports: Sequence[Report]) -> str:
 
 
 def explanation(report: Report) -> str:
-    """Everything that is known of one crash."""
+    """Describe one crash in full."""
     return "\n".join(_explain(report))
 
 
@@ -56,14 +57,14 @@ def _explain(report: Report) -> Iterator[str]:
     yield "done"
     for step in report["done"]:
         details = {name: value for name, value in step.items() if name not in ("after_s", "what")}
-        told = ", ".join(f"{name} {value}" for name, value in details.items() if value is not None)
-        yield f"  {step['after_s']:8.3f} s  {step['what']:9} {told}".rstrip()
+        shown = ", ".join(f"{name} {value}" for name, value in details.items() if value is not None)
+        yield f"  {step['after_s']:8.3f} s  {step['what']:9} {shown}".rstrip()
     yield "last lines"
     yield from (f"  {line}" for line in report["last_lines"])
 
 
 def _plan(plan: dict[str, Any] | None) -> Iterator[str]:
-    """What was allowed, and what followed from it; reports of earlier versions have none."""
+    """The ceiling and the plan that followed from it; reports of early versions have none."""
     if plan is None:
         return
     longest = "not limited" if plan["max_prompt"] is None else f"{plan['max_prompt']} tokens"
@@ -75,9 +76,9 @@ def _plan(plan: dict[str, Any] | None) -> Iterator[str]:
 
 
 def _cost(each: dict[str, Any]) -> str:
-    predicted, seen = each.get("predicted_bytes"), each.get("seen_bytes")
-    known = [f"{_gb(predicted)} foretold"] if predicted is not None else []
-    known += [f"memory rose by {_gb(seen)}"] if seen is not None else []
+    predicted, observed = each.get("predicted_bytes"), each.get("seen_bytes")
+    known = [f"{_gb(predicted)} predicted"] if predicted is not None else []
+    known += [f"memory rose by {_gb(observed)}"] if observed is not None else []
     return "".join(f", {each}" for each in known)
 
 

@@ -1,4 +1,4 @@
-"""Is the code that runs ours? PyPI's `proxy.py` and `supervisor` use the same import names."""
+"""Detects foreign packages that hide ours: PyPI's `proxy.py` and `supervisor` have the same import names."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 _DISTRIBUTION = "mlxguard-proxy"
 
-#: Our packages -> the distribution on PyPI of the same import name, as its metadata folder is called.
+#: Our packages -> the distribution on PyPI with the same import name, as a pattern of its metadata folder.
 _PACKAGES = {"proxy": "proxy[._]py", "supervisor": "supervisor"}
 
 _REMEDY = (
@@ -17,7 +17,7 @@ _REMEDY = (
 
 
 def problems(root: Path = Path(__file__).parents[2]) -> Iterator[str]:
-    """One sentence for each package that is not ours alone; `root` is the folder that ours lie in."""
+    """One sentence for each package that is hidden or overwritten; `root` is the folder with ours."""
     for package, namesake in _PACKAGES.items():
         spec = find_spec(package)
         found = Path(spec.origin).parent if spec and spec.origin else None
@@ -34,9 +34,7 @@ def problems(root: Path = Path(__file__).parents[2]) -> Iterator[str]:
 
 
 def _owner(package: str) -> str:
-    from importlib.metadata import packages_distributions  # noqa: PLC0415 - slow, and needed only here
+    from importlib.metadata import packages_distributions  # noqa: PLC0415 - slow, and rarely needed
 
     owners = set(packages_distributions().get(package, ())) - {_DISTRIBUTION}
-    return (
-        f"it belongs to {', '.join(sorted(owners))}" if owners else "it belongs to no installed distribution"
-    )
+    return f"it belongs to {', '.join(sorted(owners)) or 'no installed distribution'}"

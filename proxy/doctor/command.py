@@ -1,8 +1,4 @@
-"""`mlxguard-proxy doctor`: proves in seconds that what differs between systems works on this machine.
-
-Nothing is downloaded and no model of the user's is loaded. This is the thin shell: each check looks, and
-doctor_machine.py or doctor_setup.py judges. The embedded model is served meanwhile.
-"""
+"""The checks of `mlxguard-proxy doctor`: makes them in order and prints the results."""
 
 from __future__ import annotations
 
@@ -16,6 +12,7 @@ import shutil
 import sys
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import orjson
 
@@ -24,8 +21,8 @@ from proxy.config.folders import cache_folder, state_folder
 from proxy.config.loader import ConfigurationError, load
 from proxy.config.settings import ModelSettings, Settings
 from proxy.doctor import machine, trials
-from proxy.doctor import settings as doctor_setup
-from proxy.doctor.finding import CheckResult, conclusion, document, failed, works
+from proxy.doctor import settings as setup
+from proxy.doctor.check_result import CheckResult, conclusion, document, failed, works
 from proxy.doctor.machine import PROMISED_S, Versions
 from proxy.doctor.serving import serve_once
 from proxy.doctor.settings import ModelSeen, StateSeen
@@ -40,34 +37,37 @@ from supervisor.model.resolve import ModelUnavailable, may_be_downloaded
 from supervisor.state.folder import AlreadyRunning, StateFolder, holder
 from supervisor.tracing.client import offered_flags
 
+#: Bytes that a trial program allocates.
 _TRIAL_BYTES = 64 * 2**20
-#: Of MLX's, large enough that what it takes beside is little.
+#: Bytes that it allocates by MLX: large, so that MLX's overhead hardly counts.
 _MLX_BYTES = 128 * 2**20
 
-Look = Callable[[], Awaitable[Sequence[CheckResult]]]
+T = TypeVar("T")
+#: One check: returns its results.
+Check = Callable[[], Awaitable[Sequence[CheckResult]]]
 
 
 def run(config: Path | None, sets: Sequence[str], *, as_json: bool) -> int:
-    """Look at everything and print what is found, each as it is known; the exit code is one of `ExitCode`."""
-    logging.getLogger("mlxguard").addHandler(logging.NullHandler())  # what it says, the findings say too
-    findings = asyncio.run(_printed(config, sets, as_json=as_json))
-    return ExitCode.OK if works(findings) else ExitCode.UNFIT
+    """Make every check and print each result as it is known; the exit code is one of `ExitCode`."""
+    logging.getLogger("mlxguard").addHandler(logging.NullHandler())  # the results say the same
+    results = asyncio.run(_printed(config, sets, as_json=as_json))
+    return ExitCode.OK if works(results) else ExitCode.UNFIT
 
 
 async def _printed(config: Path | None, sets: Sequence[str], *, as_json: bool) -> list[CheckResult]:
-    findings: list[CheckResult] = []
+    results: list[CheckResult] = []
 
-    def tell(found: Sequence[CheckResult]) -> None:
-        findings.extend(found)
+    def report(new: Sequence[CheckResult]) -> None:
+        results.extend(new)
         if not as_json:
-            _print("\n".join(finding.text() for finding in found))
+            _print("\n".join(result.text() for result in new))
 
-    await _examine(config, sets, tell)
+    await _examine(config, sets, report)
     if as_json:
-        _print(orjson.dumps(document(findings), option=orjson.OPT_INDENT_2).decode())
+        _print(orjson.dumps(document(results), option=orjson.OPT_INDENT_2).decode())
     else:
-        _print(conclusion(findings))
-    return findings
+        _print(conclusion(results))
+    return results
 
 
 def _print(text: str) -> None:
@@ -76,24 +76,26 @@ def _print(text: str) -> None:
 
 
 async def _examine(
-    config: Path | None, sets: Sequence[str], tell: Callable[[Sequence[CheckResult]], None]
+    config: Path | None, sets: Sequence[str], report: Callable[[Sequence[CheckResult]], None]
 ) -> None:
     settings, source, faults = _configured(config, sets)
-    serving = asyncio.create_task(_looked("server", _served))
+    serving = asyncio.create_task(_results("server", _served))
     try:
-        tell((doctor_setup.configuration(source, faults),))
-        for name, look in (*_machine_checks(settings), *(() if faults else _setup_checks(settings))):
-            tell(await _looked(name, look))
-        tell(await serving)
-        if not faults:  # the embedded model is there by now
-            tell(await _looked("model", lambda: _model(settings)))
-    finally:  # after Ctrl-C too, while there is still somebody to stop the server in order
+        report((setup.configuration(source, faults),))
+        for name, check in _machine_checks(settings):
+            report(await _results(name, check))
+        if not faults:
+            report(await _results("state folder", lambda: _state_and_port(settings)))
+        report(await serving)
+        if not faults:  # by now the embedded model exists
+            report(await _results("model", lambda: _model(settings)))
+    finally:  # also after Ctrl-C, so that the server is stopped in order
         serving.cancel()
         await asyncio.wait((serving,))
 
 
 def _configured(config: Path | None, sets: Sequence[str]) -> tuple[Settings, str, list[str]]:
-    """The settings, where they came from, and their faults; with any, the settings are the defaults."""
+    """The settings, their source and their faults; with any fault, the settings are the defaults."""
     try:
         loaded = load(config, os.environ, sets)
     except ConfigurationError as error:
@@ -101,70 +103,56 @@ def _configured(config: Path | None, sets: Sequence[str]) -> tuple[Settings, str
     return loaded.settings, loaded.source, []
 
 
-async def _looked(name: str, look: Look) -> Sequence[CheckResult]:
+async def _results(name: str, check: Check) -> Sequence[CheckResult]:
     try:
-        return await look()
-    except Exception as error:  # noqa: BLE001 - where it was never run, anything may be missing
-        advice = "The check itself broke: please report it with the output of `mlxguard-proxy doctor --json`."
+        return await check()
+    except Exception as error:  # noqa: BLE001 - on a new system anything may be missing
+        advice = (
+            "The check itself failed: please report it with the output of `mlxguard-proxy doctor --json`."
+        )
         return (failed(name, f"{type(error).__name__}: {error}", advice),)
 
 
-def _machine_checks(settings: Settings) -> list[tuple[str, Look]]:
-    async def versions() -> Sequence[CheckResult]:
-        return (machine.versions(await asyncio.to_thread(_versions)),)
+def _judged(judge: Callable[[T], CheckResult], look: Callable[[], Awaitable[T]]) -> Check:
+    """The check that looks with `look` and judges with `judge`."""
 
-    async def flags() -> Sequence[CheckResult]:
-        return (machine.flags(await offered_flags(settings.upstream.command, cache_folder())),)
+    async def check() -> Sequence[CheckResult]:
+        return (judge(await look()),)
 
-    async def memory() -> Sequence[CheckResult]:
-        return (machine.memory(await trials.rise(_TRIAL_BYTES)),)
+    return check
+
+
+def _machine_checks(settings: Settings) -> list[tuple[str, Check]]:
+    """The checks of the machine by name, in the order in which they are made."""
 
     async def mlx() -> Sequence[CheckResult]:
         seen = await trials.mlx_rise(_MLX_BYTES)
         readings = await asyncio.to_thread(memory_limits.read, seen.backend, seen.working_set)
         allowed = machine_ceiling(settings, readings)
-        return (
-            machine.mlx_memory(seen, sys.platform),
-            doctor_setup.memory(readings, allowed, sys.platform),
-        )
-
-    async def processes() -> Sequence[CheckResult]:
-        return (machine.processes(await trials.process_seen()),)
-
-    async def holder_of_port() -> Sequence[CheckResult]:
-        return (machine.port_holder(await trials.port_seen()),)
-
-    async def exits() -> Sequence[CheckResult]:
-        return (machine.exits(await trials.exits()),)
-
-    async def orphans() -> Sequence[CheckResult]:
-        return (machine.orphans(await trials.orphans(PROMISED_S)),)
-
-    async def open_files() -> Sequence[CheckResult]:
-        return (machine.open_files(_open_files()),)
+        return machine.mlx_memory(seen, sys.platform), setup.memory(readings, allowed, sys.platform)
 
     return [
-        ("versions", versions),
-        ("server flags", flags),
-        ("memory of a child", memory),
+        ("versions", _judged(machine.versions, lambda: asyncio.to_thread(_versions))),
+        (
+            "server flags",
+            _judged(machine.flags, lambda: offered_flags(settings.upstream.command, cache_folder())),
+        ),
+        ("memory of a child", _judged(machine.memory, lambda: trials.rise(_TRIAL_BYTES))),
         ("memory of MLX", mlx),
-        ("state of a child", processes),
-        ("holder of a port", holder_of_port),
-        ("end of a child", exits),
-        ("no orphans", orphans),
-        ("open files", open_files),
+        ("state of a child", _judged(machine.processes, trials.process_seen)),
+        ("holder of a port", _judged(machine.port_holder, trials.port_seen)),
+        ("end of a child", _judged(machine.exits, trials.exits)),
+        ("no orphans", _judged(machine.orphans, lambda: trials.orphans(PROMISED_S))),
+        ("open files", _judged(machine.open_files, lambda: asyncio.to_thread(_open_files))),
     ]
 
 
-def _setup_checks(settings: Settings) -> list[tuple[str, Look]]:
-    async def state_and_port() -> Sequence[CheckResult]:
-        seen = await asyncio.to_thread(_state, state_folder(settings.supervisor.state_dir))
-        server = settings.server
-        fault = await asyncio.to_thread(_port_fault, settings)
-        address = f"{server.host}:{server.port}" if server.port else f"some port of {server.host}"
-        return doctor_setup.state(seen), doctor_setup.port(address, fault, seen.holder_pid)
-
-    return [("state folder", state_and_port)]
+async def _state_and_port(settings: Settings) -> Sequence[CheckResult]:
+    seen = await asyncio.to_thread(_state, state_folder(settings.supervisor.state_dir))
+    server = settings.server
+    fault = await asyncio.to_thread(_port_fault, settings)
+    address = f"{server.host}:{server.port}" if server.port else f"some port of {server.host}"
+    return setup.state(seen), setup.port(address, fault, seen.holder_pid)
 
 
 async def _served() -> Sequence[CheckResult]:
@@ -178,11 +166,11 @@ async def _model(settings: Settings) -> Sequence[CheckResult]:
         folder = local_folder(settings, cache_folder())
         seen = ModelSeen(name, await Planner(settings, cache_folder(), learned).plan(folder))
     except (ModelUnavailable, OSError, ValueError) as failure:
-        seen = ModelSeen(name, fault=str(failure), hub=_on_the_hub(settings.model))
-    return (doctor_setup.model(seen),)
+        seen = ModelSeen(name, fault=str(failure), downloadable=_downloadable(settings.model))
+    return (setup.model(seen),)
 
 
-def _on_the_hub(model: ModelSettings) -> bool:
+def _downloadable(model: ModelSettings) -> bool:
     return may_be_downloaded(model.path) and found(model.path, model.revision) is None
 
 
@@ -212,7 +200,7 @@ def _open_files() -> int | None:
 
 
 def _state(folder: Path) -> StateSeen:
-    """Takes the folder for a moment, as a proxy that starts does."""
+    """Lock the folder for a moment, as a proxy does that starts."""
     records = StateFolder(folder)
     try:
         records.open()

@@ -1,7 +1,4 @@
-"""The real server with the embedded model, from start to stop, as the gateway runs it: what was seen of that.
-
-Nothing is judged here; doctor_checks.py does. Settings are the defaults, the state folder is one of its own.
-"""
+"""Runs the real server with the embedded model once, as the gateway does, and reports what was seen."""
 
 from __future__ import annotations
 
@@ -15,21 +12,23 @@ from typing import Any
 import orjson
 
 from proxy.config.settings import Settings
-from proxy.doctor.trials import comes
-from proxy.errors import GuardError
+from proxy.doctor.trials import becomes_true
+from proxy.errors import GatewayError
 from proxy.planning.preparation import Preparation
 from proxy.prompt.counter import TokenCounter
 from proxy.request.completion import ChatPrompt
 from proxy.upstream.broken import UpstreamBroken
 from proxy.upstream.client import Upstream
-from supervisor.child.process import Telemetry, runs
+from supervisor.child.generation import Generation, NotReady
+from supervisor.child.options import SupervisorOptions
+from supervisor.child.process import Telemetry, is_running
 from supervisor.machine import system
 from supervisor.model.resolve import EMBEDDED
-from supervisor.supervisor import Generation, NotReady, Supervisor, SupervisorOptions
+from supervisor.supervisor import Supervisor
 
-_START_S = 60.0
-_TELEMETRY_S = 3.0
-_ANSWER_S = 20.0
+#: Seconds that the server may need to start, to answer one chat, and to send telemetry afterwards.
+_START_S, _ANSWER_S, _TELEMETRY_S = 60.0, 20.0, 3.0
+#: Seconds after which a stop by SIGINT counts as failed.
 SIGINT_GRACE_S = 5.0
 
 _QUESTION: dict[str, Any] = {"role": "user", "content": "Does everything work here?"}
@@ -37,16 +36,16 @@ _QUESTION: dict[str, Any] = {"role": "user", "content": "Does everything work he
 
 @dataclass(frozen=True, slots=True)
 class ServedTrial:
-    """What was seen. Times in seconds; None where it did not come to it.
+    """What was seen. Times are in seconds; None if the trial did not get that far.
 
     Attributes:
-        fault: why it was not served, in a sentence; None when it was.
-        last_words: the server's last lines, where there is a fault.
-        ready_s: until the canary was answered.
-        counted, served: tokens of one chat, by the tokenizer worker and by the server's usage.
-        footprint: bytes of the child, seen from outside.
-        stop_s: until it had ended; above `SIGINT_GRACE_S`, SIGINT was not enough.
-        left: whether its process was there afterwards, or its port was held.
+        fault: why the server could not be used, in a sentence; None if it could.
+        last_words: the server's last lines of output, if there is a fault.
+        ready_s: time until the canary was answered.
+        counted, served: tokens of one chat, as counted by the tokenizer worker and by the server.
+        footprint: memory of the child in bytes, seen from outside.
+        stop_s: time until the server had ended; above `SIGINT_GRACE_S`, SIGINT was not enough.
+        left: whether its process still ran afterwards, or its port was still in use.
     """
 
     fault: str | None = None
@@ -61,78 +60,63 @@ class ServedTrial:
 
 
 async def serve_once(cache_dir: Path) -> ServedTrial:
-    """Make the embedded model in `cache_dir` if it is not there, serve one chat with it, and stop."""
+    """Make the embedded model in `cache_dir` if it is missing, serve one chat with it, and stop.
+
+    Raises nothing for what the child does.
+    """
+    seen: dict[str, Any] = {}
+    counter, upstream = TokenCounter(), Upstream()
+    settings = Settings.model_validate({"model": {"path": EMBEDDED}})
+    preparation = Preparation(settings, counter, cache_dir)
     with tempfile.TemporaryDirectory(prefix="mlxguard-doctor-") as folder:
-        return await _Trial(cache_dir, Path(folder)).run()
-
-
-class _Trial:
-    """One life of one child."""
-
-    def __init__(self, cache_dir: Path, state_dir: Path) -> None:
-        self._tokens = TokenCounter()
-        settings = Settings.model_validate({"model": {"path": EMBEDDED}})
-        self._preparation = Preparation(settings, self._tokens, cache_dir)
         options = SupervisorOptions(
-            state_dir, start_timeout_s=_START_S, max_restarts=0, sigint_grace_s=SIGINT_GRACE_S
+            Path(folder), start_timeout_s=_START_S, max_restarts=0, sigint_grace_s=SIGINT_GRACE_S
         )
-        self._supervisor = Supervisor(self._preparation.prepare, options)
-        self._upstream = Upstream()
-
-    async def run(self) -> ServedTrial:
-        """Never raises for what the child does."""
-        seen: dict[str, Any] = {}
-        await self._supervisor.start()
+        supervisor = Supervisor(preparation.prepare, options)
+        await supervisor.start()
         try:
-            await self._work(seen)
+            began = time.monotonic()
+            generation = await supervisor.ready(_START_S)
+            seen["ready_s"] = time.monotonic() - began
+            await preparation.ready(_START_S)
+            async with asyncio.timeout(_ANSWER_S):
+                seen["counted"] = await counter.count(ChatPrompt((_QUESTION,)))
+                seen["served"] = await _ask(upstream, generation)
+            await becomes_true(lambda: _has_active_memory(generation), _TELEMETRY_S)
+            seen["telemetry"] = generation.telemetry()
+            seen["footprint"] = supervisor.snapshot().memory_bytes
         except NotReady as failure:
             seen |= {"fault": str(failure), "last_words": failure.snapshot.log_tail}
-        except (GuardError, UpstreamBroken, TimeoutError, ValueError, LookupError) as failure:
-            words = self._supervisor.snapshot().log_tail
+        except (GatewayError, UpstreamBroken, TimeoutError, ValueError, LookupError) as failure:
+            words = supervisor.snapshot().log_tail
             seen |= {"fault": f"{type(failure).__name__}: {failure}", "last_words": words}
         finally:
-            await self._stop(seen)
-        return ServedTrial(**seen)
+            seen |= await _stopped(supervisor)
+            await upstream.stop()
+            await preparation.stop()
+    return ServedTrial(**seen)
 
-    async def _work(self, seen: dict[str, Any]) -> None:
-        began = time.monotonic()
-        generation = await self._supervisor.ready(_START_S)
-        seen["ready_s"] = time.monotonic() - began
-        await self._preparation.ready(_START_S)
-        async with asyncio.timeout(_ANSWER_S):
-            seen["counted"] = await self._tokens.count(ChatPrompt((_QUESTION,)))
-            seen["served"] = await self._ask(generation)
-        seen["telemetry"] = await self._sample(generation)
-        seen["footprint"] = self._supervisor.snapshot().memory_bytes
 
-    async def _ask(self, generation: Generation) -> int:
-        """Tokens of the prompt, as the server says."""
-        body = {"model": "default_model", "messages": [_QUESTION], "max_tokens": 4, "stream": False}
-        answer = bytearray()
-        with generation.busy():
-            async with self._upstream.post(
-                generation, "/v1/chat/completions", orjson.dumps(body)
-            ) as exchange:
-                while data := await exchange.read():
-                    answer += data
-        return int(orjson.loads(answer)["usage"]["prompt_tokens"])
+async def _ask(upstream: Upstream, generation: Generation) -> int:
+    """Ask a question; returns the tokens of the prompt as counted by the server."""
+    body = {"model": "default_model", "messages": [_QUESTION], "max_tokens": 4, "stream": False}
+    answer = bytearray()
+    with generation.busy():
+        async with upstream.post(generation, "/v1/chat/completions", orjson.dumps(body)) as exchange:
+            while data := await exchange.read():
+                answer += data
+    return int(orjson.loads(answer)["usage"]["prompt_tokens"])
 
-    async def _sample(self, generation: Generation) -> Telemetry | None:
-        """The first sample after the weights were loaded, or the latest."""
 
-        def active() -> bool:
-            sample = generation.telemetry()
-            return sample is not None and sample.active_bytes > 0
+def _has_active_memory(generation: Generation) -> bool:
+    """Whether a sample has arrived since the weights were loaded."""
+    sample = generation.telemetry()
+    return sample is not None and sample.active_bytes > 0
 
-        await comes(active, _TELEMETRY_S)
-        return generation.telemetry()
 
-    async def _stop(self, seen: dict[str, Any]) -> None:
-        last = self._supervisor.snapshot()
-        began = time.monotonic()
-        await self._supervisor.stop()
-        seen["stop_s"] = time.monotonic() - began
-        held = last.port is not None and system.holder_of_port(last.port) is not None
-        seen["left"] = held or (last.pid is not None and runs(last.pid))
-        await self._upstream.stop()
-        await self._preparation.stop()
+async def _stopped(supervisor: Supervisor) -> dict[str, Any]:
+    last, began = supervisor.snapshot(), time.monotonic()
+    await supervisor.stop()
+    took = time.monotonic() - began
+    held = last.port is not None and system.holder_of_port(last.port) is not None
+    return {"stop_s": took, "left": held or (last.pid is not None and is_running(last.pid))}

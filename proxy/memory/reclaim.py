@@ -12,7 +12,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Protocol
 
-from proxy.cache.eviction import FILLERS_PER_ENTRY, UNKNOWN_ENTRIES, filler
+from proxy.cache.eviction import UNKNOWN_ENTRIES, enough, filler
 from proxy.cache.eviction_plan import EvictionPlan, FillerKind, plan_eviction
 from proxy.gate.gate import Gate
 from proxy.gate.residents import KeptSequence
@@ -121,7 +121,7 @@ class Reclaim:
 
     async def _evict(self, marks: Marks) -> None:
         entries = self._entries()
-        sent, most = 0, FILLERS_PER_ENTRY * (entries or UNKNOWN_ENTRIES)
+        sent, most = 0, enough(entries)
         await self._next_look()
         before, sessions = self._active, self._gate.snapshot().sessions
         dropped: list[KeptSequence] = []

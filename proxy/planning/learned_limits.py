@@ -20,7 +20,7 @@ from pydantic import Field, TypeAdapter
 
 from proxy.config.settings import Settings
 from proxy.gate.corrections import Corrections
-from proxy.planning.learned_state import LearnedFile, Section
+from proxy.planning.learned_state import LearnedFile, StateSection
 from proxy.planning.server_flags import server_flags
 from supervisor.child.generation import Death
 from supervisor.lifecycle.state_machine import State
@@ -51,7 +51,7 @@ class StoredLimits:
     corrections: Corrections = field(default_factory=Corrections)
 
 
-LIMITS = Section("limits", TypeAdapter(StoredLimits), former="limits.json")
+LIMITS = StateSection("limits", TypeAdapter(StoredLimits), former="limits.json")
 
 
 def key_of(settings: Settings, folder: Path) -> Key:

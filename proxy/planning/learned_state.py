@@ -33,7 +33,7 @@ _T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True)
-class Section(Generic[_T]):
+class StateSection(Generic[_T]):
     """One part of the document.
 
     Attributes:
@@ -68,7 +68,7 @@ class LearnedFile:
         self._saver = Saver(self._tasks)
         self._on_disk: set[str] = set()
 
-    def load(self, section: Section[_T]) -> _T | None:
+    def load(self, section: StateSection[_T]) -> _T | None:
         """The section; None if there is none that can be used."""
         if self._folder is None:
             return None
@@ -88,13 +88,13 @@ class LearnedFile:
             self._on_disk.add(section.name)
         return value
 
-    def save(self, section: Section[_T], value: _T) -> None:
+    def save(self, section: StateSection[_T], value: _T) -> None:
         """Write the section soon."""
         if self._folder is not None:
             folder, content = self._folder, section.form.dump_python(value, mode="json")
             self._saver.save(section.name, lambda: self._write(folder, section, content))
 
-    def removed(self, section: Section[Any]) -> bool:
+    def removed(self, section: StateSection[Any]) -> bool:
         """Whether another process has removed the section from the disk (`limits reset`)."""
         if self._folder is None or section.name not in self._on_disk:
             return False
@@ -107,14 +107,14 @@ class LearnedFile:
         """Wait until everything is written."""
         await self._tasks.finish()
 
-    def _write(self, folder: Path, section: Section[Any], content: object) -> None:
+    def _write(self, folder: Path, section: StateSection[Any], content: object) -> None:
         # Only this section: another one may have been removed meanwhile, and must not come back.
         write_json(folder / FILE, {**_usable(folder), section.name: content})
         (folder / section.former).unlink(missing_ok=True)
         self._on_disk.add(section.name)
 
 
-def read_section(folder: Path, section: Section[_T]) -> _T | None:
+def read_section(folder: Path, section: StateSection[_T]) -> _T | None:
     """The section in the state folder, or what version 0.1 left there; None if there is neither.
 
     Raises:
@@ -135,7 +135,7 @@ def read_section(folder: Path, section: Section[_T]) -> _T | None:
         raise DamagedState(file, f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from error
 
 
-def forget(folder: Path, section: Section[Any]) -> bool:
+def forget(folder: Path, section: StateSection[Any]) -> bool:
     """Remove the section from the disk, or the whole file if it is damaged; tells whether there was anything.
 
     Raises:

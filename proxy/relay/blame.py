@@ -19,6 +19,8 @@ from typing import Annotated
 
 from pydantic import Field
 
+from proxy.job import Job, Stage
+
 #: All causes of death by lack of memory are one kind, since it is chance which allocation fails first.
 MEMORY = "memory"
 
@@ -41,28 +43,8 @@ _SAME_KIND = 2
 #: This many crashes of any kinds do so, too.
 _ANY_KIND = 3
 
-#: Later wall-clock times in a file are not ours.
+#: Later wall-clock times in a file are invalid.
 _LATEST = 1e11
-
-
-@dataclass(frozen=True, slots=True)
-class CrashCandidate:
-    """A request that the child was working on when it died.
-
-    Attributes:
-        prefilling: its first token had not come.
-        asked: when it was given to the child, on a monotonic clock.
-        predicted: bytes that were reserved for it; None: not known.
-        observed: bytes by which the child's memory rose since its admission, for any request; None: not
-            known.
-    """
-
-    fingerprint: str
-    prompt_tokens: int
-    prefilling: bool
-    asked: float
-    predicted: int | None = None
-    observed: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,46 +110,51 @@ class CrashLedger:
         return max(1, proven, record.prompt_tokens // 2)
 
 
-def suspects(candidates: Sequence[CrashCandidate], ledger: CrashLedger, *, memory: bool) -> frozenset[str]:
+def suspects(jobs: Sequence[Job], ledger: CrashLedger, *, memory: bool) -> frozenset[str]:
     """The fingerprints of the requests that one crash is blamed on."""
     # 1. Requests that were suspected before and not cleared since.
-    known = {each.fingerprint for each in candidates if each.fingerprint in ledger.records}
+    known = {each.fingerprint for each in jobs if each.fingerprint in ledger.records}
     if known:
         return frozenset(known)
     # 2. Prefill is where a bad request meets the model first, and where memory rises fastest; a request that
-    # cost more than predicted has taken what was reserved for others.
-    prefilling = {each.fingerprint for each in candidates if each.prefilling}
-    costlier = underestimated(candidates) if memory else None
+    #    cost more than predicted has taken what was reserved for others.
+    prefilling = {each.fingerprint for each in jobs if each.stage is Stage.PREFILL}
+    costlier = underestimated(jobs) if memory else None
     if prefilling or costlier is not None:
         return frozenset(prefilling | ({costlier.fingerprint} if costlier else set()))
     # 3. In decode, the request that came last changed something; for lack of memory, also the largest one.
-    last = max(candidates, key=lambda each: each.asked, default=None)
-    largest = max(candidates, key=lambda each: each.prompt_tokens, default=None) if memory else None
+    last = max(jobs, key=_asked, default=None)
+    largest = max(jobs, key=lambda each: each.fitted.prompt_tokens, default=None) if memory else None
     return frozenset(each.fingerprint for each in (last, largest) if each is not None)
 
 
-def underestimated(candidates: Sequence[CrashCandidate]) -> CrashCandidate | None:
+def underestimated(jobs: Sequence[Job]) -> Job | None:
     """The request whose memory was predicted too low; None if the rise of memory does not show one.
 
     The rise since an admission was caused by that request or by later ones. So the culprit is the last
     request since whose admission memory rose by more than was predicted for it and all later ones together.
     """
     predicted = 0
-    for each in sorted(candidates, key=lambda each: each.asked, reverse=True):
-        if each.predicted is None or each.observed is None:
+    for each in sorted(jobs, key=_asked, reverse=True):
+        if each.predicted_bytes is None or each.seen_bytes is None:
             return None
-        predicted += each.predicted
-        if each.observed > _UNDERESTIMATED * predicted:
+        predicted += each.predicted_bytes
+        if each.seen_bytes > _UNDERESTIMATED * predicted:
             return each
     return None
 
 
-def blame(ledger: CrashLedger, candidates: Sequence[CrashCandidate], kind: str, now: float) -> CrashLedger:
-    """The ledger after a crash of `kind` with these requests in flight."""
-    blamed = suspects(candidates, ledger, memory=kind == MEMORY)
-    alone = len({each.fingerprint for each in candidates}) == 1
+def _asked(job: Job) -> float:
+    """When it was given to the child."""
+    return job.asked or job.arrived
+
+
+def blame(ledger: CrashLedger, jobs: Sequence[Job], kind: str, now: float) -> CrashLedger:
+    """The ledger after a crash of `kind` with these jobs at the child."""
+    blamed = suspects(jobs, ledger, memory=kind == MEMORY)
+    alone = len({each.fingerprint for each in jobs}) == 1
     records = dict(ledger.records)
-    for each in candidates:
+    for each in jobs:
         if each.fingerprint in blamed:
             blamed -= {each.fingerprint}  # identical requests in one batch count as one crash
             records[each.fingerprint] = _blamed(records.get(each.fingerprint), each, kind, alone, now)
@@ -181,14 +168,12 @@ def cleared(ledger: CrashLedger, fingerprint: str, prompt_tokens: int) -> CrashL
     return CrashLedger(MappingProxyType(records), proven)
 
 
-def _blamed(
-    before: CrashRecord | None, each: CrashCandidate, kind: str, alone: bool, now: float
-) -> CrashRecord:
+def _blamed(before: CrashRecord | None, each: Job, kind: str, alone: bool, now: float) -> CrashRecord:
     kinds = (*(before.kinds if before else ()), kind)[-8:]
     record = CrashRecord(
         kinds=kinds,
-        prefilling=each.prefilling and (before is None or before.prefilling),
-        prompt_tokens=each.prompt_tokens,
+        prefilling=each.stage is Stage.PREFILL and (before is None or before.prefilling),
+        prompt_tokens=each.fitted.prompt_tokens,
         last=now,
         sentences=before.sentences if before else 0,
         until=before.until if before else 0.0,

@@ -7,6 +7,9 @@ from enum import StrEnum
 from proxy.stream.answer import Answer, AnswerPhase
 from proxy.upstream.broken import BreakKind
 
+#: A request is replayed this often after deaths of the child.
+_MAX_REPLAYS = 2
+
 
 class BreakVerdict(StrEnum):
     """What becomes of a request whose attempt failed."""
@@ -23,7 +26,6 @@ def judge_break(
     how: BreakKind,
     *,
     dead: bool,
-    max_replays: int,
     short_of_memory: bool = False,
     retried: bool = False,
 ) -> BreakVerdict:
@@ -55,4 +57,4 @@ def judge_break(
     if answer.phase is AnswerPhase.CONTENT:
         return BreakVerdict.UNAVAILABLE
     # 6. The client has seen nothing but comments: run it again, within reason.
-    return BreakVerdict.REPLAY if answer.attempts <= max_replays else BreakVerdict.UNAVAILABLE
+    return BreakVerdict.REPLAY if answer.attempts <= _MAX_REPLAYS else BreakVerdict.UNAVAILABLE

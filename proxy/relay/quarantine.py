@@ -17,9 +17,9 @@ from pydantic import Field, TypeAdapter
 from proxy.errors import PromptTooLong, Quarantined
 from proxy.job import Job, Stage
 from proxy.planning.learned_limits import LearnedLimits
-from proxy.planning.learned_state import LearnedFile, Section
+from proxy.planning.learned_state import LearnedFile, StateSection
 from proxy.relay import blame
-from proxy.relay.blame import MEMORY, CrashCandidate, CrashLedger, CrashRecord, Isolation
+from proxy.relay.blame import MEMORY, CrashLedger, CrashRecord, Isolation
 from supervisor.child.generation import Death
 from supervisor.lifecycle.in_flight import InFlight
 
@@ -41,7 +41,7 @@ class StoredLedger(CrashLedger):
     model: Annotated[str, Field(max_length=4096)] = ""
 
 
-SUSPECTS = Section("suspects", TypeAdapter(StoredLedger), former="suspects.json")
+SUSPECTS = StateSection("suspects", TypeAdapter(StoredLedger), former="suspects.json")
 
 
 class Quarantine:
@@ -89,8 +89,7 @@ class Quarantine:
         self._limits.record_death(death)
         if not death.external and not self._internal_requests():
             kind = MEMORY if death.memory else str(death.cause)
-            candidates = [_candidate(job) for job in jobs]
-            self._change(blame.blame(before, candidates, kind, self._wall()))
+            self._change(blame.blame(before, jobs, kind, self._wall()))
         work = [self._describe(job, before) for job in jobs]
         for each in work:
             if each.refused_s is not None:
@@ -181,14 +180,3 @@ def _at_work(job: Job, generation: int) -> bool:
     """Whether the child can have died of it: an isolated suspect that has not reached it yet cannot."""
     running = job.stage in (Stage.PREFILL, Stage.DECODE)
     return running and job.generation == generation and job.asked is not None
-
-
-def _candidate(job: Job) -> CrashCandidate:
-    return CrashCandidate(
-        job.fingerprint,
-        job.fitted.prompt_tokens,
-        job.stage is Stage.PREFILL,
-        job.asked or job.arrived,
-        job.predicted_bytes,
-        job.seen_bytes,
-    )

@@ -23,10 +23,9 @@ log = logging.getLogger("mlxguard.relay")
 class Recovery:
     """Settles the failed attempts of all requests."""
 
-    def __init__(self, supervisor: SupervisorPort, quarantine: Quarantine, *, max_replays: int) -> None:
+    def __init__(self, supervisor: SupervisorPort, quarantine: Quarantine) -> None:
         self._supervisor = supervisor
         self._quarantine = quarantine
-        self._max_replays = max_replays
 
     async def settle(self, job: Job, generation: Generation, broken: UpstreamBroken) -> None:
         """Return if the request is to be run again. Raises the GatewayError that ends it otherwise."""
@@ -39,7 +38,6 @@ class Recovery:
             job.answer,
             broken.how,
             dead=death is not None,
-            max_replays=self._max_replays,
             short_of_memory=death is None and (ended or self._supervisor.short_of_memory()),
             retried=job.retried,
         )

@@ -18,8 +18,7 @@ class Registry:
     """Every completion request from acceptance to its end, and the last finished ones."""
 
     def __init__(self) -> None:
-        self._running: dict[str, Job] = {}
-        self._tasks: dict[str, asyncio.Task[object] | None] = {}
+        self._running: dict[str, tuple[Job, asyncio.Task[object] | None]] = {}
         self._recent: deque[dict[str, Any]] = deque(maxlen=_RECENT)
         self._empty = asyncio.Event()
         self._empty.set()
@@ -27,13 +26,12 @@ class Registry:
     @contextmanager
     def track(self, job: Job) -> Iterator[None]:
         """List `job` as running for the length of the block."""
-        self._running[job.answer.id] = job
-        self._tasks[job.answer.id] = asyncio.current_task()
+        self._running[job.answer.id] = job, asyncio.current_task()
         self._empty.clear()
         try:
             yield
         finally:
-            del self._running[job.answer.id], self._tasks[job.answer.id]
+            del self._running[job.answer.id]
             self._recent.append(job.summary())
             if not self._running:
                 self._empty.set()
@@ -50,20 +48,20 @@ class Registry:
 
         Each ends as the error contract says (docs/errors.md).
         """
-        found = [job for job in self._running.values() if id in (job.answer.id, job.request_id)]
-        for job in found:
+        found = [each for each in self._running.values() if id in (each[0].answer.id, each[0].request_id)]
+        for job, task in found:
             job.cancelled = True
-            if (task := self._tasks[job.answer.id]) is not None:
+            if task is not None:
                 task.cancel()
         return bool(found)
 
     def jobs(self) -> list[Job]:
         """The running jobs in order of acceptance."""
-        return list(self._running.values())
+        return [job for job, _ in self._running.values()]
 
     def running(self) -> list[dict[str, Any]]:
         """Summaries of the running jobs in order of acceptance."""
-        return [job.summary() for job in self._running.values()]
+        return [job.summary() for job in self.jobs()]
 
     def recent(self) -> list[dict[str, Any]]:
         """Summaries of the last finished jobs, the newest first."""

@@ -51,7 +51,6 @@ class RelayOptions:
 
     hold_grace_s: float = 2.0
     keepalive_s: float = 5.0
-    max_replays: int = 2
 
 
 class Relay:
@@ -77,7 +76,7 @@ class Relay:
         self._search_stalls = search_stalls
         self._clock = clock
         self._attempts = Attempts(upstream, disconnects, clock)
-        self._recovery = Recovery(supervisor, quarantine, max_replays=options.max_replays)
+        self._recovery = Recovery(supervisor, quarantine)
 
     async def serve(self, http_request: web.Request, job: Job) -> web.StreamResponse:
         """The whole answer; `job` has its outcome afterwards, in every case.

@@ -76,12 +76,11 @@ class Upstream:
         fields = f"Via: {via}\r\n" if via else ""
         connection = await self._send(generation, path, body, fields, on_asked=on_asked, on_end=on_end)
         exchange = Exchange(connection, generation)
-        on_death = _ignoring_result(exchange.on_death)
-        generation.died.add_done_callback(on_death)
+        generation.died.add_done_callback(exchange.on_death)
         try:
             yield exchange
         finally:
-            generation.died.remove_done_callback(on_death)
+            generation.died.remove_done_callback(exchange.on_death)
             on_end(exchange.close())
 
     async def _send(
@@ -157,13 +156,12 @@ async def _until(end: asyncio.Future[Any], *, grace_s: float) -> AsyncIterator[N
     """Cancel the block and raise TimeoutError `grace_s` seconds after `end` is done."""
     loop = asyncio.get_running_loop()
     async with asyncio.timeout(None) as scope:
-        on_end = _ignoring_result(lambda: scope.reschedule(loop.time() + grace_s))
+
+        def on_end(_: object) -> None:
+            scope.reschedule(loop.time() + grace_s)
+
         end.add_done_callback(on_end)
         try:
             yield
         finally:
             end.remove_done_callback(on_end)
-
-
-def _ignoring_result(callback: Any) -> Any:
-    return lambda _: callback()

@@ -108,7 +108,7 @@ class Exchange:
             pieces += data
         return bytes(pieces)
 
-    def on_death(self) -> None:
+    def on_death(self, _: object) -> None:
         """End a read that waits soon after the child's death, as a stopped process keeps its sockets open."""
         asyncio.get_running_loop().call_later(LAST_WORDS_S, self._end_reading)
 

@@ -19,8 +19,11 @@ from proxy.worker.search_shortcuts import LABEL, SearchShortcuts
 
 #: The request that each child has answered before it is ready (supervisor/child/health.py).
 CANARY = {"prompt": "a"}
-#: At most this many requests are followed at once, so that a gateway that forgets some cannot fill the
-#: worker.
+#: The methods that the gateway may call.
+_OPERATIONS = {"reset", "predict", "asked", "avoid_exact_hit", "read", "ended", "contents", "shortcut"}
+#: The fields of a request that are no arguments of a method.
+_ENVELOPE = {"id", "op", "do", "incremental"}
+#: At most this many requests are followed, so that a gateway that forgets some cannot fill the worker.
 _MOST_FOLLOWED = 1024
 
 
@@ -44,88 +47,71 @@ class CachePredictor:
 
     def __init__(self, ids: PromptIds) -> None:
         self._ids = ids
-        self._simulator: CacheSimulator | None = None
-        self._shortcuts: SearchShortcuts | None = None
-        self._exact_hits: ExactHits | None = None
         self._followed: dict[str, _FollowedPrompt] = {}
         self._numbers = itertools.count(1)
-        self._max_cost = 0
+        self._knows_child = False
+        self._begin(CacheRules(), 0)
 
     def answer(self, request: dict[str, Any]) -> Any:
         """Answer one request of the gateway (proxy/cache/client.py); `do` is the name of the method."""
-        match request:
-            case {"do": "reset", "rules": rules, "max_cost": max_cost}:
-                return self.reset(rules, max_cost)
-            case {"do": "predict", "of": id, "prompt": prompt, "batched": batched}:
-                return self.predict(id, prompt, batched=batched, session=request.get("session", ""))
-            case {"do": "asked", "of": id}:
-                return self.asked(id, anyway=request.get("anyway", False))
-            case {"do": "avoid_exact_hit", "of": id}:
-                return self.avoid_exact_hit(id)
-            case {"do": "read", "of": id, "cached": cached}:
-                return self.read(id, cached)
-            case {"do": "ended", "of": id, "generated": generated, "cached": cached, "complete": complete}:
-                return self.ended(id, generated, cached, complete=complete)
-            case {"do": "contents"}:
-                return self.contents()
-            case {"do": "shortcut"}:
-                return self.shortcut()
-        raise ValueError("unknown operation")
+        if request["do"] not in _OPERATIONS:
+            raise ValueError("unknown operation")
+        fields = {name: value for name, value in request.items() if name not in _ENVELOPE}
+        return getattr(self, request["do"])(**fields)
 
     def reset(self, rules: dict[str, Any], max_cost: int) -> None:
         """Follow a new generation, whose cache has its canary. A search above `max_cost` is a stall."""
-        self._simulator = CacheSimulator(CacheRules(**rules))
+        self._begin(CacheRules(**rules), max_cost)
+        self._knows_child = True
         canary = self._ids.of(CANARY)
         for cut in stored_ends(self._ids.segment_ends(CANARY, canary), 0):
             self._simulator.insert(canary[: cut.end], cut.kind)
         self._simulator.insert(canary, "assistant", unknown=1)
-        self._shortcuts = SearchShortcuts(self._simulator, self._ids.of)
-        self._exact_hits = ExactHits(self._simulator, self._ids)
-        self._max_cost = max_cost
         for followed in self._followed.values():
             followed.asked = followed.read = False
 
     def predict(
-        self, id: str, prompt: dict[str, Any], *, batched: bool, session: str = ""
+        self, of: str, prompt: dict[str, Any], *, batched: bool, session: str = ""
     ) -> dict[str, Any] | None:
         """Follow a prompt of `session` from now on; the fields of `proxy.cache.staleness.CachePrediction`."""
-        if self._simulator is None:
+        if not self._knows_child:
             return None
-        followed = self._follow(id, prompt, batched=batched)
+        followed = self._follow(of, prompt, batched=batched)
         followed.session = session
         return self._prediction(followed, self._simulator.search(followed.ids))
 
-    def asked(self, id: str, *, anyway: bool = False) -> dict[str, Any] | None:
+    def asked(self, of: str, *, anyway: bool = False) -> dict[str, Any] | None:
         """Note that the child is asked now; the prediction, or None for a prompt that is not followed.
 
         An exact hit is not noted unless `anyway`: it has to be avoided first.
         """
-        simulator, followed = self._simulator, self._followed.get(id)
-        if simulator is None or followed is None:
+        simulator, followed = self._simulator, self._followed.get(of)
+        if followed is None:
             return None
         found = simulator.search(followed.ids)
         prediction = self._prediction(followed, found)
         if prediction["exact_hit"] and not anyway:
             return prediction
         followed.cached, followed.asked, followed.read = simulator.cached(found), True, False
-        if self._shortcuts is not None and found.cost > self._max_cost:
+        if found.cost > self._max_cost:
             self._shortcuts.note_stall(followed.prompt, followed.ids, found)
         if followed.batched:
-            simulator.joined(self._active_bytes(simulator))
+            asked = (each for each in self._followed.values() if each.asked)
+            simulator.joined(sum(simulator.rules.bytes_of(len(each.ids)) for each in asked))
         return prediction
 
-    def avoid_exact_hit(self, id: str) -> dict[str, Any] | None:
+    def avoid_exact_hit(self, of: str) -> dict[str, Any] | None:
         """The next request to send before this one; None if its prompt is no exact hit, or not followed."""
-        followed = self._followed.get(id)
-        if self._exact_hits is None or followed is None:
+        followed = self._followed.get(of)
+        if followed is None:
             return None
         before = self._exact_hits.wanted(followed.prompt, followed.ids)
         return asdict(before) if before else None
 
-    def read(self, id: str, cached: int | None = None) -> None:
+    def read(self, of: str, cached: int | None = None) -> None:
         """Note that its prompt is read; it took `cached` tokens from the cache, if the child said so."""
-        simulator, followed = self._simulator, self._followed.get(id)
-        if simulator is None or followed is None or followed.read:
+        simulator, followed = self._simulator, self._followed.get(of)
+        if followed is None or followed.read:
             return
         followed.read = True
         if cached is not None and cached != followed.cached:
@@ -136,12 +122,12 @@ class CachePredictor:
                 label, session = followed.label, followed.session
                 simulator.insert(followed.ids[: cut.end], cut.kind, label=label, session=session)
 
-    def ended(self, id: str, generated: int, cached: int | None, *, complete: bool) -> None:
+    def ended(self, of: str, generated: int, cached: int | None, *, complete: bool) -> None:
         """Note that the child is done with it. Of an incomplete answer it keeps only what was read before."""
         if complete:
-            self.read(id, cached)
-        followed = self._followed.pop(id, None)
-        if self._simulator is None or self._shortcuts is None or followed is None:
+            self.read(of, cached)
+        followed = self._followed.pop(of, None)
+        if followed is None:
             return
         if complete:
             label, session = followed.label, followed.session
@@ -151,14 +137,14 @@ class CachePredictor:
 
     def contents(self) -> list[tuple[str, int, str]] | None:
         """(session, tokens, kind) of each entry, the oldest first; None before the first `reset`."""
-        if self._simulator is None:
+        if not self._knows_child:
             return None
         entries = sorted(self._simulator.entries(), key=lambda entry: entry.number)
         return [(entry.session, entry.length, entry.kind) for entry in entries]
 
     def shortcut(self) -> dict[str, Any] | None:
         """The search shortcut that is wanted most, already asked: its id, prompt and prediction."""
-        shortcut = self._shortcuts.wanted(self._max_cost) if self._shortcuts is not None else None
+        shortcut = self._shortcuts.wanted(self._max_cost)
         if shortcut is None:
             return None
         id = f"{LABEL}{next(self._numbers)}"
@@ -170,18 +156,22 @@ class CachePredictor:
             return None
         return {"id": id, "prompt": _sendable(shortcut), **prediction}
 
+    def _begin(self, rules: CacheRules, max_cost: int) -> None:
+        self._max_cost = max_cost
+        self._simulator = CacheSimulator(rules)
+        self._shortcuts = SearchShortcuts(self._simulator, self._ids.of)
+        self._exact_hits = ExactHits(self._simulator, self._ids)
+
     def _follow(self, id: str, prompt: dict[str, Any], *, batched: bool) -> _FollowedPrompt:
         ids = self._ids.of(prompt)
-        followed = _FollowedPrompt(
-            prompt, ids, self._ids.segment_ends(prompt, ids) if batched else [], batched
-        )
+        cuts = self._ids.segment_ends(prompt, ids) if batched else []
+        followed = _FollowedPrompt(prompt, ids, cuts, batched)
         self._followed[id] = followed
         while len(self._followed) > _MOST_FOLLOWED:
             del self._followed[next(iter(self._followed))]
         return followed
 
     def _prediction(self, followed: _FollowedPrompt, found: SearchResult) -> dict[str, Any]:
-        assert self._simulator is not None and self._exact_hits is not None
         lengths = [entry.length for entry in self._simulator.entries()]
         return {
             "tokens": len(followed.ids),
@@ -190,14 +180,9 @@ class CachePredictor:
             "exact_hit": self._exact_hits.is_hit(followed.prompt, followed.ids),
             "same_length": len(followed.ids) in lengths,
             "longest": max(lengths, default=0),
-            "inserts": [
-                cut.end for cut in stored_ends(followed.cuts, 0)
-            ],  # fewer, if some come from the cache
+            # at most: tokens from the cache are not inserted again
+            "inserts": [cut.end for cut in stored_ends(followed.cuts, 0)],
         }
-
-    def _active_bytes(self, simulator: CacheSimulator) -> int:
-        running = (followed for followed in self._followed.values() if followed.asked)
-        return sum(simulator.rules.bytes_of(len(followed.ids)) for followed in running)
 
 
 def _sendable(prompt: dict[str, Any]) -> dict[str, Any]:

@@ -33,8 +33,7 @@ _LITTLE_ALIKE = 400
 _SHARE = 3
 #: The cache may have one shortcut for each three entries.
 _ENTRIES_PER_SHORTCUT = 3
-#: It may have one for each four if entries cannot be cut back, as a shortcut's own segments are then kept,
-#: too.
+#: It may have one for each four if entries cannot be cut back, as then the shortcut's segments are kept, too.
 _ENTRIES_PER_SHORTCUT_UNTRIMMED = 4
 #: This many positions are remembered, the latest ones.
 _MOST_POINTS = 24

@@ -1,8 +1,9 @@
-"""Fetches a model from the Hugging Face hub: `python -m supervisor.model.download ID [--revision R]`.
+"""Downloads a model from the Hugging Face hub: `python -m supervisor.model.download ID [--revision R]`.
 
-A process of its own, since the hub's client and mlx_lm, whose file patterns it uses, are slow and large to
-import. It prints JSON lines: `{"bytes", "total"}` and `{"retry", "reason"}` while it works, at the end
-`{"folder"}`, or `{"error"}` with exit code 1. It ends when its stdin does, so as not to outlive who asked.
+It is a process of its own, since the hub's client and mlx_lm, whose file patterns it uses, are slow and large
+to import. It prints JSON lines: `{"bytes", "total"}` and `{"retry", "reason"}` while it works, and at the end
+`{"folder"}`, or `{"error"}` with exit code 1. It ends when its stdin does, so that it does not outlive its
+parent.
 """
 
 from __future__ import annotations
@@ -34,14 +35,16 @@ from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_at
 
 from supervisor.model.resolve import fault
 
-_ATTEMPTS = 6  # over about a minute: longer troubles are for the one who started it to see
+#: Attempts, over about a minute; longer trouble is reported to the user.
+_ATTEMPTS = 6
+#: Seconds between two reports of progress.
 _REPORT_EVERY_S = 5.0
 
 
 def fetch(name: str, revision: str | None, attempts: int) -> Path:
-    """The folder of a complete snapshot: the one on disk, without asking the hub, or else a downloaded one.
+    """Return the folder of a complete snapshot: from disk, without asking the hub, or else downloaded.
 
-    Raises whatever the hub's client raises, after retries of what may pass.
+    Raises whatever the hub's client raises, after retries of transient errors.
     """
     try:
         folder = Path(_snapshot(name, revision, local_files_only=True))
@@ -53,7 +56,7 @@ def fetch(name: str, revision: str | None, attempts: int) -> Path:
         retry=retry_if_exception(is_transient),
         stop=stop_after_attempt(attempts),
         wait=wait_random_exponential(multiplier=1, max=30),
-        before_sleep=_say_retry,
+        before_sleep=_report_retry,
         reraise=True,
     )
     return Path(retrying(_snapshot, name, revision, local_files_only=False))
@@ -70,8 +73,8 @@ def _snapshot(name: str, revision: str | None, *, local_files_only: bool) -> str
 
 
 def is_transient(error: BaseException) -> bool:
-    """Trouble of the network or the hub, which may pass."""
-    if isinstance(error, LocalEntryNotFoundError):  # nothing on disk, because of: the cause
+    """Whether the error comes from the network or the hub and may pass."""
+    if isinstance(error, LocalEntryNotFoundError):  # nothing on disk; the cause says why
         cause = error.__cause__
         return cause is not None and is_transient(cause)
     if isinstance(error, HfHubHTTPError):
@@ -83,7 +86,7 @@ def is_transient(error: BaseException) -> bool:
 
 
 def explain(error: Exception, name: str, revision: str | None) -> str:
-    """One sentence for the user: what was tried and what to do."""
+    """One sentence for the user that says what was tried and what to do."""
     cause = error.__cause__ if isinstance(error, LocalEntryNotFoundError) else error
     hub = constants.ENDPOINT
     match cause:
@@ -96,41 +99,41 @@ def explain(error: Exception, name: str, revision: str | None) -> str:
                 f'There is no folder "{name}", and no such model at {hub}; if private, run `hf auth login`.'
             )
         case HFValidationError():
-            return f'There is no folder "{name}", and it is no name of a model on the hub either.'
+            return f'There is no folder "{name}", and it is not a valid name of a model on the hub.'
         case OfflineModeIsEnabled():
-            return f'"{name}" is neither a folder nor downloaded, and HF_HUB_OFFLINE forbids to fetch it.'
+            return f'"{name}" is neither a folder nor downloaded, and HF_HUB_OFFLINE forbids downloading it.'
         case _:
             reason = str(cause).strip().partition("\n")[0] or type(cause).__name__
             return f'"{name}" is neither a folder nor downloaded, and cannot be fetched from {hub}: {reason}'
 
 
-def _say(**event: Any) -> None:
+def _report(**event: Any) -> None:
     sys.stdout.write(json.dumps(event) + "\n")
     sys.stdout.flush()
 
 
-def _say_retry(state: RetryCallState) -> None:
+def _report_retry(state: RetryCallState) -> None:
     error = state.outcome.exception() if state.outcome else None
-    _say(retry=state.attempt_number, reason=type(getattr(error, "__cause__", None) or error).__name__)
+    _report(retry=state.attempt_number, reason=type(getattr(error, "__cause__", None) or error).__name__)
 
 
 class _Progress(tqdm):
-    """The hub's progress bars, as lines: only the one that counts bytes written, and only now and then."""
+    """Reports the hub's progress bar of bytes as lines, every few seconds."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        self._said = time.monotonic()
+        self._reported_at = time.monotonic()
         shown = {"disable": False, "mininterval": _REPORT_EVERY_S, "miniters": 1}
         super().__init__(*args, **(kwargs | shown))  # type: ignore[no-untyped-call]
 
     def display(self, *args: Any, **kwargs: Any) -> None:
-        due = time.monotonic() - self._said >= _REPORT_EVERY_S
+        due = time.monotonic() - self._reported_at >= _REPORT_EVERY_S
         if self.unit == "B" and self.n and due:
-            self._said = time.monotonic()
-            _say(bytes=int(self.n), total=int(self.total or 0))
+            self._reported_at = time.monotonic()
+            _report(bytes=int(self.n), total=int(self.total or 0))
 
 
 def _end_with_stdin() -> None:
-    while os.read(0, 1024):  # not sys.stdin, whose lock a thread at its read would hold at exit
+    while os.read(0, 1024):  # not sys.stdin: a thread that reads it holds its lock at exit
         pass
     os._exit(1)
 
@@ -144,10 +147,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     threading.Thread(target=_end_with_stdin, daemon=True).start()
     try:
         folder = fetch(arguments.name, arguments.revision, arguments.attempts)
-    except Exception as error:  # noqa: BLE001  (whatever the hub's client raises becomes the one line we answer)
-        _say(error=explain(error, arguments.name, arguments.revision))
+    except Exception as error:  # noqa: BLE001  (whatever the hub's client raises becomes one line)
+        _report(error=explain(error, arguments.name, arguments.revision))
         return 1
-    _say(folder=str(folder))
+    _report(folder=str(folder))
     return 0
 
 

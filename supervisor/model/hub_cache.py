@@ -1,7 +1,7 @@
-"""Finds a model that the hub's client has downloaded, without importing that client or asking the hub.
+"""Finds a model that the hub's client has downloaded, without importing that client, which takes a second.
 
 The layout is documented in huggingface_hub's "Understand caching": `models--ORG--NAME/refs/REVISION` holds a
-commit, whose files are under `snapshots/COMMIT`.
+commit, and its files are under `snapshots/COMMIT`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _BRANCH = "main"
 def downloaded(
     name: str, revision: str | None = None, environ: Mapping[str, str] = os.environ
 ) -> Path | None:
-    """The snapshot's folder, complete or not; None if there is none of this revision."""
+    """The folder of the snapshot, complete or not; None if this revision was not downloaded."""
     repository = hub_folder(environ) / f"models--{name.replace('/', '--')}"
     wanted = revision or _BRANCH
     try:
@@ -28,7 +28,7 @@ def downloaded(
 
 
 def hub_folder(environ: Mapping[str, str] = os.environ) -> Path:
-    """Where the client keeps downloads; the same variables, in its own order."""
+    """The client's folder of downloads, from the same variables in the same order."""
     if configured := environ.get("HF_HUB_CACHE") or environ.get("HUGGINGFACE_HUB_CACHE"):
         return Path(configured).expanduser()
     if home := environ.get("HF_HOME"):

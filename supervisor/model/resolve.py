@@ -1,6 +1,6 @@
-"""Where the model is (the embedded one, a folder, or a snapshot from the hub), and its plain facts.
+"""Finds the model (the embedded one, a folder, or a snapshot from the hub), and reads its facts.
 
-What imports mlx or the hub's client runs in a short-lived process; nothing here does.
+Nothing here imports mlx or the hub's client: what needs them runs in a short-lived process.
 """
 
 from __future__ import annotations
@@ -12,45 +12,52 @@ import re
 import struct
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 log = logging.getLogger("mlxguard.model")
 
+#: The value of `[model] path` that stands for the embedded model.
 EMBEDDED = "tiny"
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 _TOKENIZERS = ("tokenizer*.json", "tokenizer.model", "*tiktoken*", "vocab.*")
-_HEADER_LIMIT = 100 * 2**20  # safetensors' own limit on its header
+#: Bytes of a header by safetensors' own limit.
+_HEADER_LIMIT = 100 * 2**20
 
 
 class ModelUnavailable(Exception):
-    """One sentence: what was looked for, what was found instead, what to do."""
+    """Says in one sentence what was looked for, what was found instead, and what to do."""
 
 
 @dataclass(frozen=True, slots=True)
 class ModelFacts:
-    """What config.json and the headers of the weights say; None where they do not."""
+    """Facts from config.json and the headers of the weights; None where these do not say.
+
+    Attributes:
+        context_length: tokens.
+        dtype: type of most floating-point weights, as safetensors names it: "BF16".
+    """
 
     architecture: str
     layers: int | None
-    context_length: int | None  # tokens
-    dtype: str | None  # of most of the weights that are floating point, as safetensors names it: "BF16"
+    context_length: int | None
+    dtype: str | None
     quantization_bits: int | None
     weights_bytes: int
 
 
 async def resolve(path: str, revision: str | None, cache_dir: Path) -> Path:
-    """The local folder of `[model] path`, complete enough for mlx_lm to load.
+    """Find or fetch the local folder of `[model] path`, complete enough for mlx_lm to load.
 
     Args:
-        path: "tiny", a folder (`~` allowed), or a hub id, which is downloaded unless a snapshot is there.
+        path: "tiny", a folder (`~` allowed), or a hub id, which is downloaded unless there is a snapshot.
         revision: branch, tag or commit of a hub id.
-        cache_dir: where the embedded model is made.
+        cache_dir: the cache folder, in which the embedded model is made.
 
     Raises:
-        ModelUnavailable: there is no such model, or it cannot be had now.
+        ModelUnavailable: there is no such model, or it is not available now.
     """
     if path == EMBEDDED:
         return await _embedded(cache_dir / EMBEDDED)
@@ -60,7 +67,7 @@ async def resolve(path: str, revision: str | None, cache_dir: Path) -> Path:
 
 
 def fault(folder: Path) -> str | None:
-    """Why mlx_lm could not load this folder, as a clause after its name; None when it looks complete."""
+    """A clause that says why mlx_lm could not load this folder; None when it looks complete."""
     if not folder.is_dir():
         return "is not a folder"
     try:
@@ -75,7 +82,7 @@ def fault(folder: Path) -> str | None:
 
 
 def describe(folder: Path) -> ModelFacts:
-    """Facts from config.json and the safetensors headers; milliseconds, whatever the model's size.
+    """Read facts from config.json and the safetensors headers, in milliseconds at any size of the model.
 
     Raises:
         ModelUnavailable: the folder is not a model.
@@ -85,24 +92,23 @@ def describe(folder: Path) -> ModelFacts:
     text = config.get("text_config")
     inner = config | text if isinstance(text, dict) else config  # multimodal models nest the language model
     quantization = config.get("quantization") or config.get("quantization_config")
-    files = sorted(folder.glob("model*.safetensors"))
     return ModelFacts(
         architecture=str(config.get("model_type", "unknown")),
         layers=_integer(inner.get("num_hidden_layers")),
         context_length=_integer(inner.get("max_position_embeddings")),
-        dtype=_float_dtype(files),
+        dtype=_float_dtype(folder),
         quantization_bits=_integer(quantization.get("bits")) if isinstance(quantization, dict) else None,
-        weights_bytes=sum(file.stat().st_size for file in files),
+        weights_bytes=sum(file.stat().st_size for file in folder.glob("model*.safetensors")),
     )
 
 
 def may_be_downloaded(path: str) -> bool:
-    """Whether it has the form of a hub id."""
+    """Whether the path has the form of a hub id."""
     return _HUB_ID.fullmatch(path) is not None
 
 
 def _local(path: str) -> Path | None:
-    """The folder that is meant, or None where only the hub can have it."""
+    """The folder at that path, or None where only the hub can have the model."""
     folder = Path(path).expanduser()
     if folder.exists():
         _require_complete(folder)
@@ -136,32 +142,34 @@ def _weights_fault(folder: Path) -> str | None:
         return None  # one file needs no index
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         return f"has a model.safetensors.index.json that cannot be read ({error!r})"
-    return f"lacks {len(missing)} of its weight files, as {min(missing)}" if missing else None
+    return f"lacks {len(missing)} of its weight files, such as {min(missing)}" if missing else None
 
 
 def tensor_dtypes(folder: Path) -> dict[str, str]:
-    """Data type of every tensor in the weights, as safetensors names it ("BF16", "U32"), from the headers.
+    """Data type of every tensor in the weights by name, as safetensors names types ("BF16", "U32").
 
     Raises:
         ModelUnavailable: a file is damaged.
     """
-    files = sorted(folder.glob("model*.safetensors"))
-    headers = (entry for file in files for entry in _header(file).items())
-    return {name: entry["dtype"] for name, entry in headers if name != "__metadata__"}
+    return {name: entry["dtype"] for name, entry in _tensors(folder)}
 
 
-def _float_dtype(files: Iterable[Path]) -> str | None:
+def _float_dtype(folder: Path) -> str | None:
     sizes: Counter[str] = Counter()
-    for file in files:
-        for name, entry in _header(file).items():
-            if name != "__metadata__" and entry["dtype"].startswith(("F", "BF")):
-                begin, end = entry["data_offsets"]
-                sizes[entry["dtype"]] += end - begin
+    for _, entry in _tensors(folder):
+        if entry["dtype"].startswith(("F", "BF")):
+            begin, end = entry["data_offsets"]
+            sizes[entry["dtype"]] += end - begin
     return sizes.most_common(1)[0][0] if sizes else None
 
 
+def _tensors(folder: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    for file in sorted(folder.glob("model*.safetensors")):
+        yield from ((name, entry) for name, entry in _header(file).items() if name != "__metadata__")
+
+
 def _header(file: Path) -> dict[str, Any]:
-    """The JSON header of a safetensors file: 8 bytes of length, little-endian, then so many of JSON."""
+    """The JSON header of a safetensors file: 8 bytes of its length, little-endian, then the JSON."""
     with file.open("rb") as content:
         try:
             (length,) = struct.unpack("<Q", content.read(8))
@@ -205,12 +213,12 @@ async def _snapshot(name: str, revision: str | None) -> Path:
 
 
 async def _python(module: str, *arguments: str, read: Callable[[str], None]) -> tuple[int, str]:
-    """Run a module of ours to its end; its exit status and the last line of its stderr.
+    """Run one of our modules to its end; returns its exit status and the last line of its stderr.
 
-    Its stdin closes with this process, which tells it to stop; when this task is cancelled it is killed.
+    Its stdin closes when this process ends, which tells it to stop; cancelling this task kills it.
     """
     process = await asyncio.create_subprocess_exec(
-        # -P: a folder named like one of our packages where the command was started must not be imported.
+        # -P: a folder that is named like one of our packages, in the working directory, must not be imported.
         *(sys.executable, "-P", "-m", module, *arguments),
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
@@ -234,7 +242,7 @@ async def _each_line(stream: asyncio.StreamReader, read: Callable[[str], None]) 
 
 
 async def _last_line(stream: asyncio.StreamReader) -> str:
-    last = "it said nothing."
+    last = "it wrote nothing."
     async for line in stream:
         last = line.decode(errors="replace").strip() or last
     return last

@@ -1,8 +1,8 @@
-"""Small random-weights models that the unmodified mlx_lm.server loads in a second or two.
+"""Makes small models of random weights that the unmodified mlx_lm.server loads in a second or two.
 
-`python -m supervisor.model.tiny --out DIR` makes one; the gateway runs it so, in a process of its own,
-because making a model imports mlx. The files are the same, byte for byte, for the same arguments and library
-versions on every platform.
+`python -m supervisor.model.tiny --out DIR` makes one. The gateway runs it as a process of its own, because
+making a model imports mlx. For the same arguments and library versions the files are the same, byte for byte,
+on every platform.
 """
 
 from __future__ import annotations
@@ -14,14 +14,17 @@ import json
 import shutil
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock
 
-STAMP = "tiny.json"  # in every folder made here: what it was made from
-_BYTES_PER_UNIT = 2 * 4  # a key and a value, float32, for each unit of heads x head size
+#: File in every folder made here, which says what the folder was made from.
+STAMP = "tiny.json"
+#: Bytes of a key and a value, in float32, for each unit of heads x head size.
+_BYTES_PER_UNIT = 2 * 4
+#: The architectures that can be made, and the kinds of their layers.
 ARCHITECTURES = {
     "qwen3": "full attention",
     "llama": "full attention",
@@ -32,25 +35,25 @@ ARCHITECTURES = {
 
 @dataclass(frozen=True, slots=True)
 class TinySpec:
-    """What to make. Raises ValueError when no such model exists."""
+    """The model to make; its fields are the command's options. Raises ValueError if no such model exists."""
 
     architecture: str = "qwen3"
-    #: Each takes 0.4 ms per token on a CPU: 2 layers make 1000 tokens/s, 64 make 30 to 50.
+    #: Each costs 0.4 ms per token on a CPU: 2 layers give 1000 tokens/s, 64 give 30 to 50.
     layers: int = 2
-    #: Size of the hidden state: smaller for small weights beside a large cache, larger for slow prompts.
+    #: Size of the hidden state: smaller for small weights and a large cache, larger for slow prompts.
     hidden: int = 64
-    #: KV cache bytes that one more token costs in float32, of all layers whose cache grows with the prompt;
-    #: gemma3_text's windowed layers count, though they grow up to the window only. 0: 1024 per layer.
-    #: Attention takes bytes per token x tokens^2 / 2 operations, of which a CPU does some 3e9 a second: to
-    #: fill memory soon, make the token large and not the prompt long.
+    #: KV cache bytes of one token in float32, over all layers whose cache grows with the prompt. The windowed
+    #: layers of gemma3_text count, though they grow only up to the window. 0 means 1024 per layer. Attention
+    #: needs bytes per token x tokens^2 / 2 operations, of which a CPU does some 3e9 a second: to fill memory
+    #: soon, make tokens large rather than prompts long.
     kv_bytes_per_token: int = 0
     context: int = 32768
     window: int = 512  # gemma3_text only
     vocab: int = 1024  # entries, markers included; a script adds its own
     seed: int = 0
-    #: Always answer this text, then end the turn. Empty (and no say_with_tools): random text without end.
+    #: Always answer with this text, then end the turn. Empty (and no say_with_tools): endless random text.
     say: str = ""
-    #: Say this instead when the request has tools and its last message is not a tool result.
+    #: Answer with this text instead if the request has tools and its last message is not a tool result.
     say_with_tools: str = ""
 
     def __post_init__(self) -> None:
@@ -64,7 +67,7 @@ class TinySpec:
         if self.hidden < 16:
             raise ValueError("hidden must be at least 16")
         if self.scripted and self.hidden < 64:
-            raise ValueError("hidden must be at least 64 to say a text: its tokens need room to differ")
+            raise ValueError("hidden must be at least 64 to say a text, so that its tokens can differ")
         if self.vocab < 300:
             raise ValueError("vocab must be at least 300: every byte and the markers have an entry")
         if self.context < 1 or self.window < 1:
@@ -76,7 +79,7 @@ class TinySpec:
 
     @property
     def period(self) -> int:
-        """After this many layers the kinds of layers repeat."""
+        """Number of layers after which the kinds of layers repeat."""
         return 2 if self.architecture in ("gemma3_text", "qwen3_next") else 1
 
     @property
@@ -86,7 +89,7 @@ class TinySpec:
 
     @property
     def heads(self) -> tuple[int, int]:
-        """Heads and their size: few and large, since attention scores cost heads x step x context."""
+        """Number and size of heads: few and large, since attention scores cost heads x step x context."""
         per_layer = self.kv_bytes_per_token // self.cached_layers or 1024
         width = per_layer // _BYTES_PER_UNIT
         size = next(size for size in (256, 128, 64, 32, 16) if width % size == 0)
@@ -127,7 +130,7 @@ _PARTICULAR: dict[str, Callable[[TinySpec], dict[str, Any]]] = {
         "architectures": ["Qwen3NextForCausalLM"],
         "full_attention_interval": spec.period,
         "partial_rotary_factor": 0.5,
-        # Sizes that the Metal kernel of mlx_lm takes: multiples of 32.
+        # Sizes that the Metal kernel of mlx_lm accepts: multiples of 32.
         "linear_num_key_heads": 2,
         "linear_num_value_heads": 2,
         "linear_key_head_dim": 32,
@@ -144,10 +147,14 @@ _PARTICULAR: dict[str, Callable[[TinySpec], dict[str, Any]]] = {
 
 
 def make(spec: TinySpec, out: Path) -> Path:
-    """Make the model in the folder `out`, unless it is there already; returns `out`.
+    """Make the model in the folder `out`, unless it is up to date; returns `out`.
 
-    Several processes may make the same folder at once, and one that is killed leaves no half of a model
-    there. Raises FileExistsError when `out` holds something else, OSError when it cannot be written.
+    Several processes may make the same folder at once, and one that is killed leaves no incomplete model
+    there.
+
+    Raises:
+        FileExistsError: `out` contains something else.
+        OSError: it cannot be written.
     """
     stamp = _stamp(spec)
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -155,7 +162,7 @@ def make(spec: TinySpec, out: Path) -> Path:
         if _read_stamp(out) == stamp:
             return out
         if out.exists() and any(out.iterdir()) and _read_stamp(out) is None:
-            raise FileExistsError(f"{out} is not empty and holds no tiny model; it is left as it is")
+            raise FileExistsError(f"{out} is not empty and has no tiny model in it; it is left as it is")
         scratch, old = (out.with_name(f".{out.name}.{state}") for state in ("new", "old"))
         for left_over in (scratch, old):  # of a maker that was killed
             shutil.rmtree(left_over, ignore_errors=True)
@@ -170,7 +177,7 @@ def make(spec: TinySpec, out: Path) -> Path:
 
 
 def _write(spec: TinySpec, folder: Path) -> None:
-    # Imported here, since they take a second and `make` of a model that is there already takes no time.
+    # Imported here, since that takes a second, and `make` of a model that is up to date should be fast.
     from safetensors.numpy import save  # noqa: PLC0415
 
     from supervisor.model import tiny_tokenizer, tiny_weights  # noqa: PLC0415
@@ -195,7 +202,7 @@ def _write(spec: TinySpec, folder: Path) -> None:
 
 
 def _stamp(spec: TinySpec) -> str:
-    """Everything that the files follow from: the arguments, this code and its data, the libraries."""
+    """Everything that the files depend on: the arguments, this code and its data, the libraries."""
     recipe = hashlib.sha256()
     for file in sorted(Path(__file__).parent.glob("tiny*")):
         recipe.update(file.read_bytes())
@@ -210,38 +217,26 @@ def _read_stamp(folder: Path) -> str | None:
         return None
 
 
+_HELP = {
+    "kv_bytes_per_token": "default: 1024 a layer",
+    "window": "gemma3_text only",
+    "say": "answer every request with this text",
+    "say_with_tools": "but a request that offers tools with this one",
+}
+
+
 def main(argv: Sequence[str] | None = None) -> int:
-    """Make a model and print its folder. Exit code 1: it cannot be written; 2: bad arguments."""
+    """Make a model and print its folder. Exit code 1: it cannot be written; 2: wrong arguments."""
     parser = argparse.ArgumentParser(prog="mlxguard-proxy tiny-model", description=__doc__)
-    default = TinySpec()
-    parser.add_argument(
-        "--out", type=Path, required=True, help="folder to make (kept as it is when up to date)"
-    )
-    parser.add_argument("--architecture", choices=ARCHITECTURES, default=default.architecture)
-    parser.add_argument("--layers", type=int, default=default.layers)
-    parser.add_argument("--hidden", type=int, default=default.hidden, metavar="SIZE")
-    parser.add_argument(
-        "--kv-bytes-per-token",
-        type=int,
-        default=default.kv_bytes_per_token,
-        metavar="BYTES",
-        help="default: 1024 a layer",
-    )
-    parser.add_argument("--context", type=int, default=default.context, metavar="TOKENS")
-    parser.add_argument(
-        "--window", type=int, default=default.window, metavar="TOKENS", help="gemma3_text only"
-    )
-    parser.add_argument("--vocab", type=int, default=default.vocab, metavar="ENTRIES")
-    parser.add_argument("--seed", type=int, default=default.seed)
-    parser.add_argument(
-        "--say", default=default.say, metavar="TEXT", help="answer every request with this text"
-    )
-    parser.add_argument(
-        "--say-with-tools",
-        default=default.say_with_tools,
-        metavar="TEXT",
-        help="but one that offers tools with this",
-    )
+    parser.add_argument("--out", type=Path, required=True, help="folder to make (left alone if up to date)")
+    for option in fields(TinySpec):
+        parser.add_argument(
+            f"--{option.name.replace('_', '-')}",
+            type=type(option.default),
+            default=option.default,
+            choices=ARCHITECTURES if option.name == "architecture" else None,
+            help=_HELP.get(option.name),
+        )
     arguments = vars(parser.parse_args(argv))
     out = arguments.pop("out")
     try:

@@ -1,6 +1,6 @@
-"""The tokenizer of the embedded model: a byte-level BPE trained on a text that comes with the package.
+"""The tokenizer of the embedded model: a byte-level BPE, trained on a text that comes with the package.
 
-Written file by file, without `save_pretrained`, so that the bytes depend on nothing but the arguments.
+Its files are written one by one, without `save_pretrained`, so that the bytes depend only on the arguments.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 END_OF_TURN = "<|im_end|>"
 END_OF_TEXT = "<|endoftext|>"
-#: Ends the generation prompt of a scripted model when tools are offered and the last turn is not a result.
+#: Ends the generation prompt of a scripted model if tools are offered and the last turn is not a tool result.
 USE_TOOL = "<|use_tool|>"
 USE_TOOL_TEMPLATE = (
     "{%- if add_generation_prompt and tools and messages[-1].role != 'tool' %}"
@@ -34,16 +34,25 @@ _TEMPLATE = Path(__file__).with_name("tiny_template.jinja")
 
 @dataclass(frozen=True, slots=True)
 class TinyTokenizer:
-    files: dict[str, str]  # name -> text
-    ids: dict[str, int]  # spelling in the vocabulary -> id
-    readable: tuple[int, ...]  # tokens that are printable text by themselves
-    scripts: tuple[tuple[int, ...], ...]  # the texts given to `build`, as tokens of which none comes twice
+    """A tokenizer's files and the tokens that the weights are made for.
+
+    Attributes:
+        files: texts by file name.
+        ids: token ids by spelling in the vocabulary.
+        readable: tokens that are printable text by themselves.
+        scripts: the texts given to `build`, as tokens that are all different.
+    """
+
+    files: dict[str, str]
+    ids: dict[str, int]
+    readable: tuple[int, ...]
+    scripts: tuple[tuple[int, ...], ...]
 
 
 def build(vocab: int, texts: Sequence[str], context: int) -> TinyTokenizer:
-    """Train a vocabulary of at most `vocab` entries and add what it takes to say `texts`.
+    """Train a vocabulary of at most `vocab` entries, and add entries from which `texts` can be generated.
 
-    The added entries are reached by generation only: no merge leads to them, so no prompt is encoded so.
+    No merge leads to the added entries, so no prompt is ever encoded with them.
     """
     trained = _train(vocab - len(_SPECIAL) - len(_MARKERS))
     known: dict[str, int] = trained["model"]["vocab"]
@@ -62,9 +71,9 @@ def build(vocab: int, texts: Sequence[str], context: int) -> TinyTokenizer:
 
 
 def _cut(texts: Sequence[str], known: Mapping[str, int]) -> list[list[str]]:
-    """Cut texts into pieces (as spelled in a vocabulary) that are new to it and that differ throughout.
+    """Cut texts into pieces, spelled as in a vocabulary, that are new to it and all different.
 
-    Pieces have 4 characters, or as many more as it takes; what is left at an end joins the piece before it.
+    Pieces have 4 characters, or more where that is needed; a rest at the end joins the piece before it.
     """
     taken = set(known)
     cuts = []
@@ -85,7 +94,7 @@ def _cut(texts: Sequence[str], known: Mapping[str, int]) -> list[list[str]]:
 
 def _train(size: int) -> dict[str, Any]:
     tokenizer = Tokenizer(models.BPE())
-    # Digits one by one and no leading-space trick at the start, as most current models have it.
+    # Single digits and no added leading space, as in most current models.
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
     )
@@ -99,20 +108,20 @@ def _train(size: int) -> dict[str, Any]:
 
 
 def _text(size: int) -> Iterator[str]:
-    """The corpus, enough for some 1,700 entries, then made-up words for one more each."""
+    """Yield the corpus, which yields some 1,700 entries, then a made-up word for each further entry."""
     yield from _CORPUS.read_text(encoding="utf-8").splitlines(keepends=True)
     syllables = [
         first + vowel for first in "bcdfghjklmnprstvwz" for vowel in ("a", "e", "i", "o", "u", "ai", "ou")
     ]
     count = len(syllables)
     for index in range(max(0, size - 1700)):
-        # Three syllables, picked with steps prime to their number, so that no word comes twice.
+        # Three syllables, chosen in steps that are coprime to their number, so that no word repeats.
         parts = (index, index // count * 5 + index, index // count**2 + index * 11)
         yield " " + "".join(syllables[part % count] for part in parts)
 
 
 def _spell(text: str) -> str:
-    """The text as byte-level BPE spells it in its vocabulary (one printable character for each byte)."""
+    """Spell the text as byte-level BPE does in its vocabulary: one printable character for each byte."""
     splitter = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     return "".join(part for part, _ in splitter.pre_tokenize_str(text))
 
@@ -129,7 +138,7 @@ def _added(index: int, token: str) -> dict[str, Any]:
 
 def _config(context: int) -> dict[str, Any]:
     return {
-        "tokenizer_class": "PreTrainedTokenizerFast",  # any other makes transformers build its own splitting
+        "tokenizer_class": "PreTrainedTokenizerFast",  # with any other, transformers builds its own splitting
         "eos_token": END_OF_TURN,
         "pad_token": END_OF_TEXT,
         "model_max_length": context,

@@ -35,11 +35,10 @@ def parts_of(trace: Trace) -> tuple[CachePart, ...]:
     found: list[CachePart] = []
     later = [leaf for leaf, _ in leaves(trace((21, 1)))]
     for index, (leaf, top) in enumerate(leaves(trace((1,)))):
-        known = _KNOWN.get(_name(leaf))
-        if known is None or (_name(leaf) == "ArraysCache" and _bytes(leaf) != _bytes(later[index])):
-            found += _fitted(trace, index)
-        else:
-            found += known(leaf, top)
+        known = _known(leaf, top)
+        if known is None or (type(leaf).__name__ == "ArraysCache" and _bytes(leaf) != _bytes(later[index])):
+            known = _fitted(trace, index)
+        found += known
     parts = merged(found)
     _check(sum(map(_bytes, later)), CostModel(parts).after((21, 1)))
     return parts
@@ -69,49 +68,25 @@ def _bytes(cache: Any) -> int:
     return sum(int(array.nbytes) for array in arrays(cache).values())
 
 
-def _name(cache: Any) -> str:
-    """The class name, if it is one of mlx_lm's own; another class of that name may behave differently."""
-    return type(cache).__name__ if type(cache).__module__ == "mlx_lm.models.cache" else ""
-
-
-def _keys_and_values(cache: Any) -> tuple[int, int]:
-    """Bytes per row and per element; no bytes where the model left the cache empty."""
-    if cache.keys is None:
-        return 0, 1
-    return (cache.keys.nbytes + cache.values.nbytes) // cache.keys.shape[2], cache.keys.itemsize
-
-
-def _growing(cache: Any, top: bool) -> list[CachePart]:
-    row, item = _keys_and_values(cache)
-    return [CachePart(GrowthKind.GROWING, row, itemsize=item, quantizable=top)]
-
-
-def _window(cache: Any, _: bool) -> list[CachePart]:
-    row, item = _keys_and_values(cache)
-    return [CachePart(GrowthKind.WINDOW, row, size=cache.max_size, keep=cache.keep, itemsize=item)]
-
-
-def _chunked(cache: Any, _: bool) -> list[CachePart]:
-    row, item = _keys_and_values(cache)
-    return [CachePart(GrowthKind.CHUNK, row, size=cache.chunk_size, itemsize=item)]
-
-
-def _concatenated(cache: Any, _: bool) -> list[CachePart]:
-    row, item = _keys_and_values(cache)
+def _known(cache: Any, top: bool) -> list[CachePart] | None:
+    """The parts of a cache of mlx_lm's own classes; None for other classes, even those of the same name."""
+    name = type(cache).__name__ if type(cache).__module__ == "mlx_lm.models.cache" else ""
+    if name == "ArraysCache":
+        return [CachePart(GrowthKind.CONSTANT, _bytes(cache))]
+    if name not in ("KVCache", "RotatingKVCache", "ChunkedKVCache", "ConcatenateKVCache"):
+        return None
+    if cache.keys is None:  # the model left it empty
+        row, item = 0, 1
+    else:
+        row, item = (cache.keys.nbytes + cache.values.nbytes) // cache.keys.shape[2], cache.keys.itemsize
+    match name:
+        case "KVCache":
+            return [CachePart(GrowthKind.GROWING, row, itemsize=item, quantizable=top)]
+        case "RotatingKVCache":
+            return [CachePart(GrowthKind.WINDOW, row, size=cache.max_size, keep=cache.keep, itemsize=item)]
+        case "ChunkedKVCache":
+            return [CachePart(GrowthKind.CHUNK, row, size=cache.chunk_size, itemsize=item)]
     return [CachePart(GrowthKind.APPENDED, row, size=1, itemsize=item)]
-
-
-def _state(cache: Any, _: bool) -> list[CachePart]:
-    return [CachePart(GrowthKind.CONSTANT, _bytes(cache))]
-
-
-_KNOWN: dict[str, Callable[[Any, bool], list[CachePart]]] = {
-    "KVCache": _growing,
-    "RotatingKVCache": _window,
-    "ChunkedKVCache": _chunked,
-    "ConcatenateKVCache": _concatenated,
-    "ArraysCache": _state,
-}
 
 
 def _fitted(trace: Trace, index: int) -> list[CachePart]:

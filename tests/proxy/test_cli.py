@@ -127,7 +127,7 @@ def test_a_file_that_was_asked_for_must_exist(capsys: pytest.CaptureFixture[str]
     ]
 
 
-def test_a_log_file_that_cannot_be_opened_after_all(
+def test_a_log_file_that_cannot_be_opened(
     served: list[tuple[Settings, str]], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*_: object, **__: object) -> None:
@@ -226,9 +226,7 @@ def test_bad_usage(capsys: pytest.CaptureFixture[str], words: list[str]) -> None
     assert "usage: mlxguard-proxy" in capsys.readouterr().err
 
 
-def test_tiny_model_is_made_in_a_process_of_its_own(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_tiny_model_runs_in_a_process_of_its_own(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert main(["tiny-model", "--out", str(tmp_path), "--architecture", "none"]) == ExitCode.CONFIGURATION
     assert "usage: mlxguard-proxy tiny-model" in capfd.readouterr().err
 

@@ -102,12 +102,12 @@ def test_unavailable_text_does_not_read_like_an_overflow(error: errors.GatewayEr
     assert "why" not in error.message, "the reason is for the log"
 
 
-def test_unavailable_says_when_to_come_back_in_whole_seconds() -> None:
+def test_unavailable_says_when_to_retry_in_whole_seconds() -> None:
     assert errors.Unavailable("why").headers(17) == {"Retry-After": "17"}
     assert errors.RestartFailed("why").headers(17) == {"Retry-After": "17", "x-should-retry": "false"}
 
 
-def test_client_errors_say_not_to_come_back() -> None:
+def test_client_errors_say_not_to_retry() -> None:
     assert errors.InvalidRequest("bad", param="seed").headers(17) == {"x-should-retry": "false"}
     assert errors.ModelNotFound("tiny").headers(17) == {"x-should-retry": "false"}
 

@@ -79,7 +79,7 @@ def test_an_agent_uses_a_tool_and_answers(agent: Agent, roomy: Gateway, tmp_path
     answers = answered(roomy)[before:]
     assert len(answers) >= 2, "one with the tool calls, one after their results"
     assert {answer["outcome"] for answer in answers} == {"ok"}
-    assert counter(roomy, "mlxguard_count_drift_total") == 0
+    assert counter(roomy, "mlxguard_prompt_count_mismatches_total") == 0
 
 
 def test_an_agent_that_is_refused_compacts_and_goes_on(agent: Agent, narrow: Gateway, tmp_path: Path) -> None:

@@ -108,7 +108,7 @@ def test_sighup_restarts_the_child_as_planned(tiny_model: Path, tmp_path: Path) 
         until("a second generation", lambda: proxy.status()["child"]["generation"] == 2)
         proxy.until_ready("/readyz")
         child = proxy.status()["child"]
-        assert child["ended_by_cause"] == {"recycled": 1}
+        assert child["exits_by_cause"] == {"recycled": 1}
         assert child["last_death"] is None, "a planned restart is no death"
 
 

@@ -11,7 +11,7 @@ import orjson
 import psutil
 import pytest
 
-from proxy.doctor.finding import CheckVerdict
+from proxy.doctor.check_result import CheckVerdict
 from proxy.exit_codes import ExitCode
 
 pytestmark = pytest.mark.real

@@ -92,7 +92,7 @@ async def test_what_is_explained_is_what_is_served(shared_guard: Gateway) -> Non
     body = {"messages": list(spoken(3))[:-1], "max_tokens": 1, "model": "tiny"}
     explained = ask(shared_guard, "/mlxguard/api/explain", body)
     served = ask(shared_guard, "/v1/chat/completions", body)
-    assert explained["verdict"] == "whole"
+    assert explained["verdict"] == "unchanged"
     assert explained["prompt_tokens"] == served["usage"]["prompt_tokens"]
     assert sum(entry["tokens"] for entry in explained["messages"]) == explained["prompt_tokens"]
     assert [entry["roles"] for entry in explained["messages"]] == [[m["role"]] for m in body["messages"]]  # type: ignore[attr-defined]
@@ -101,7 +101,7 @@ async def test_what_is_explained_is_what_is_served(shared_guard: Gateway) -> Non
     assert {"ceiling", "max_prompt_tokens", "fits_alone"} <= {each["name"] for each in explained["limits"]}
     code, metrics = shared_guard.get("/metrics")
     assert code == 200
-    assert "mlxguard_count_drift_total 0.0" in metrics
+    assert "mlxguard_prompt_count_mismatches_total 0.0" in metrics
 
 
 def ask(proxy: Gateway, path: str, body: dict[str, Any]) -> dict[str, Any]:

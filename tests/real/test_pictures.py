@@ -116,7 +116,7 @@ def drift(proxy: Gateway) -> str:
     (line,) = [
         line
         for line in proxy.get("/metrics")[1].splitlines()
-        if line.startswith("mlxguard_count_drift_total ")
+        if line.startswith("mlxguard_prompt_count_mismatches_total ")
     ]
     return line.split()[1]
 

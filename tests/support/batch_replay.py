@@ -1,9 +1,10 @@
-"""mlx_lm's batches step by step, in rows: who has which buffer, and what pins it. The judge of the law.
+"""Replays mlx_lm's batches step by step, in rows: which buffers exist and what pins them.
 
-After generate.py (`BatchGenerator._next`) and models/cache.py (`BatchKVCache`, `BatchRotatingKVCache`) of
-mlx-lm 0.32.2, with a prompt cache that has room for all. A buffer is its own object: it is there as long as
-somebody holds it, and every copy is another. It stands for as many caches that grow as `layers` tells, and
-as many with a window if there is one; what is copied is copied one cache after the other.
+It judges the cost model of batches. It follows generate.py (`BatchGenerator._next`) and models/cache.py
+(`BatchKVCache`, `BatchRotatingKVCache`) of mlx-lm 0.32.2, with a prompt cache that has space for everything.
+A buffer is an object of its own: it exists as long as something references it, and every copy is another one.
+It stands for `layers` caches that grow, and as many with a window if there is one; a copy copies one cache
+after the other.
 """
 
 from __future__ import annotations
@@ -16,8 +17,9 @@ from supervisor.memory_model.kv_cache import STEP, rounded
 
 @dataclass(eq=False)
 class Buffer:
-    """`members` sequences of `rows` rows, filled up to `index`; tokens of each, padded on the left. Where
-    there is a window, of `windowed` rows too, after `fed_rows` (`_offset`).
+    """A buffer of `members` sequences of `rows` rows, filled up to `index` and padded on the left.
+
+    Where there is a window, also of `windowed` rows, after `fed_rows` tokens (`_offset`).
     """
 
     members: list[int]
@@ -33,7 +35,7 @@ class Buffer:
 
     @property
     def widest(self) -> int:
-        """Of the one kind of cache or of the other."""
+        """Rows of the larger of the two kinds of cache."""
         return len(self.members) * max(self.rows, self.windowed)
 
     def fed(self, tokens: int) -> Buffer:
@@ -52,8 +54,8 @@ class Buffer:
             return min(self.windowed, self.window)
         return self.windowed + min(STEP, self.window - self.fed_rows)
 
-    def kept(self, members: list[int], lengths: Sequence[int]) -> Buffer | None:
-        """`filter`: a copy, cut to the least padding; that of a window is not."""
+    def filtered(self, members: list[int], lengths: Sequence[int]) -> Buffer | None:
+        """`filter`: a copy, cut to the least padding; a window is not cut."""
         if not members:
             return None
         cut = self.index - max(lengths[member] for member in members)
@@ -73,7 +75,7 @@ class Buffer:
         )
 
     def padded(self, whole: Buffer) -> int:
-        """What one of its caches takes as it is made as long as that of all; nothing if it is."""
+        """Rows of one of its caches while it is padded to the length of all; 0 if it has that length."""
         if (self.rows, self.index, self.windowed) == (whole.rows, whole.index, whole.windowed):
             return 0
         return len(self.members) * max(whole.rows, whole.windowed)
@@ -81,7 +83,7 @@ class Buffer:
 
 @dataclass
 class Child:
-    """The generation thread's loop over `sequences` of (prompt, completion), which arrive at these steps."""
+    """The generation thread's loop over `sequences` of (prompt, completion) that arrive at given steps."""
 
     sequences: Sequence[tuple[int, int]]
     arrivals: Sequence[int]
@@ -92,12 +94,12 @@ class Child:
     layers: int = 10**18
     reading: Buffer | None = None
     writing: Buffer | None = None
-    entries: dict[int, Buffer] = field(default_factory=dict)  # what the prompt cache has of each prompt
-    finished: dict[int, Buffer] = field(default_factory=dict)  # and of each that has ended
+    entries: dict[int, Buffer] = field(default_factory=dict)  # by prompt, in the prompt cache
+    finished: dict[int, Buffer] = field(default_factory=dict)  # by ended sequence, in the prompt cache
     last_snapshot: Buffer | None = None  # a local variable of the server
-    began: dict[int, int] = field(default_factory=dict)  # the step in which each had its first token
-    ended: dict[int, int] = field(default_factory=dict)  # and its last
-    peaks: list[int] = field(default_factory=list)  # of each step
+    began: dict[int, int] = field(default_factory=dict)  # step of the first token
+    ended: dict[int, int] = field(default_factory=dict)  # step of the last token
+    peaks: list[int] = field(default_factory=list)  # by step
 
     def __post_init__(self) -> None:
         self.lengths = [0] * len(self.sequences)  # tokens in the caches
@@ -105,10 +107,10 @@ class Child:
         self.waiting = sorted(range(len(self.sequences)), key=lambda member: self.arrivals[member])
 
     def run(self) -> int:
-        """The most rows that were there at once."""
+        """Run to the end; returns the most rows that existed at once."""
         while self.waiting or self.reading or self.writing:
             if len(self.peaks) in self.arrivals:
-                self.last_snapshot = None  # the variable has what the prompt cache has of the newcomer
+                self.last_snapshot = None  # the variable now refers to the newcomer's entry
             self.peaks.append(0)
             self._write()
             self._join(len(self.peaks) - 1)
@@ -140,35 +142,37 @@ class Child:
         for member in ended:
             self.finished[member] = self.writing
             self.ended[member] = len(self.peaks) - 1
-            if not self.window or self.lengths[member] < self.window:  # its snapshot is a prefix, and goes
+            if not self.window or self.lengths[member] < self.window:  # its snapshot is a prefix: removed
                 self.entries.pop(member, None)
         if ended:
             all_of_them = self.writing
-            self.writing = all_of_them.kept([m for m in all_of_them.members if m not in ended], self.lengths)
+            staying = [m for m in all_of_them.members if m not in ended]
+            self.writing = all_of_them.filtered(staying, self.lengths)
             self._look(copied=_gathered(all_of_them, self.writing))
 
     def _join(self, now: int) -> None:
         running = len(self.writing.members) if self.writing else 0
         reading = len(self.reading.members) if self.reading else 0
-        room = min(self.prompts - reading, max(self.decodes, self.prompts) - running)
-        come = [member for member in self.waiting if self.arrivals[member] <= now][: max(0, room)]
-        if come:
-            self.waiting = [member for member in self.waiting if member not in come]
-            new = Buffer(come, window=self.window)
+        free = min(self.prompts - reading, max(self.decodes, self.prompts) - running)
+        joining = [member for member in self.waiting if self.arrivals[member] <= now][: max(0, free)]
+        if joining:
+            self.waiting = [member for member in self.waiting if member not in joining]
+            new = Buffer(joining, window=self.window)
             self.reading = self.reading.extended(new) if self.reading else new
             self._look()
 
     def _cross(self) -> None:
-        """Whose prompt is read but for its last token goes over to writing."""
+        """Let sequences whose prompt is read up to its last token begin to generate."""
         if self.reading is None:
             return
         ready = [m for m in self.reading.members if self.lengths[m] == self.sequences[m][0] - 1]
         if not ready:
             return
-        new = self.reading.kept(ready, self.lengths)
+        new = self.reading.filtered(ready, self.lengths)
         assert new is not None
         whole = self.reading
-        self.reading = self.reading.kept([m for m in self.reading.members if m not in ready], self.lengths)
+        staying = [m for m in self.reading.members if m not in ready]
+        self.reading = self.reading.filtered(staying, self.lengths)
         new = new.fed(1)
         for member in ready:
             self.lengths[member] += 1
@@ -194,7 +198,7 @@ class Child:
 
 
 def _gathered(whole: Buffer, some: Buffer | None) -> int:
-    """One cache of those that are copied out of all, which is cut to size or grows then: a copy more."""
+    """Rows of one more copy of a cache that is copied out of all, and then cut to size or grown."""
     if some is None:
         return 0
     kinds = ((whole.rows, some.rows), (whole.windowed, some.windowed))

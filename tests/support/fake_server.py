@@ -1,8 +1,8 @@
-"""A stand-in for mlx_lm.server where a test needs what the real one cannot be made to do on demand.
+"""A stand-in for mlx_lm.server, for behaviour that the real one cannot be made to show on demand.
 
-Exact timing, ignoring signals, leaving a grandchild, Metal's abort, another server's behaviour. It starts
-in a tenth of a second and speaks as much of the protocol as the supervisor needs. Stdlib only. Told what
-to do by `--fake key=value` flags, or while it runs by GET /fake?key=value.
+Exact timing, ignored signals, a grandchild that stays, Metal's abort, another server's behaviour. It starts
+in a tenth of a second and speaks the part of the protocol that the supervisor needs. Stdlib only. Its
+behaviour is set by `--fake key=value` flags, or while it runs by GET /fake?key=value.
 """
 
 from __future__ import annotations

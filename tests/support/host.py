@@ -1,7 +1,8 @@
-"""A gateway in small, to be killed: runs a Supervisor until it is told to stop by SIGKILL.
+"""A minimal gateway to be killed: runs a Supervisor until it gets SIGKILL.
 
-`python host.py STATE_DIR KIND [TOLD...]`: KIND is `fake` (fake_server.py, told so), `on` or `off` (the real
-server with the model folder in TOLD, with and without telemetry). Prints `child PID`, then `ready`.
+`python host.py STATE_DIR KIND [TOLD...]`: KIND is `fake` (fake_server.py with TOLD as its flags), `on` or
+`off` (the real server with the model folder in TOLD, with and without telemetry). Prints `child PID`, then
+`ready`.
 """
 
 from __future__ import annotations

@@ -17,12 +17,12 @@ HEAD = "import logging\nfrom tests.support.canaries import KEY, PROMPT, is_input
 TESTS = {
     "file": "def test_it(tmp_path): (tmp_path / 'proxy.log').write_text(f'x {PROMPT} y')",
     "binary": "def test_it(tmp_path): (tmp_path / 'state').write_bytes(b'\\xff' + KEY.encode())",
-    "log": "def test_it(): logging.getLogger('mlxguard.edge').info('refused', extra={'reason': [PROMPT]})",
+    "log": "def test_it(): logging.getLogger('mlxguard.http').info('refused', extra={'reason': [PROMPT]})",
     "trace": "def test_it():\n"
     "    try:\n        raise ValueError(KEY)\n"
     "    except ValueError:\n        logging.getLogger('mlxguard.app').exception('internal_error')",
     "input": "def test_it(tmp_path): is_input(tmp_path / 'keys').write_text(KEY)",
-    "nothing": "def test_it(): logging.getLogger('mlxguard.edge').info('refused')",
+    "nothing": "def test_it(): logging.getLogger('mlxguard.http').info('refused')",
 }
 
 

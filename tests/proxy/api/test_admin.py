@@ -82,7 +82,7 @@ async def test_a_request_is_cancelled_by_either_id(http: Http, stage: Stage, id:
 
 
 async def test_an_unknown_request_cannot_be_cancelled(http: Http) -> None:
-    assert (await http.post("/mlxguard/api/requests/nobody/cancel")).status == 404
+    assert (await http.post("/mlxguard/api/requests/unknown/cancel")).status == 404
 
 
 @pytest.mark.parametrize("path", ["recycle", "requests/x/cancel"])

@@ -102,9 +102,7 @@ async def test_remote_images_are_fetched_before_the_request_goes_on(
     ]
 
 
-async def test_what_would_become_of_a_request(
-    client: TestClient[web.Request, web.Application], stage: Stage
-) -> None:
+async def test_explain_runs_nothing(client: TestClient[web.Request, web.Application], stage: Stage) -> None:
     stage.tokens = 51
     answer = await client.post("/mlxguard/api/explain", json=HELLO)
     document = await answer.json()
@@ -131,7 +129,7 @@ async def test_nothing_new_is_accepted_while_stopping(
     assert not stage.relayed
 
 
-async def test_bodies_that_are_too_much_together_are_told_to_come_back(
+async def test_bodies_that_exceed_the_budget_together_get_503(
     client: TestClient[web.Request, web.Application], stage: Stage
 ) -> None:
     for _ in range(3):  # what one held is given back

@@ -20,7 +20,7 @@ def arithmetic(document: dict[str, Any]) -> str:
     return " ".join(document["arithmetic"])
 
 
-async def test_without_a_plan_only_places_count() -> None:
+async def test_without_a_plan_only_slots_count() -> None:
     document = cost_preview(gate(Budget(max_running=3)), "a", 100, 20)
     assert document == {
         "admission": "now",
@@ -38,13 +38,13 @@ async def test_without_a_plan_only_places_count() -> None:
     }
 
 
-async def test_the_cost_is_the_plans_law_and_the_verdict_the_gates() -> None:
+async def test_the_cost_is_the_cost_models_and_the_decision_the_gates() -> None:
     planned = a_plan(room=200_000_000)
     guarded = gate(replace(budget(planned), max_running=2))
     alone = cost_preview(guarded, "a", 5000, 20)
-    law = PlannedCosts(planned.serving)
+    costs = PlannedCosts(planned.serving)
     assert alone["admission"] == "now"
-    assert alone["together"]["memory_bytes"] == alone["alone"]["memory_bytes"] + law.weights
+    assert alone["together"]["memory_bytes"] == alone["alone"]["memory_bytes"] + costs.weights
     assert alone["alone"]["kv_bytes"] > 5000 * 1000
     guarded.set_retained(3_000_000)
     tickets = [
@@ -90,7 +90,7 @@ async def test_there_is_no_limit_where_nothing_is_known() -> None:
     assert memory_limits(gate(Budget(max_running=1)), None, MemorySettings()) == []
 
 
-def test_what_was_learned_is_named() -> None:
+def test_a_learned_limit_is_named_as_its_source() -> None:
     planned = a_plan(room=200_000_000)
     learned = replace(planned, ceiling=Ceiling(planned.ceiling.bytes, "90% of it, learned from a death"))
     found = memory_limits(gate(budget(learned)), learned, MemorySettings())

@@ -78,7 +78,9 @@ def test_internal_requests_are_not_counted_as_requests() -> None:
     metrics.internal_request("search_shortcut", False, 9)
     got = samples(metrics)
     assert got["mlxguard_internal_requests_total", (("kind", "eviction"), ("outcome", "ok"))] == 1
-    assert got["mlxguard_internal_requests_total", (("kind", "search_shortcut"), ("outcome", "unanswered"))] == 1
+    assert (
+        got["mlxguard_internal_requests_total", (("kind", "search_shortcut"), ("outcome", "unanswered"))] == 1
+    )
     assert not [key for key in got if key[0] == "mlxguard_requests_total"]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.cache.eviction import Eviction, filler
+from proxy.cache.eviction import enough, filler
 
 
 def test_no_filler_begins_as_another_does() -> None:
@@ -33,10 +33,7 @@ def _pushed_out(entries: dict[str, int], size: int, sent: int, *, by_turns: bool
 @given(st.integers(1, 12), st.data())
 def test_both_kinds_by_turns_empty_a_cache_however_it_is_filled(size: int, data: st.DataObject) -> None:
     answers = data.draw(st.integers(0, size))
-    going, number = Eviction(size), 0
-    while not going.exhausted:
-        going, number = going.after(1), number + 1
-    assert _pushed_out({"answer": answers, "prompt": size - answers}, size, number) == size
+    assert _pushed_out({"answer": answers, "prompt": size - answers}, size, enough(size)) == size
 
 
 def test_one_kind_alone_would_leave_half_of_it() -> None:
@@ -45,5 +42,4 @@ def test_one_kind_alone_would_leave_half_of_it() -> None:
 
 
 def test_of_a_cache_that_is_not_known_the_servers_default_is_supposed() -> None:
-    assert Eviction(0, 20).exhausted
-    assert not Eviction(0, 19).exhausted
+    assert enough(0) == 20

@@ -32,7 +32,7 @@ class Stand:
         default_factory=lambda: Gate(Budget(max_running=8), max_waiting=8, on_sample=lambda _: None)
     )
     upstream: Upstream = field(default_factory=Upstream)
-    told: list[tuple[str, bool]] = field(default_factory=list)
+    reports: list[tuple[str, bool]] = field(default_factory=list)
     worker: Worker = field(default_factory=Worker)
 
     def __post_init__(self) -> None:
@@ -41,7 +41,7 @@ class Stand:
             self.gate,
             self.upstream,
             CacheClient(cast("TokenCounter", self.worker), SearchTimes(lambda _: None)),
-            on_sent=lambda kind, ok, _: self.told.append((kind, ok)),
+            on_sent=lambda kind, ok, _: self.reports.append((kind, ok)),
         )
 
     def suspect(self) -> Ticket:
@@ -67,7 +67,7 @@ async def test_it_is_sent_as_a_completion_and_read_to_its_end(stand: Stand) -> N
     assert stand.requests.out == 1
     await call.answer(b"{}")
     assert await sending
-    assert stand.told == [("eviction", True)]
+    assert stand.reports == [("eviction", True)]
 
 
 async def test_a_body_with_messages_is_a_chat(stand: Stand) -> None:
@@ -102,14 +102,14 @@ async def test_a_refusal_a_reset_and_a_death_are_no_answers(stand: Stand) -> Non
     assert not await sending
 
     assert not await stand.requests.send("search_shortcut", _FILLER), "nobody serves"
-    assert stand.told == [("search_shortcut", False)] * 4
+    assert stand.reports == [("search_shortcut", False)] * 4
 
 
-async def test_it_is_not_sent_beside_a_suspect(stand: Stand) -> None:
+async def test_it_is_not_sent_while_a_suspect_is_isolated(stand: Stand) -> None:
     with stand.gate.enter(stand.suspect()) as place:
         await place.granted()
         assert not await stand.requests.send("search_shortcut", _FILLER)
-    assert stand.told == []
+    assert stand.reports == []
 
 
 async def test_a_suspect_waits_until_it_has_ended(stand: Stand) -> None:
@@ -151,4 +151,4 @@ async def test_one_that_changes_the_cache_is_followed(stand: Stand, abandon: boo
 async def test_one_that_is_an_exact_hit_itself_is_not_sent(stand: Stand) -> None:
     stand.worker.answers["asked"] = prediction(exact_hit=True)
     assert not await stand.requests.send("eviction", _FILLER)
-    assert stand.told == []
+    assert stand.reports == []

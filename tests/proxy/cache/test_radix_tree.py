@@ -44,10 +44,10 @@ def test_what_came_last_is_searched_first() -> None:
     root = Node(ids(), None)
     entry(root, 1, *range(10, 1000))
     short = entry(root, 1, 2, 3)
-    below = descend(*_at(root, 1))
-    assert (below.entry, below.distance) == (short, 2)
+    nearest, distance, cost = descend(*_at(root, 1))
+    assert (nearest, distance) == (short, 2)
     # Two children of the fork, one step of each: the long one is given up at the distance of the short one.
-    assert below.cost == 2 * 1 + 2 + 2
+    assert cost == 2 * 1 + 2 + 2
 
 
 def test_a_shorter_prefix_of_one_token_is_none() -> None:

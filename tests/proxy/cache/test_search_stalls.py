@@ -205,7 +205,7 @@ async def test_an_exact_hit_is_avoided_before_it_is_asked(world: World, waited: 
     followed = FollowedJob(world.search_stalls, job())
     await followed.predict()
     if waited:  # and something was inserted meanwhile
-        world.cache._insertions.add_unknown()
+        world.cache._insertions.add(None)
     async with followed.attempt():
         assert world.requests.sent == [BEFORE["body"]]
         steps = ["avoid_exact_hit", "predict", "asked", "read", "ended", "avoid_exact_hit", "asked"]

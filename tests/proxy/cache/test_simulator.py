@@ -1,4 +1,4 @@
-"""The simulator beside the real `LRUPromptCache`: the same entries, finds, and work of the search."""
+"""The simulator against the real `LRUPromptCache`: the same entries, results, and cost of the search."""
 
 from __future__ import annotations
 
@@ -130,11 +130,11 @@ def test_one_long_branch_costs_the_square_of_its_length() -> None:
     assert found.cost == (64_000 - 3) * (64_000 - 2) // 2
 
 
-@pytest.mark.parametrize("cure", [[0, 1, 2, 70_000], [*range(400), 70_000]])
-def test_a_short_branch_that_came_later_ends_the_search(cure: list[int]) -> None:
+@pytest.mark.parametrize("shortcut", [[0, 1, 2, 70_000], [*range(400), 70_000]])
+def test_a_short_branch_that_came_later_ends_the_search(shortcut: list[int]) -> None:
     simulator = CacheSimulator(CacheRules())
     simulator.insert(ids(list(range(64_000))), "assistant")
-    simulator.insert(ids(cure), "assistant")
+    simulator.insert(ids(shortcut), "assistant")
     assert simulator.search(ids([0, 1, 2, 80_000])).cost < 100_000
 
 

@@ -26,7 +26,7 @@ def test_what_came_since() -> None:
     insertions.add([5])
     assert insertions.since(0) is None, "too long ago"
     assert insertions.since(1) == [2, 3, 4, 5]
-    insertions.add_unknown()
+    insertions.add(None)
     assert insertions.since(before) is None
     assert insertions.since(insertions.count) == []
 

@@ -59,7 +59,7 @@ def test_a_crash_is_explained() -> None:
     assert len(text.splitlines()) < 35
 
 
-def test_what_was_planned_and_foretold_is_set_beside_what_came() -> None:
+def test_the_plan_and_the_prediction_are_shown_with_what_was_observed() -> None:
     report = a_report()
     report["in_flight"][0] |= {"predicted_bytes": 2 * 10**9, "seen_bytes": 3 * 10**9}
     report["child"]["plan"] = {
@@ -71,7 +71,7 @@ def test_what_was_planned_and_foretold_is_set_beside_what_came() -> None:
         "running": 2,
     }
     text = explanation(report)
-    assert "2.5 s, 2.000 GB foretold, memory rose by 3.000 GB, suspect" in text
+    assert "2.5 s, 2.000 GB predicted, memory rose by 3.000 GB, suspect" in text
     assert "plan     24.000 GB allowed: learned" in text
     assert "weights 16.000 GB, 98304 bytes per token of KV, 2 together, longest prompt 31744 tokens" in text
 
@@ -88,7 +88,7 @@ def test_the_list_has_a_line_for_each() -> None:
     assert first.split()[0] == "20260105T101112-77-0001"
     assert first.split()[-1] == "memory"
     assert second.split()[-1] == "-"
-    assert listing([]) == "no crash is on record"
+    assert listing([]) == "no crash has been recorded"
 
 
 @pytest.mark.parametrize(
@@ -103,7 +103,7 @@ def test_one_is_chosen_by_any_part_of_its_id_that_only_it_has(wanted: str, found
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     setting = ["--set", f"supervisor.state_dir={tmp_path}"]
     assert main(["crashes", *setting]) == 0
-    assert capsys.readouterr().out == "no crash is on record\n"
+    assert capsys.readouterr().out == "no crash has been recorded\n"
     StateFolder(tmp_path).write_crash(a_report())
     assert main(["crashes", *setting]) == 0
     assert "metal_oom" in capsys.readouterr().out

@@ -1,4 +1,4 @@
-"""Foreign packages named `proxy` or `supervisor` are told of plainly; tried in processes of their own."""
+"""Foreign packages named `proxy` or `supervisor` are reported; tried in processes of their own."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def run_with(folder: Path) -> subprocess.CompletedProcess[str]:
 
 
 def distribution(folder: Path, name: str, version: str, package: str) -> None:
-    """The metadata that pip leaves beside an installed package."""
+    """The metadata that pip leaves next to an installed package."""
     info = folder / f"{name}-{version}.dist-info"
     info.mkdir()
     (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
@@ -49,7 +49,7 @@ def test_a_package_that_hides_ours_is_named_with_its_distribution(tmp_path: Path
     assert "an environment of its own" in line
 
 
-def test_a_package_of_nobody_is_told_too(tmp_path: Path) -> None:
+def test_a_package_without_a_distribution_is_reported_too(tmp_path: Path) -> None:
     (tmp_path / "supervisor").mkdir()
     (tmp_path / "supervisor" / "__init__.py").write_text("")
     assert "it belongs to no installed distribution" in run_with(tmp_path).stderr

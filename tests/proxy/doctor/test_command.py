@@ -1,4 +1,4 @@
-"""How `doctor` goes from check to check; what it finds on a real machine is in tests/real/test_doctor.py."""
+"""The order of the checks; what they find on a real machine is in tests/real/test_doctor.py."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 
 from proxy.cli import main
 from proxy.doctor import command
-from proxy.doctor.finding import CheckResult, ok
+from proxy.doctor.check_result import CheckResult, ok
 from proxy.exit_codes import ExitCode
 from supervisor.state.folder import StateFolder
 

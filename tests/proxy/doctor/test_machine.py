@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from proxy.doctor import machine
-from proxy.doctor.finding import CheckResult, CheckVerdict
+from proxy.doctor.check_result import CheckResult, CheckVerdict
 from proxy.doctor.machine import Versions
 from proxy.doctor.serving import ServedTrial
 from proxy.doctor.trials import MemoryRise, MlxRise, Orphans, PortSeen, ProcessSeen
@@ -70,15 +70,15 @@ def test_memory_from_outside(before: int | None, after: int | None, expected: Ch
     [
         (METAL, "darwin", OK),
         (
-            replace(METAL, rise=MemoryRise(128 * MB, 40 * MB, 41 * MB)),
+            METAL._replace(rise=MemoryRise(128 * MB, 40 * MB, 41 * MB)),
             "darwin",
             WARNING,
         ),  # no GPU memory in it
-        (replace(METAL, backend="cpu"), "darwin", FAILED),
-        (replace(METAL, backend="cpu", working_set=None), "linux", OK),
-        (replace(METAL, working_set=None), "darwin", WARNING),
-        (replace(METAL, active=0), "darwin", FAILED),
-        (replace(METAL, backend="cuda", rise=MemoryRise(128 * MB, 40 * MB, 41 * MB)), "linux", OK),
+        (METAL._replace(backend="cpu"), "darwin", FAILED),
+        (METAL._replace(backend="cpu", working_set=None), "linux", OK),
+        (METAL._replace(working_set=None), "darwin", WARNING),
+        (METAL._replace(active=0), "darwin", FAILED),
+        (METAL._replace(backend="cuda", rise=MemoryRise(128 * MB, 40 * MB, 41 * MB)), "linux", OK),
     ],
 )
 def test_memory_of_mlx(seen: MlxRise, platform: str, expected: CheckVerdict) -> None:
@@ -87,7 +87,7 @@ def test_memory_of_mlx(seen: MlxRise, platform: str, expected: CheckVerdict) -> 
 
 def test_what_was_seen_of_metal_is_told() -> None:
     assert machine.mlx_memory(METAL, "darwin").found == (
-        "128 MB more taken, 130 MB more seen from outside; MLX says 128 MB more active, on metal"
+        "128 MB allocated, 130 MB more seen from outside; MLX reports 128 MB more active, on metal"
     )
 
 

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from proxy.doctor import settings
-from proxy.doctor.finding import CheckVerdict
+from proxy.doctor.check_result import CheckVerdict
 from proxy.doctor.settings import ModelSeen, StateSeen
 from supervisor.memory_model.ceiling import Readings, ceiling
-from tests.proxy.commands.test_plan_report import make
+from tests.proxy.commands.test_plan import make
 from tests.proxy.doctor.test_machine import verdict
 
 GB = 10**9
@@ -42,8 +42,8 @@ def test_memory(readings: Readings, platform: str, expected: CheckVerdict) -> No
 
 def test_memory_says_where_its_ceiling_comes_from() -> None:
     assert settings.memory(MAC, ceiling(MAC), "darwin").found == (
-        "50.0 GB of 68.0 GB free; the server may take 46.6 GB (memory free now, less 3.4 GB for the system; "
-        "Metal's working set 51.0 GB, wired limit its own)"
+        "50.0 GB of 68.0 GB free; the server may use 46.6 GB (memory free now, less 3.4 GB for the system; "
+        "Metal's working set 51.0 GB, wired limit default)"
     )
 
 
@@ -83,5 +83,5 @@ def test_model() -> None:
     assert verdict(settings.model(ModelSeen("m", replace(plan, warnings=("Little fits.",))))) is WARNING
     too_large = make(gigabytes=8)
     assert verdict(settings.model(ModelSeen("m", too_large))) is FAILED
-    assert verdict(settings.model(ModelSeen("org/m", fault="is not there", hub=True))) is WARNING
+    assert verdict(settings.model(ModelSeen("org/m", fault="is not there", downloadable=True))) is WARNING
     assert verdict(settings.model(ModelSeen("./m", fault="is not there"))) is FAILED

@@ -1,4 +1,4 @@
-"""Specimens go step by step, and go away with whoever started them."""
+"""Trial programs go step by step, and end with the process that started them."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ import sys
 
 import pytest
 
-from proxy.doctor.trial_programs import SPECIMENS
+from proxy.doctor.trial_programs import PROGRAMS
 
 
-@pytest.mark.parametrize("name", sorted(set(SPECIMENS) - {"mlx", "gateway"}))
+@pytest.mark.parametrize("name", sorted(set(PROGRAMS) - {"mlx", "gateway"}))
 def test_one_whose_stdin_ends_goes(name: str) -> None:
     command = [sys.executable, "-P", "-m", "proxy.doctor.trial_programs", name, "1000"]
     done = subprocess.run(

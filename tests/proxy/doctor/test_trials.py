@@ -9,7 +9,7 @@ import psutil
 import pytest
 
 from proxy.doctor import trials
-from supervisor.child.process import Exit, runs
+from supervisor.child.process import Exit, is_running
 from supervisor.machine import system
 
 SIZE = 32 * 2**20
@@ -49,7 +49,7 @@ async def test_what_is_left_is_told_and_then_ended() -> None:
     """Looked at before the keeper's grace is over."""
     seen = await trials.orphans(0.0)
     assert len(seen.left) == 3
-    assert await trials.comes(lambda: not any(map(runs, seen.left)), 5.0)
+    assert await trials.becomes_true(lambda: not any(map(is_running, seen.left)), 5.0)
 
 
 async def test_ends_are_told_exactly() -> None:
@@ -64,9 +64,11 @@ async def test_a_program_that_ends_says_why(monkeypatch: pytest.MonkeyPatch) -> 
 
 async def test_a_program_that_says_nothing_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(trials, "_STEP_S", 0.0)
-    with pytest.raises(trials.TrialFailed, match="said nothing"):
+    with pytest.raises(trials.TrialFailed, match="printed nothing"):
         await trials.rise(SIZE)
-    assert not [each for each in psutil.Process(os.getpid()).children() if "specimens" in str(each.cmdline())]
+    assert not [
+        each for each in psutil.Process(os.getpid()).children() if "trial_programs" in str(each.cmdline())
+    ]
 
 
 @pytest.mark.real

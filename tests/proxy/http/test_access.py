@@ -86,7 +86,7 @@ def test_web_pages_are_refused_unless_listed() -> None:
             LOCAL.check_origin(origin, "localhost:8080")
 
 
-def test_our_own_page_is_no_stranger() -> None:
+def test_the_gateways_own_pages_are_allowed() -> None:
     LOCAL.check_origin("http://localhost:8080", "localhost:8080", own_only=True)
     LOCAL.check_origin("http://LOCALHOST:8080", "LocalHost:8080", own_only=True)
     for origin in ("https://localhost:8080", "http://localhost:8081", "http://localhost"):
@@ -94,7 +94,7 @@ def test_our_own_page_is_no_stranger() -> None:
             LOCAL.check_origin(origin, "localhost:8080")
 
 
-def test_a_listed_page_may_not_do_what_only_ours_may() -> None:
+def test_own_paths_are_closed_to_listed_pages() -> None:
     with pytest.raises(errors.Forbidden):
         LOCAL.check_origin("http://localhost:3000", "localhost:8080", own_only=True)
 
@@ -125,6 +125,6 @@ def test_keys_have_names() -> None:
         ["Bearer wrong", "Bearer s3cret"],
     ],
 )
-def test_no_key_or_a_wrong_one_or_two_are_unauthorized(sent: list[str]) -> None:
+def test_exactly_one_known_key_is_required(sent: list[str]) -> None:
     with pytest.raises(errors.Unauthorized):
         KEYED.client_of(sent)

@@ -6,7 +6,7 @@ from proxy.errors import Unavailable
 from proxy.http.body_budget import BodyBudget
 
 
-def test_what_requests_hold_is_bounded_together_and_given_back() -> None:
+def test_all_accounts_share_the_budget_and_return_what_they_used() -> None:
     budget = BodyBudget(100)
     with budget.account() as one:
         one.add(60)

@@ -61,7 +61,7 @@ async def test_what_is_not_http_gets_an_error_object_that_quotes_nothing(
     assert "Traceback" not in caplog.text
 
 
-async def test_an_unknown_expectation_is_passed_over(stand: Stand) -> None:
+async def test_an_unknown_expectation_is_ignored(stand: Stand) -> None:
     """RFC 9110, 10.1.1: a server MAY answer 417, and most do not."""
     for path, expected in ((b"/no", 404), (b"/livez", 200)):
         answer = await stand.send(
@@ -100,7 +100,7 @@ async def test_odd_forms_of_a_request(stand: Stand, head: bytes, status: int) ->
     assert (b"\r\n\r\n{" in rest) is (status >= 400 and not head.startswith(b"HEAD"))
 
 
-async def test_a_connection_too_many_is_told_to_come_back_and_leaves_a_free_place(stand: Stand) -> None:
+async def test_a_connection_over_the_limit_gets_503_and_one_that_closes_makes_room(stand: Stand) -> None:
     held = [await stand.connect() for _ in range(3)]
     for reader, writer in held:
         writer.write(b"GET /livez HTTP/1.1\r\n" + HOST + b"\r\n")
@@ -116,7 +116,7 @@ async def test_a_connection_too_many_is_told_to_come_back_and_leaves_a_free_plac
     await close(*(writer for _, writer in held))
 
 
-async def test_a_head_that_drips_is_408(stand: Stand) -> None:
+async def test_a_head_that_arrives_too_slowly_is_408(stand: Stand) -> None:
     reader, writer = await stand.connect()
     writer.write(b"GET /livez HTTP/1.1\r\nHo")
     while not stand.site.connections:

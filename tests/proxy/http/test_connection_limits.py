@@ -5,7 +5,7 @@ import pytest
 from proxy.http.connection_limits import ConnectionCounts, ConnectionVerdict, source_of
 
 
-def test_one_address_cannot_take_all_places() -> None:
+def test_one_address_cannot_use_all_connections() -> None:
     counts = ConnectionCounts(total=3, per_address=2)
     assert [counts.opened("10.0.0.1") for _ in range(3)] == [
         ConnectionVerdict.ADMITTED,
@@ -16,12 +16,12 @@ def test_one_address_cannot_take_all_places() -> None:
     assert counts.opened("10.0.0.3") is ConnectionVerdict.REFUSED, "the total holds too"
 
 
-def test_a_place_is_free_again_when_its_holder_leaves() -> None:
+def test_a_closed_connection_is_no_longer_counted() -> None:
     counts = ConnectionCounts(total=1, per_address=1)
     assert counts.opened("::1") is ConnectionVerdict.ADMITTED
     assert counts.opened("::1") is ConnectionVerdict.REFUSED
     counts.closed("::1", ConnectionVerdict.REFUSED)
-    assert counts.opened("::1") is ConnectionVerdict.REFUSED, "a refused one gives no place back"
+    assert counts.opened("::1") is ConnectionVerdict.REFUSED, "a refused one was not counted"
     counts.closed("::1", ConnectionVerdict.ADMITTED)
     assert counts.opened("::1") is ConnectionVerdict.ADMITTED
     assert len(counts) == 1
@@ -47,5 +47,5 @@ def test_a_flood_of_refusals_is_dropped() -> None:
         ("", ""),
     ],
 )
-def test_what_is_counted_together(address: str, source: str) -> None:
+def test_ipv6_addresses_count_by_subscriber(address: str, source: str) -> None:
     assert source_of(address) == source

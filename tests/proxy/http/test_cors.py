@@ -34,7 +34,7 @@ def preflight(origin: str, **more: str) -> dict[str, str]:
     return asked | {f"Access-Control-Request-{name.replace('_', '-')}": value for name, value in more.items()}
 
 
-async def test_a_listed_page_may_go_on_after_a_preflight_without_key(client: Client) -> None:
+async def test_a_preflight_of_a_listed_page_needs_no_key(client: Client) -> None:
     asked = preflight(PAGE, Headers="authorization, x-stainless-os", Private_Network="true")
     answer = await client.options("/v1/chat", headers=asked)
     assert answer.status == 204
@@ -45,7 +45,7 @@ async def test_a_listed_page_may_go_on_after_a_preflight_without_key(client: Cli
     assert answer.headers["Access-Control-Allow-Private-Network"] == "true"
 
 
-async def test_other_pages_learn_nothing(client: Client) -> None:
+async def test_other_pages_get_no_cors_headers(client: Client) -> None:
     for origin in ("http://evil.example", "null"):
         answer = await client.options("/v1/chat", headers=preflight(origin))
         assert answer.status == 403
@@ -66,7 +66,7 @@ async def test_a_listed_page_may_read_answers_and_errors(client: Client) -> None
         assert "x-request-id" in answer.headers["Access-Control-Expose-Headers"]
 
 
-async def test_what_is_ours_alone_is_for_our_own_page(client: Client) -> None:
+async def test_own_paths_are_for_own_pages(client: Client) -> None:
     key = {"Authorization": "Bearer s3cret"}
     assert (await client.post("/mlxguard/api/x", headers=key | {"Origin": PAGE})).status == 403
     own = f"http://127.0.0.1:{client.port}"
@@ -74,7 +74,7 @@ async def test_what_is_ours_alone_is_for_our_own_page(client: Client) -> None:
     assert (await client.post("/mlxguard/api/x", headers={"Origin": own})).status == 401
 
 
-async def test_options_tells_the_methods(client: Client) -> None:
+async def test_options_lists_the_methods(client: Client) -> None:
     answer = await client.options("/v1/models")
     assert (answer.status, answer.headers["Allow"]) == (204, "GET, HEAD, OPTIONS")
     assert (await client.options("/nowhere")).status == 404

@@ -1,8 +1,8 @@
-"""HTTP/1.1 as our connections and edge speak it, over raw sockets: h1spec's list, and what RFC 9112 asks for.
+"""HTTP/1.1 as our connections speak it, over raw sockets: h1spec's list, and what RFC 9112 asks for.
 
 h1spec (github.com/uNetworking/h1spec, a Deno script, in no package registry) tests a server that echoes any
-body for any method at `/`: so does the one here, behind the proxy's own connection, edge and routing. Its 33
-cases are told again here with the statuses that it takes for right; the full names are its own.
+body for any method at `/`. So does the server here, behind the gateway's own connections, middleware and
+routes. Its 33 cases are repeated here with the statuses that it expects; the full names are its own.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ async def _echo(request: web.Request) -> web.Response:
 
 
 async def echo_site() -> tuple[web.AppRunner, int]:
-    """A running echo behind the proxy's own edge, and its port."""
+    """A running echo behind the gateway's own middleware, and its port."""
     access = AccessControl(keys={}, hosts={"example.com", "127.0.0.1", "localhost"}, origins=())
     app = web.Application(middlewares=[middleware.middleware(access, lambda *_: None)])
     app.on_response_prepare.append(middleware.add_headers)
@@ -72,7 +72,7 @@ async def first_answer(port: int, sent: str) -> tuple[int, bytes]:
 
 # --- h1spec ---------------------------------------------------------------------------------------------
 
-#: A request that is not whole, cut at every place that h1spec cuts it.
+#: An incomplete request, cut wherever h1spec cuts it.
 FRAGMENTS = {
     "method": "G",
     "URL 1": "GET ",
@@ -228,7 +228,7 @@ async def everything(port: int, sent: str) -> bytes:
     return answer
 
 
-async def test_9_3_a_connection_persists_until_it_is_told_not_to(port: int) -> None:
+async def test_9_3_a_connection_persists_until_it_is_closed_explicitly(port: int) -> None:
     answer = await everything(port, f"{GET}\r\n" * 3 + f"{GET}Connection: close\r\n\r\n")
     assert _ANSWER.findall(answer) == [b"200"] * 4
 
@@ -251,7 +251,7 @@ async def test_9_3_an_older_client_gets_an_answer_that_ends_with_the_connection(
     assert b"transfer-encoding" not in answer.lower()
 
 
-async def test_6_3_what_follows_faulty_framing_is_never_taken_for_a_request(port: int) -> None:
+async def test_6_3_what_follows_faulty_framing_is_never_parsed_as_a_request(port: int) -> None:
     smuggled = f"GET /hello HTTP/1.1\r\n{HOST}\r\n"
     for framing in (
         "Content-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",

@@ -78,7 +78,7 @@ async def test_an_image_becomes_a_data_url(stand: Stand) -> None:
 
 
 @pytest.mark.parametrize("path", ["/html", "/liar", "/large", "/redirect", "/nothing"])
-async def test_what_is_no_image_or_elsewhere_is_refused_by_its_field(stand: Stand, path: str) -> None:
+async def test_what_is_not_an_image_of_a_listed_host_is_refused_by_its_field(stand: Stand, path: str) -> None:
     with pytest.raises(InvalidRequest) as refusal:
         await fetched(stand.fetch(), stand.remote(path))
     assert refusal.value.param == "messages[0].content[0].image_url"
@@ -90,25 +90,25 @@ async def test_the_time_is_bounded(stand: Stand) -> None:
         await fetched(stand.fetch(timeout_s=0.1), stand.remote("/never"))
 
 
-async def test_nobody_listening_is_a_refusal(stand: Stand, unused_tcp_port: int) -> None:
+async def test_a_host_that_does_not_listen_is_a_refusal(stand: Stand, unused_tcp_port: int) -> None:
     port, stand.port = stand.port, unused_tcp_port
     with pytest.raises(InvalidRequest, match="could not be fetched"):
         await fetched(stand.fetch(), stand.remote("/a.png"))
     stand.port = port
 
 
-async def test_what_is_fetched_counts_as_held(stand: Stand) -> None:
+async def test_fetched_images_are_charged_to_the_body_budget(stand: Stand) -> None:
     with pytest.raises(Unavailable):
         await fetched(stand.fetch(), stand.remote("/a.png"), most=10)
 
 
-async def test_a_url_that_the_client_reads_otherwise_is_refused(stand: Stand) -> None:
+async def test_a_url_that_the_client_parses_differently_is_refused(stand: Stand) -> None:
     with pytest.raises(InvalidRequest, match="plain URL"):
         await fetched(stand.fetch(host="pics.example"), stand.remote("/a.png", host="other.example"))
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1", "169.254.169.254", "10.0.0.1", "::1", "::ffff:127.0.0.1"])
-async def test_a_listed_name_that_points_inside_leads_nowhere(stand: Stand, address: str) -> None:
+async def test_a_listed_name_of_a_private_address_is_refused(stand: Stand, address: str) -> None:
     """DNS rebinding: the name is allowed, its address is not."""
 
     async def lookup(host: str, port: int, **_: Any) -> list[tuple[Any, ...]]:
@@ -121,7 +121,7 @@ async def test_a_listed_name_that_points_inside_leads_nowhere(stand: Stand, addr
     assert stand.asked == []
 
 
-async def test_of_several_addresses_only_public_ones_are_connected_to() -> None:
+async def test_only_the_public_addresses_of_a_name_are_used() -> None:
     async def lookup(host: str, port: int, **_: Any) -> list[tuple[Any, ...]]:
         return [
             (socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, port))

@@ -28,7 +28,7 @@ def test_a_changed_file_is_taken_over_into_the_same_mapping(tmp_path: Path) -> N
     assert names == {"sk-0": "fixed", "sk-new-1": "laptop"}
 
 
-def test_a_file_that_is_replaced_as_editors_do_is_seen(tmp_path: Path) -> None:
+def test_a_replaced_file_is_noticed(tmp_path: Path) -> None:
     file = write(tmp_path / "keys", "sk-a")
     ring = ring_of(file)
     write(tmp_path / "fresh", "sk-b").rename(file)
@@ -37,7 +37,7 @@ def test_a_file_that_is_replaced_as_editors_do_is_seen(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("spoil", ["open", "gone", "faulty"])
-def test_a_spoilt_file_is_told_of_once_and_the_old_keys_hold(tmp_path: Path, spoil: str) -> None:
+def test_an_unusable_file_is_reported_once_and_the_old_keys_hold(tmp_path: Path, spoil: str) -> None:
     file = write(tmp_path / "keys", "laptop:sk-a")
     ring = ring_of(file)
     if spoil == "open":
@@ -48,7 +48,7 @@ def test_a_spoilt_file_is_told_of_once_and_the_old_keys_hold(tmp_path: Path, spo
         write(file, "two words")
     with pytest.raises(KeysUnreadable):
         ring.refresh()
-    assert not ring.refresh(), "told once"
+    assert not ring.refresh(), "raised once"
     assert "sk-a" in ring.keys
     write(file, "laptop:sk-again")
     assert ring.refresh()

@@ -61,7 +61,7 @@ async def _ok(request: web.Request) -> web.Response:
     return web.Response(text="ok")
 
 
-# --- who may come in -------------------------------------------------------------------------------
+# --- access ----------------------------------------------------------------------------------------
 
 
 async def test_probes_need_no_key_and_the_rest_does(
@@ -76,7 +76,7 @@ async def test_probes_need_no_key_and_the_rest_does(
     assert await admitted.text() == "laptop"
 
 
-# --- how errors leave --------------------------------------------------------------------------------
+# --- errors ----------------------------------------------------------------------------------------
 
 
 async def test_an_error_is_an_object_with_headers_and_an_id(
@@ -105,7 +105,7 @@ async def test_a_refusal_is_logged_with_its_reason_and_probes_are_not_counted(
     assert statuses == [503]
 
 
-async def test_a_bug_is_a_logged_500_that_tells_nothing(
+async def test_a_bug_is_a_logged_500_without_details(
     connect: Callable[..., Awaitable[tuple[Client, Statuses]]], caplog: pytest.LogCaptureFixture
 ) -> None:
     client, _ = await connect(LOCAL)
@@ -130,7 +130,7 @@ async def test_unknown_paths_and_methods_are_json(
 @pytest.mark.parametrize(
     ("sent", "kept"), [("abc-1.2:3_4", True), ("", False), ("a b", False), ("x" * 65, False), ("a;b", False)]
 )
-async def test_a_sane_request_id_is_kept(
+async def test_a_safe_request_id_is_kept(
     connect: Callable[..., Awaitable[tuple[Client, Statuses]]], sent: str, kept: bool
 ) -> None:
     client, _ = await connect(LOCAL)

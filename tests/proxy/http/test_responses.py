@@ -8,7 +8,7 @@ from proxy import errors
 from proxy.http.responses import add_standard_headers, error_response, raw_error_response
 
 
-def test_an_answer_as_bytes_says_what_the_same_answer_says() -> None:
+def test_a_raw_error_response_equals_the_usual_one() -> None:
     error = errors.Unavailable("why")
     response = error_response(error)
     head, _, body = raw_error_response(error).partition(b"\r\n\r\n")
@@ -22,7 +22,7 @@ def test_an_answer_as_bytes_says_what_the_same_answer_says() -> None:
     assert headers["x-request-id"].startswith("req-")
 
 
-def test_every_answer_is_identified_and_tells_no_version() -> None:
+def test_every_response_has_an_id_and_no_version() -> None:
     response = web.Response()
     add_standard_headers(response, "mine")
     assert response.headers["x-request-id"] == "mine"

@@ -65,20 +65,20 @@ async def send(port: int, head: str, body: str = "") -> tuple[int, dict[str, str
         ("OPTIONS /post HTTP/1.1", 204),
     ],
 )
-async def test_nobody_is_told_to_send_a_body_that_is_not_read(port: int, head: str, status: int) -> None:
+async def test_continue_is_not_sent_for_a_body_that_is_not_read(port: int, head: str, status: int) -> None:
     expecting = f"{head}\r\nExpect: 100-continue\r\nContent-Length: 5"
     got, fields, answer = await send(port, expecting)
     assert (got, fields["connection"]) == (status, "close")
     assert b"100 Continue" not in answer
 
 
-async def test_without_a_body_to_come_there_is_nothing_to_wait_for(port: int) -> None:
+async def test_without_a_body_the_expectation_is_ignored(port: int) -> None:
     got, fields, _ = await send(port, "GET /get HTTP/1.1\r\nExpect: 100-continue")
     assert got == 200
     assert "connection" not in fields, "the connection goes on"
 
 
-async def test_a_body_that_is_wanted_is_called_for(port: int) -> None:
+async def test_continue_is_sent_for_a_body_that_is_wanted(port: int) -> None:
     assert (await send(port, "POST /post HTTP/1.1\r\nExpect: 100-continue", "hello"))[0] == 100
     assert (await send(port, "POST /post HTTP/1.1\r\nExpect: the-impossible", "hello"))[0] == 200
     assert (await send(port, "POST /post HTTP/1.0\r\nExpect: 100-continue", "hello"))[0] == 200

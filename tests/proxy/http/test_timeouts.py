@@ -49,14 +49,14 @@ def test_a_client_that_reads_slowly_is_not_late() -> None:
         assert timeouts.late(float(now), unsent=100_000 - now, writing_paused=True) is None
 
 
-def test_a_buffer_that_grows_while_the_answer_goes_on_says_nothing_of_the_reader() -> None:
+def test_a_buffer_that_the_writer_fills_does_not_make_the_reader_late() -> None:
     timeouts = connected()
     timeouts.request_began()
     for now in range(10, 1000, 100):
         assert timeouts.late(float(now), unsent=now, writing_paused=False) is None
 
 
-def test_an_answer_that_has_ended_must_be_read_too() -> None:
+def test_a_complete_response_must_be_read_too() -> None:
     timeouts = connected()
     timeouts.request_began()
     timeouts.request_ended()

@@ -24,7 +24,7 @@ OURS = "1.1 mlxguard-proxy"
         (["1.1 " + "a" * 100], OURS),
     ],
 )
-def test_each_hop_appends_itself_and_odd_ones_are_left_out(received: list[str], sent: str) -> None:
+def test_this_hop_is_appended_and_malformed_ones_are_dropped(received: list[str], sent: str) -> None:
     assert forward(received, (1, 1)) == sent
 
 

@@ -53,7 +53,7 @@ def test_lines_of_a_request_carry_its_id() -> None:
     assert "request_id" not in parsed(lambda: log.info("idle"))
 
 
-def test_a_field_cannot_pass_for_what_every_line_has() -> None:
+def test_a_field_cannot_replace_a_standard_one() -> None:
     line = parsed(lambda: log.info("answered", extra={"event": "other", "level": "x", "time": 1, "area": 2}))
     assert (line["event"], line["event_"], line["level"], line["level_"]) == (
         "answered",

@@ -33,15 +33,15 @@ def test_configured_keys_are_masked_everywhere(emit: Callable[[], None], human: 
     assert "[key]" in text
 
 
-def test_a_key_that_is_told_later_is_masked_too() -> None:
+def test_a_key_that_is_added_later_is_masked_too() -> None:
     def emit() -> None:
-        masking.mask(("sk-told-later",))
-        log.info("sent", extra={"header": f"sk-told-later {KEY}"})
+        masking.mask(("sk-added-later",))
+        log.info("sent", extra={"header": f"sk-added-later {KEY}"})
 
     assert parsed(emit, keys=(KEY,))["header"] == "[key] [key]"
 
 
-def test_bearer_tokens_are_masked_though_nobody_knows_them() -> None:
+def test_unknown_bearer_tokens_are_masked_too() -> None:
     line = parsed(lambda: log.info("sent", extra={"header": "authorization: bearer abc.DEF-1/2+3=="}))
     assert line["header"] == "authorization: bearer [key]"
 

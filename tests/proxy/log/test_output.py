@@ -1,4 +1,4 @@
-"""Lines for a pipe or a terminal that nobody reads just now."""
+"""Lines for a pipe or a terminal whose reader has paused."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ def pipe() -> Iterator[Pipe]:
             os.close(fd)
 
 
-def test_what_there_is_room_for_is_written_at_once(pipe: Pipe) -> None:
+def test_lines_that_fit_are_written_at_once(pipe: Pipe) -> None:
     output = Output(pipe.writer)
     assert output.write(b"one\n") == 0
     assert pipe.read() == b"one\n"
 
 
-def test_what_nobody_reads_waits_for_a_reader_and_its_writer_does_not(pipe: Pipe) -> None:
+def test_lines_are_held_for_a_paused_reader_without_blocking_the_writer(pipe: Pipe) -> None:
     output, filled = Output(pipe.writer), pipe.fill()
     assert [output.write(b"one\n"), output.write(b"two\n")] == [0, 0]
     assert len(pipe.read()) == filled
@@ -41,7 +41,7 @@ def test_what_nobody_reads_waits_for_a_reader_and_its_writer_does_not(pipe: Pipe
     assert pipe.read() == b"one\ntwo\nthree\n"
 
 
-def test_a_line_that_is_longer_than_there_is_room_comes_whole(pipe: Pipe) -> None:
+def test_a_line_longer_than_the_pipe_arrives_whole(pipe: Pipe) -> None:
     output, filled = Output(pipe.writer), pipe.fill()
     line = b"x" * (filled + 3 * select.PIPE_BUF) + b"\n"
     came = b""
@@ -53,7 +53,7 @@ def test_a_line_that_is_longer_than_there_is_room_comes_whole(pipe: Pipe) -> Non
     assert came == line + b"0\n1\n2\n"
 
 
-def test_more_than_may_be_held_is_given_up_and_counted(pipe: Pipe) -> None:
+def test_lines_beyond_the_limit_are_lost_and_counted(pipe: Pipe) -> None:
     output = Output(pipe.writer, max_held=10)
     pipe.fill()
     assert [output.write(b"12345\n") for _ in range(3)] == [0, 1, 1]
@@ -62,7 +62,7 @@ def test_more_than_may_be_held_is_given_up_and_counted(pipe: Pipe) -> None:
     assert pipe.read() == b"12345\n6\n"
 
 
-def test_without_a_reader_all_that_is_held_is_given_up(pipe: Pipe) -> None:
+def test_without_a_reader_all_held_lines_are_lost(pipe: Pipe) -> None:
     output = Output(pipe.writer)
     pipe.fill()
     assert output.write(b"one\n") == 0
@@ -71,7 +71,7 @@ def test_without_a_reader_all_that_is_held_is_given_up(pipe: Pipe) -> None:
     assert output.write(b"three\n") == 1, "and it is tried again"
 
 
-def test_what_is_no_open_file_costs_its_lines(pipe: Pipe) -> None:
+def test_a_closed_descriptor_loses_its_lines(pipe: Pipe) -> None:
     os.close(pipe.writer)
     output = Output(pipe.writer)
     with pytest.raises(OSError, match=os.strerror(errno.EBADF)):
@@ -79,7 +79,7 @@ def test_what_is_no_open_file_costs_its_lines(pipe: Pipe) -> None:
     assert output.write(b"one\n") == 1
 
 
-def test_at_the_end_a_reader_that_has_paused_has_some_time(pipe: Pipe) -> None:
+def test_close_waits_for_a_paused_reader(pipe: Pipe) -> None:
     output, filled = Output(pipe.writer), pipe.fill()
     output.write(b"one\n")
     came: list[bytes] = []
@@ -95,7 +95,7 @@ def test_at_the_end_a_reader_that_has_paused_has_some_time(pipe: Pipe) -> None:
     assert (b"".join(came) + pipe.read())[filled:] == b"one\n"
 
 
-def test_at_the_end_nobody_waits_for_ever(pipe: Pipe) -> None:
+def test_close_does_not_wait_for_ever(pipe: Pipe) -> None:
     output = Output(pipe.writer)
     pipe.fill()
     output.write(b"one\n")
@@ -104,7 +104,7 @@ def test_at_the_end_nobody_waits_for_ever(pipe: Pipe) -> None:
     assert output.close(0.01) == 0
 
 
-def test_a_terminal_that_was_stopped_holds_nobody_up() -> None:
+def test_a_stopped_terminal_does_not_block() -> None:
     """As by Ctrl-S; Ctrl-Q lets it go on."""
     master, terminal = pty.openpty()
     output = Output(terminal)

@@ -29,7 +29,7 @@ class Broken(io.StringIO):
         raise BrokenPipeError
 
 
-def test_other_libraries_are_heard_from_warning_on() -> None:
+def test_other_libraries_are_logged_from_warning_on() -> None:
     def emit() -> None:
         logging.getLogger("asyncio").info("too much")
         logging.getLogger("asyncio").warning("task was\ndestroyed")

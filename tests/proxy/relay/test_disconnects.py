@@ -28,11 +28,11 @@ class Stand:
         self.now = 0.0
         self.idle: float | None = None
         self.released = 0
-        self.told: list[tuple[DropEvidence, float]] = []
+        self.reports: list[tuple[DropEvidence, float]] = []
         self.generation = Generation(1, 1, lambda: None, self.telemetry)
         self.disconnects = Disconnects(
             batched=lambda: batched,
-            on_dropped=lambda evidence, took: self.told.append((evidence, took)),
+            on_dropped=lambda evidence, took: self.reports.append((evidence, took)),
             clock=lambda: self.now,
         )
         self.slot: Any = SimpleNamespace(retain=lambda: self.release)
@@ -67,7 +67,7 @@ async def stand() -> Any:
 
 async def test_what_ended_by_itself_is_released_at_once(stand: Stand) -> None:
     stand.disconnects.expect(cast("Job", None), stand.slot, stand.generation)(None)
-    assert (stand.released, stand.told) == (1, [])
+    assert (stand.released, stand.reports) == (1, [])
 
 
 async def test_it_is_dropped_when_the_child_has_nothing_to_do(stand: Stand) -> None:
@@ -75,7 +75,7 @@ async def test_it_is_dropped_when_the_child_has_nothing_to_do(stand: Stand) -> N
     await stand.waits()
     stand.now, stand.idle = 3.0, 2.9
     await eventually(lambda: stand.released == 1)
-    assert stand.told == [(DropEvidence.IDLE, 3.0)]
+    assert stand.reports == [(DropEvidence.IDLE, 3.0)]
 
 
 async def test_it_is_dropped_a_step_after_the_child_noticed(stand: Stand) -> None:
@@ -86,7 +86,7 @@ async def test_it_is_dropped_a_step_after_the_child_noticed(stand: Stand) -> Non
     await stand.waits()
     stand.now = 5.0 + ROUND_S + 2.0
     await eventually(lambda: stand.released == 1)
-    assert stand.told == [(DropEvidence.NOTICED, stand.now)]
+    assert stand.reports == [(DropEvidence.NOTICED, stand.now)]
 
 
 async def test_a_dead_child_is_done_with_everything(stand: Stand) -> None:
@@ -94,14 +94,14 @@ async def test_a_dead_child_is_done_with_everything(stand: Stand) -> None:
     await asyncio.sleep(0)
     stand.generation.died.set_result(cast("Any", None))
     await eventually(lambda: stand.released == 1)
-    assert stand.told == []
+    assert stand.reports == []
 
 
 async def test_a_silent_child_is_given_time(stand: Stand, caplog: pytest.LogCaptureFixture) -> None:
     stand.leave()
     stand.now = 1000.0
     await eventually(lambda: stand.released == 1)
-    assert stand.told == [(DropEvidence.TIMEOUT, 1000.0)]
+    assert stand.reports == [(DropEvidence.TIMEOUT, 1000.0)]
     assert caplog.messages == ["drop_not_detected"]
 
 
@@ -118,7 +118,7 @@ async def test_a_request_that_runs_again_waits_until_it_is_dropped(stand: Stand)
     await stand.disconnects.dropped(job)
 
 
-async def test_stopping_waits_for_nobody(stand: Stand) -> None:
+async def test_stopping_releases_every_slot(stand: Stand) -> None:
     stand.leave()
     await stand.disconnects.stop()
     assert stand.released == 1

@@ -81,7 +81,7 @@ async def test_only_what_the_dead_child_was_working_on_is_looked_at(tmp_path: Pa
     await stand.file.stop()
 
 
-async def test_a_suspect_that_has_not_reached_the_child_is_not_sentenced(tmp_path: Path) -> None:
+async def test_a_suspect_that_has_not_reached_the_child_is_not_quarantined(tmp_path: Path) -> None:
     """It was to run alone, and another hand killed the child while it was being connected."""
     stand, suspect = Stand(tmp_path), a_job("suspect")
     stand.kill(suspect, a_job("company"))
@@ -90,7 +90,7 @@ async def test_a_suspect_that_has_not_reached_the_child_is_not_sentenced(tmp_pat
     await stand.file.stop()
 
 
-async def test_a_sentence_survives_the_proxy_and_ends_in_time(tmp_path: Path) -> None:
+async def test_quarantine_survives_the_proxy_and_ends_in_time(tmp_path: Path) -> None:
     stand, poison = Stand(tmp_path), a_job("poison")
     stand.kill(poison, times=2)
     await stand.file.stop()
@@ -113,7 +113,7 @@ async def test_what_killed_one_model_says_nothing_of_another(tmp_path: Path) -> 
     assert other.quarantine.isolation(poison) is Isolation.NONE
 
 
-async def test_a_sentence_is_in_the_report(tmp_path: Path) -> None:
+async def test_quarantine_is_in_the_report(tmp_path: Path) -> None:
     stand, poison = Stand(tmp_path), a_job("poison")
     stand.kill(poison)
     (work,) = stand.quarantine.attribute(death())
@@ -133,7 +133,7 @@ async def test_a_memory_killer_is_told_what_is_safe(tmp_path: Path, proven: int,
     await stand.file.stop()
 
 
-async def test_what_somebody_did_is_reported_and_blamed_on_nobody(tmp_path: Path) -> None:
+async def test_a_death_with_an_external_cause_is_reported_and_not_blamed(tmp_path: Path) -> None:
     stand = Stand(tmp_path)
     stand.jobs = [a_job("innocent")]
     for _ in range(5):
@@ -142,7 +142,7 @@ async def test_what_somebody_did_is_reported_and_blamed_on_nobody(tmp_path: Path
     assert stand.quarantine.isolation(stand.jobs[0]) is Isolation.NONE
 
 
-async def test_a_death_beside_a_request_of_ours_is_blamed_on_nobody(tmp_path: Path) -> None:
+async def test_a_death_during_an_internal_request_is_not_blamed(tmp_path: Path) -> None:
     stand, innocent = Stand(tmp_path), a_job("innocent")
     stand.internal_requests = 1
     stand.kill(innocent, times=3)
@@ -150,7 +150,7 @@ async def test_a_death_beside_a_request_of_ours_is_blamed_on_nobody(tmp_path: Pa
     await stand.file.stop()
 
 
-async def test_who_completes_is_cleared_also_in_the_file(tmp_path: Path) -> None:
+async def test_completing_clears_also_in_the_file(tmp_path: Path) -> None:
     stand, suspect = Stand(tmp_path), a_job("suspect")
     stand.kill(suspect)
     stand.quarantine.completed(suspect)
@@ -172,7 +172,7 @@ async def test_deaths_and_work_teach_what_memory_there_is(tmp_path: Path) -> Non
     await stand.file.stop()
 
 
-async def test_who_endured_two_deaths_is_alone_whoever_is_blamed(tmp_path: Path) -> None:
+async def test_a_request_that_endured_two_deaths_is_isolated_whichever_is_blamed(tmp_path: Path) -> None:
     stand, job = Stand(tmp_path), a_job("a")
     job.answer.attempts = 2
     assert stand.quarantine.isolation(job) is Isolation.UNTIL_FIRST_TOKEN

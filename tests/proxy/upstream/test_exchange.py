@@ -84,8 +84,8 @@ async def test_cut_short_of_a_known_length(child: FakeChild, upstream: Upstream)
     assert broken.value.how is BreakKind.CUT
 
 
-async def test_leaving_resets_the_connection(child: FakeChild, upstream: Upstream) -> None:
-    """The child's very next write must fail, or it computes a whole prefill step for nobody."""
+async def test_closing_resets_the_connection(child: FakeChild, upstream: Upstream) -> None:
+    """The child's very next write must fail, or it computes a whole prefill step for nothing."""
     asking = asyncio.create_task(leave_after_headers(child, upstream))
     call = await child.call()
     await call.start()
@@ -95,10 +95,10 @@ async def test_leaving_resets_the_connection(child: FakeChild, upstream: Upstrea
 
 
 async def test_how_it_ended_is_told_once(child: FakeChild, upstream: Upstream) -> None:
-    told: list[AbortedExchange | None] = []
+    reports: list[AbortedExchange | None] = []
 
     async def ask(*, to_the_end: bool) -> None:
-        async with upstream.post(life_of(child), PATH, b"{}", on_end=told.append) as exchange:
+        async with upstream.post(life_of(child), PATH, b"{}", on_end=reports.append) as exchange:
             while to_the_end and await exchange.read():
                 pass
 
@@ -107,7 +107,7 @@ async def test_how_it_ended_is_told_once(child: FakeChild, upstream: Upstream) -
         call = await child.call()
         await (call.answer(b"data: {}\n\n") if to_the_end else call.start())
         await asking
-    ended, cut = told
+    ended, cut = reports
     assert ended is None
     assert cut is not None
     assert cut.port > 0

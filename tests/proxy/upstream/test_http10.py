@@ -52,7 +52,7 @@ async def test_an_answer_in_single_bytes(child: FakeChild) -> None:
     wire.abort()
 
 
-async def test_more_than_was_told_is_no_part_of_it(child: FakeChild) -> None:
+async def test_more_than_was_announced_is_no_part_of_it(child: FakeChild) -> None:
     wire, call = await ask(child)
     await call.send(b"HTTP/1.0 200 OK\r\nContent-Length: 4\r\n\r\nabcdef")
     await wire.answered()
@@ -60,7 +60,7 @@ async def test_more_than_was_told_is_no_part_of_it(child: FakeChild) -> None:
     wire.abort()
 
 
-async def test_less_than_was_told(child: FakeChild) -> None:
+async def test_less_than_was_announced(child: FakeChild) -> None:
     wire, call = await ask(child)
     await call.send(b"HTTP/1.0 200 OK\r\nContent-Length: 9\r\n\r\nabcd")
     await call.finish()
@@ -85,7 +85,7 @@ async def test_an_end_before_the_answer(child: FakeChild) -> None:
         await wire.answered()
 
 
-async def test_who_waits_can_be_interrupted(child: FakeChild) -> None:
+async def test_a_reader_that_waits_can_be_interrupted(child: FakeChild) -> None:
     wire, call = await ask(child)
     await call.start()
     await wire.answered()
@@ -98,7 +98,7 @@ async def test_who_waits_can_be_interrupted(child: FakeChild) -> None:
     wire.abort()
 
 
-async def test_fields_of_ours_are_sent(child: FakeChild) -> None:
+async def test_further_header_fields_are_sent(child: FakeChild) -> None:
     wire, call = await ask(child, "Via: 1.1 somebody\r\n")
     assert call.json == {"a": 1}
     await call.answer(b"")

@@ -42,15 +42,16 @@ def text(characters: str) -> dict[str, Any]:
 
 
 def ask(predictor: CachePredictor, do: str, id: str, **fields: Any) -> Any:
-    return predictor.answer({"op": "predictor", "do": do, "of": id, **fields})
+    of = {"of": id} if id else {}
+    return predictor.answer({"op": "predictor", "do": do, **of, **fields})
 
 
 def run(predictor: CachePredictor, id: str, prompt: dict[str, Any], *, generated: int = 3) -> Any:
     ask(predictor, "predict", id, prompt=prompt, batched=True)
-    told = ask(predictor, "asked", id)
-    ask(predictor, "read", id, cached=told["cached"])
-    ask(predictor, "ended", id, generated=generated, cached=told["cached"], complete=True)
-    return told
+    found = ask(predictor, "asked", id)
+    ask(predictor, "read", id, cached=found["cached"])
+    ask(predictor, "ended", id, generated=generated, cached=found["cached"], complete=True)
+    return found
 
 
 def test_nothing_is_predicted_before_a_child_is_known() -> None:
@@ -102,7 +103,7 @@ def test_a_new_child_knows_nothing_but_what_waits_is_still_followed(predictor: C
     assert ask(predictor, "asked", "b") == prediction(tokens=11, longest=2, inserts=[10])
 
 
-def test_a_long_session_is_shortcutd_once(predictor: CachePredictor) -> None:
+def test_a_long_session_gets_one_shortcut(predictor: CachePredictor) -> None:
     run(predictor, "a", session(AGENT, 15))
     sibling = {"messages": [AGENT, {"role": "user", "content": "something else"}]}
     assert ask(predictor, "predict", "b", prompt=sibling, batched=True)["cost"] > MOST
@@ -135,8 +136,8 @@ def test_arguments_of_tool_calls_are_sent_as_text(predictor: CachePredictor) -> 
 
 def test_a_prompt_that_may_be_a_key_is_avoided_before_it_is_asked(predictor: CachePredictor) -> None:
     run(predictor, "a", text("hello"), generated=6)
-    told = ask(predictor, "predict", "b", prompt=text("hello there"), batched=True)
-    assert told["exact_hit"] and ask(predictor, "asked", "b")["exact_hit"]
+    found = ask(predictor, "predict", "b", prompt=text("hello there"), batched=True)
+    assert found["exact_hit"] and ask(predictor, "asked", "b")["exact_hit"]
     assert not predictor._followed["b"].asked, "not yet"
     way = ask(predictor, "avoid_exact_hit", "b")
     assert way["body"] == {"prompt": "hello there\n", "max_tokens": 1, "temperature": 0}
@@ -146,7 +147,7 @@ def test_a_prompt_that_may_be_a_key_is_avoided_before_it_is_asked(predictor: Cac
     assert (asked["cached"], asked["cost"], asked["exact_hit"]) == (10, 3, False)
 
 
-def test_what_cannot_be_evaded_is_asked_all_the_same(predictor: CachePredictor) -> None:
+def test_what_cannot_be_avoided_is_asked_all_the_same(predictor: CachePredictor) -> None:
     run(predictor, "a", text("hello"), generated=6)
     ask(predictor, "predict", "b", prompt=text("hello there"), batched=True)
     assert ask(predictor, "asked", "b", anyway=True)["exact_hit"]

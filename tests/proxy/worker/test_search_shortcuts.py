@@ -72,7 +72,7 @@ def test_a_growing_session_needs_no_second_one() -> None:
             ran(simulator, shortcut, LABEL + "1")
 
 
-def test_a_shortcut_that_was_displaced_is_wanted_again() -> None:
+def test_a_shortcut_that_was_evicted_is_wanted_again() -> None:
     simulator = CacheSimulator(CacheRules(sequences=4))
     shortcuts = SearchShortcuts(simulator, ids_of)
     long = session(AGENT, 15)
@@ -97,7 +97,7 @@ def test_a_shortcut_that_did_not_help_is_not_sent_for_ever() -> None:
     assert 1 <= sum(shortcut is not None for shortcut in wanted) <= 6
 
 
-def test_a_place_where_a_prompt_stalled_is_learned() -> None:
+def test_a_position_where_a_prompt_stalled_is_learned() -> None:
     simulator = CacheSimulator(CacheRules())
     shortcuts = SearchShortcuts(simulator, ids_of)
     trunk = session(AGENT, 3)

@@ -110,7 +110,7 @@ def ended(pid: int, within_s: float = 3.0) -> bool:
         ("import os; os.abort()", "signal 6"),
     ],
 )
-def test_the_exact_exit_is_told(keep: type[Kept], code: str, told: str) -> None:
+def test_the_exact_exit_is_reported(keep: type[Kept], code: str, told: str) -> None:
     assert keep((sys.executable, "-S", "-c", code)).told() == told
 
 

@@ -36,7 +36,7 @@ async def spawn() -> AsyncIterator[Spawn]:
         await child.wait_closed()
 
 
-async def test_the_exit_comes_with_the_last_words_and_at_once(spawn: Spawn) -> None:
+async def test_the_exit_is_reported_at_once_and_with_the_last_output(spawn: Spawn) -> None:
     lines: list[bytes] = []
     child = await spawn("import sys, time; time.sleep(0.2); print('bye'); sys.exit('why')", lines)
     assert alive(child.pid or 0)
@@ -44,14 +44,14 @@ async def test_the_exit_comes_with_the_last_words_and_at_once(spawn: Spawn) -> N
     assert sorted(lines) == [b"bye", b"why"]
 
 
-async def test_an_end_by_a_signal_is_told_as_such(spawn: Spawn) -> None:
+async def test_an_end_by_a_signal_is_reported_as_such(spawn: Spawn) -> None:
     child = await spawn("import time; time.sleep(60)")
     os.kill(child.pid or 0, signal.SIGKILL)
     assert await child.exited == Exit(None, signal.SIGKILL)
 
 
-async def test_a_grandchild_outside_the_group_does_not_delay_the_news(spawn: Spawn) -> None:
-    """It has left the group, so nothing of ours may end it, and it keeps the output pipe open."""
+async def test_a_grandchild_outside_the_group_does_not_delay_the_report_of_the_exit(spawn: Spawn) -> None:
+    """It has left the group, so the keeper must not end it, and it keeps the output pipe open."""
     lines: list[bytes] = []
     code = (
         "import subprocess, sys, time\n"
@@ -85,7 +85,7 @@ async def test_telemetry_arrives_and_its_pipe_is_the_childs_alone(spawn: Spawn) 
     assert 0 <= time.monotonic() - seen.at < 1
 
 
-async def test_when_the_keeper_is_killed_the_child_is_ended_by_us(spawn: Spawn) -> None:
+async def test_when_the_keeper_is_killed_the_gateway_ends_the_child(spawn: Spawn) -> None:
     child = await spawn("import signal, time; signal.signal(15, signal.SIG_IGN); time.sleep(60)")
     keeper = psutil.Process(child.pid).ppid()
     os.kill(keeper, signal.SIGKILL)
@@ -106,7 +106,7 @@ async def test_when_the_keeper_is_stopped_the_child_can_still_be_killed(spawn: S
     assert await child.exited == Exit(None, signal.SIGKILL)
 
 
-async def test_abandoning_ends_the_child_as_if_we_had_gone(spawn: Spawn) -> None:
+async def test_abandoning_ends_the_child_as_if_the_gateway_had_ended(spawn: Spawn) -> None:
     child = await spawn("import time; time.sleep(60)")
     child.abandon()
     assert await gone(child.pid or 0)

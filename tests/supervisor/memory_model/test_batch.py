@@ -1,4 +1,4 @@
-"""The law of batches: never less than its parts, and never less for more."""
+"""The peak of a batch: never less than its parts, and never less for more requests."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_the_largest_prompt_fits_and_a_longer_one_does_not(gigabytes: int) -> No
     assert peak(SERVING, [SequenceDemand(found + 1, 100)]).total > ceiling
 
 
-#: Rows are what is counted: beside them a step works in next to nothing, and a layer is next to nothing.
+#: Only rows count here: the activations of a step and a single layer are negligible.
 LARGE = 10**12
 ROWS = Traced(CostModel((CachePart(GrowthKind.GROWING, LARGE, caches=10**18),)))
 sequences = st.lists(st.tuples(st.integers(2, 3000), st.integers(1, 900)), min_size=1, max_size=6)
@@ -150,13 +150,13 @@ def _member(child: Child, each: int, now: int, arrived: list[int]) -> SequenceDe
     prompt, completion = child.sequences[each]
     if child.began[each] >= now:
         return SequenceDemand(prompt, completion, segments=1)
-    beside = [
+    others = [
         other
         for other in arrived
         if child.arrivals[other] <= child.began[each] and child.arrivals[each] <= child.began[other]
     ]
     return SequenceDemand(
-        prompt, completion, 0, len(beside), max(child.sequences[other][0] for other in beside)
+        prompt, completion, 0, len(others), max(child.sequences[other][0] for other in others)
     )
 
 

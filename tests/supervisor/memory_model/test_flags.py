@@ -17,7 +17,7 @@ def test_a_tight_machine_runs_one_at_a_time_by_both_flags() -> None:
     found = make(19)
     assert found.running == 1
     assert found.value("decode_concurrency") == found.value("prompt_concurrency") == 1
-    assert found.value("prompt_cache_size") == 10, "they pin nothing but themselves"
+    assert found.value("prompt_cache_size") == 10, "entries pin nothing but themselves"
     assert found.max_prompt is not None
     assert found.max_prompt == with_answer(found.fits[1])
 
@@ -25,15 +25,15 @@ def test_a_tight_machine_runs_one_at_a_time_by_both_flags() -> None:
 def test_how_many_run_is_for_short_sessions_and_how_many_long_ones_do_is_not_a_flag() -> None:
     found = make(48)
     assert found.running == found.value("decode_concurrency") == 8
-    assert found.fits[8] < 32_768 < found.fits[2], "eight of those do not fit: the gate sees to that"
+    assert found.fits[8] < 32_768 < found.fits[2], "eight of those do not fit, which is left to the gate"
     reasons = {choice.name: choice.reason for choice in found.choices}
     assert "8 sessions of 4,096 tokens fit" in reasons["decode_concurrency"]
 
 
-def test_every_session_that_runs_has_a_place_in_the_prompt_cache_if_half_as_long_ones_fit() -> None:
-    """On a card of 80 GB, 7 places for 8 sessions cost a third of the speed; 56 GB have no room for more."""
+def test_every_session_that_runs_has_an_entry_in_the_prompt_cache_if_half_as_long_ones_fit() -> None:
+    """On a card of 80 GB, 7 entries for 8 sessions cost a third of the speed; 56 GB allow no more."""
 
-    def kept(ceiling: int) -> tuple[int, str]:
+    def cache_size(ceiling: int) -> tuple[int, str]:
         dense = CostModel((CachePart(GrowthKind.GROWING, row_bytes=147_456),))
         model = Model(
             weights=9 * 10**9, cost_model=dense, traced=replace(MOE, cost_model=dense), batched=True
@@ -43,9 +43,9 @@ def test_every_session_that_runs_has_a_place_in_the_prompt_cache_if_half_as_long
         reasons = {choice.name: choice.reason for choice in found.choices}
         return found.value("prompt_cache_size"), reasons["prompt_cache_size"]
 
-    assert kept(56) == (4, "4 sessions of 32,768 tokens fit in that")
-    assert kept(80) == (10, "10 sessions of 16,384 tokens fit in that")
-    assert kept(140) == (10, "13 sessions of 32,768 tokens fit in that")
+    assert cache_size(56) == (4, "4 sessions of 32,768 tokens fit in that")
+    assert cache_size(80) == (10, "10 sessions of 16,384 tokens fit in that")
+    assert cache_size(140) == (10, "13 sessions of 32,768 tokens fit in that")
 
 
 def test_what_is_set_wins_and_says_so() -> None:
@@ -61,12 +61,12 @@ def test_what_is_set_wins_and_says_so() -> None:
     assert "set" not in reasons["prompt_cache_size"]
 
 
-def test_an_own_command_has_nobody_to_limit_mlxs_cache() -> None:
+def test_with_an_own_command_nothing_limits_mlxs_cache() -> None:
     assert make(96, overrides=FlagOverrides(own_command=True)).cache_limit is None
 
 
 def test_sessions_that_gain_nothing_run_one_by_one() -> None:
-    """A processor works out each one's attention; there is next to nothing that they would share."""
+    """A processor computes the attention of each; they would share next to nothing."""
     small = Model(weights=10**6, cost_model=MOE.cost_model, traced=replace(MOE, backend="cpu"), batched=True)
     found = plan(small, Ceiling(192 * 10**9, "a test"), FlagOverrides(), FLAGS, CONTEXT)
     assert found.running == 1

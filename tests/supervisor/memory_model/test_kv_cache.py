@@ -92,7 +92,7 @@ def test_a_state_costs_the_same_from_the_first_token_on() -> None:
     assert model.bytes_per_row == 0
 
 
-def test_warm_turns_start_from_exactly_what_was_kept() -> None:
+def test_warm_turns_start_from_exactly_what_was_retained() -> None:
     model = CostModel((GROWING,))
     assert model.after((2048, 100, 1), model.restored(5437)) == 7741 * 10
     assert model.after((300,), model.restored(300)) == 812 * 10

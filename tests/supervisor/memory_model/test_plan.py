@@ -1,4 +1,4 @@
-"""The plan's decisions, for models and machines as people have them."""
+"""The plan's decisions, for models and machines of real sizes."""
 
 from __future__ import annotations
 
@@ -141,8 +141,8 @@ def test_packed_kv_is_advised_where_it_fits_more() -> None:
 
 
 def test_packed_kv_with_windows_is_warned_of() -> None:
-    law = replace(MOE.cost_model, quantization=Quantization(8))
-    model = Model(weights=WEIGHTS, cost_model=law, traced=replace(MOE, rotating=True), batched=False)
+    cost_model = replace(MOE.cost_model, quantization=Quantization(8))
+    model = Model(weights=WEIGHTS, cost_model=cost_model, traced=replace(MOE, rotating=True), batched=False)
     found = plan(model, Ceiling(48 * 10**9, "a test"), FlagOverrides(), FLAGS, CONTEXT)
     assert any("requests fail from token 5,000" in warning for warning in found.warnings)
 
@@ -168,6 +168,6 @@ def test_costs_are_asked_for_as_the_child_will_run() -> None:
 
 
 @pytest.mark.parametrize("rows", [*range(32, 3000, 7), 31_744, 32_768, 40_000, 131_072])
-def test_beside_the_longest_prompt_there_is_room_for_the_least_answer(rows: int) -> None:
+def test_the_least_answer_fits_next_to_the_longest_prompt(rows: int) -> None:
     prompt = with_answer(rows)
     assert 1 <= least_answer(prompt) <= rows - prompt

@@ -40,7 +40,7 @@ def test_a_window_that_is_cut_to_size_is_copied_though_nothing_grows() -> None:
     )
     assert found.end < found.prompt
     assert found.copied == (255 + 87) * ROW
-    assert found.layer == (599 + 256) * ROW  # cut out beside others, it grows from where it was cut
+    assert found.layer == (599 + 256) * ROW  # cut out of a shared buffer, it grows from where it was cut
 
 
 def test_the_longest_of_a_buffer_tells_its_size_after_each_of_its_steps() -> None:

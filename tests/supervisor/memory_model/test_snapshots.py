@@ -29,7 +29,7 @@ def test_prompts_of_many_steps_may_each_end_beside_all_that_are_left() -> None:
 
 
 def test_a_long_one_is_beside_each_short_one_in_another_of_its_steps() -> None:
-    """Two steps: one title beside each, and the third by itself."""
+    """Two steps: one title shares a buffer with each, and the third has its own."""
     title = SequenceDemand(100, 9, segments=1)
     assert of([SequenceDemand(800, 9, segments=1), title, title, title], prompts=2) == [
         2 * 1024,
@@ -51,7 +51,7 @@ def test_who_generates_was_read_among_as_many_as_were_unread() -> None:
     assert of([SequenceDemand(300, 9, read_together=1, longest_prompt=300)]) == [512]
 
 
-def test_the_server_holds_the_last_beside_those_that_are_kept() -> None:
+def test_the_server_holds_the_newest_besides_those_that_are_retained() -> None:
     assert Snapshots((5, 3, 1)).of(1) == 8
     assert Snapshots((5, 3, 1)).of(3) == 9
 

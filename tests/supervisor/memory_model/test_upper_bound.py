@@ -1,4 +1,4 @@
-"""The bound for untraceable models; that it holds for all architectures is a bar of the probe's benchmark."""
+"""The bound for untraceable models; `make bench WHAT=probe` checks it for all architectures."""
 
 from __future__ import annotations
 

@@ -94,7 +94,7 @@ def test_weights_of_another_kind(copy: Path) -> None:
 
 def test_weights_that_are_not_all_there(copy: Path) -> None:
     _write_index(copy, {"weight_map": {"a": "model.safetensors", "b": "model-00002.safetensors"}})
-    assert fault(copy) == "lacks 1 of its weight files, as model-00002.safetensors"
+    assert fault(copy) == "lacks 1 of its weight files, such as model-00002.safetensors"
     _write_index(copy, {"weight_map": {"a": "model.safetensors"}})
     assert fault(copy) is None
 
@@ -184,7 +184,7 @@ print('{{"folder": "{tiny_model}"}}')
     [
         ('print(\'{"error": "It is gated."}\'); raise SystemExit(1)', "It is gated"),
         ("raise RuntimeError('a bug')", 'download of "name" failed: RuntimeError: a bug'),
-        ("raise SystemExit(3)", "it said nothing"),
+        ("raise SystemExit(3)", "it wrote nothing"),
         ('print(\'{"folder": "/nowhere"}\')', "/nowhere is not a folder"),
     ],
 )

@@ -1,4 +1,4 @@
-"""The probe and the server are asked once; whatever goes wrong there, an answer comes."""
+"""Traces and --help run once and are cached; whatever goes wrong there, the caller gets a result."""
 
 from __future__ import annotations
 
@@ -147,7 +147,7 @@ async def test_the_real_server_has_the_flags_of_the_plan(tmp_path: Path) -> None
 
 
 @pytest.mark.real
-async def test_the_real_probe_traces_the_embedded_model(tmp_path: Path, tiny_model: Path) -> None:
+async def test_the_embedded_model_is_traced(tmp_path: Path, tiny_model: Path) -> None:
     found = await client.trace_model(tiny_model, tmp_path)
     assert found.cost_model.bytes_per_row == 2 * 1024  # 2 layers of 1024 bytes, in float32
     assert found.itemsize == 4

@@ -18,8 +18,8 @@ FAMILIES = (
     "llama4",  # chunks
     "deepseek_v3",  # a compressed latent
     "deepseek_v41",  # a cache class of its own
-    "qwen3_next",  # a gated delta net beside attention
-    "falcon_h1",  # a state space model beside attention in each layer
+    "qwen3_next",  # gated delta nets and attention
+    "falcon_h1",  # a state space model and attention in each layer
     "longcat_flash_ngram",  # a state that grows at first
     "gemma3n",  # layers that share caches
     "nemotron_h",

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from proxy.doctor.finding import conclusion, document, failed, ok, warning, works
+from proxy.doctor.check_result import conclusion, document, failed, ok, warning, works
 
-GOOD, DOUBTFUL, BAD = ok("a", "seen"), warning("b", "half seen", "Look."), failed("c", "not seen", "Mend it.")
+GOOD, DOUBTFUL, BAD = (
+    ok("a", "seen"),
+    warning("b", "half seen", "Look."),
+    failed("c", "not seen", "Repair it."),
+)
 
 
 def test_a_line_has_advice_below_it_where_there_is_some() -> None:
     assert GOOD.text() == "ok       a                 seen"
     assert BAD.text().splitlines() == [
         "failed   c                 not seen",
-        "                           Mend it.",
+        "                           Repair it.",
     ]
 
 
