@@ -55,7 +55,7 @@ class CacheClient:
         counter: TokenCounter,
         searches: SearchTimes,
         *,
-        on_contents: Callable[[list[CacheContent] | None, Sequence[str]], None] = lambda *_: None,
+        on_contents: Callable[[list[CacheContent] | None, Sequence[str]], None] | None = None,
     ) -> None:
         self.searches = searches
         self._counter = counter
@@ -83,7 +83,8 @@ class CacheClient:
         if change.state is State.READY:
             self._generation = change.generation
             self.searches.restart()
-            self._on_contents(None, ())
+            if self._on_contents is not None:
+                self._on_contents(None, ())
 
     # A request's steps, in order
 
@@ -160,6 +161,11 @@ class CacheClient:
             known = tracked.prediction
             self._insertions.add([*known.inserts, known.tokens + generated] if known else None)
         self._counter.tell_predictor("ended", of=id, generated=generated, cached=cached, complete=complete)
+        self._report_contents(id)
+
+    def _report_contents(self, id: str) -> None:
+        if self._on_contents is None:
+            return
         self._unconfirmed.append(id)
         if self._asking_contents is None or self._asking_contents.done():
             self._asking_contents = self._tasks.start(self._ask_contents(), "cache contents")
@@ -176,7 +182,7 @@ class CacheClient:
             await self._follow_child()
             generation = self._simulated
             found = await _in_time(self._counter.ask_predictor("contents"))
-            if generation == self._generation:
+            if generation == self._generation and self._on_contents is not None:
                 contents = None if found is None else [CacheContent(*each) for each in found]
                 self._on_contents(contents, confirmed)
 

@@ -68,7 +68,8 @@ class _Cache:
         """Whether another answer would drop one of this plan's own, while sequences are left elsewhere."""
         answers, prompts = self._queues["assistant"], self._queues["user"]
         full = sum(map(len, self._queues.values())) >= self._size
-        return full and any(prompts) and bool(answers) and not answers[0] and len(answers) + 1 >= len(prompts)
+        own = not answers or answers[0] is None
+        return full and any(prompts) and own and len(answers) + 1 >= len(prompts)
 
     def insert(self, kind: FillerKind) -> KeptSequence | None:
         """Insert a filler; the sequence that is dropped for it, if it was none of this plan's own."""

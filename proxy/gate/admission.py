@@ -196,7 +196,7 @@ class Admission:
 
     def end_internal_request(self, now: float) -> list[Effect]:
         """One internal request has ended."""
-        self.capacity.internal_requests -= 1
+        self.capacity.end_internal_request()
         return self._freed(now)
 
     def wake(self, now: float) -> list[Effect]:

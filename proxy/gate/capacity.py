@@ -157,6 +157,11 @@ class Capacity:
         if id in self._running:
             self._freed.add(id)
 
+    def end_internal_request(self) -> None:
+        """An internal request has ended. As it joined, the last snapshot went: no join frees that again."""
+        self.internal_requests -= 1
+        self._last = None
+
     def release(self, id: str) -> Ticket | None:
         """Remove it from the running requests; None if it did not run."""
         running = self._running.pop(id, None)

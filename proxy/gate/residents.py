@@ -66,6 +66,10 @@ class Memory(Protocol):
     def room(self) -> int:
         """Bytes that the weights leave below the ceiling."""
 
+    @property
+    def cache_bytes(self) -> float:
+        """Bytes that the child keeps at most, less what the request that joins has restored; may be infinite."""
+
     def kept(self, rows: int, /) -> int:
         """Bytes that a finished sequence of `rows` tokens holds."""
 
@@ -118,7 +122,10 @@ class Residents:
             memory.kept(request.rows) + memory.warm(max(self._longest, request.rows)),
             memory.cold(request.rows),
         )
-        return self._total + highest <= _SHARE * memory.room
+        if self._total + highest > _SHARE * memory.room:
+            return False
+        longest = memory.kept(max(self._longest, request.rows))
+        return self._total + memory.kept(request.rows) + longest <= memory.cache_bytes
 
     def _fitting(self, newcomer: SessionRequest | None) -> dict[str, KeptSequence]:
         """The newest sequence of each session that fits, the newest first.
@@ -137,6 +144,8 @@ class Residents:
             longest = max(longest, sequence.rows if sequence.session else 0)
             if kept + max(own + memory.warm(longest), cold) > room:
                 break
+            if kept + own + memory.kept(longest) > memory.cache_bytes:
+                break  # the server would drop it as the longest one joins
             if sequence.session and sequence.session not in found and self._reused(sequence.session):
                 found[sequence.session] = sequence
         return found

@@ -36,6 +36,7 @@ class BudgetMemory:
     def __init__(self, budget: Budget) -> None:
         self._costs = budget.costs
         self.room = max(0, round((budget.ceiling or 0) - self._costs.weights))
+        self.cache_bytes = self._costs.cache_bytes
         self._kept: dict[int, int] = {}
         self._warm: dict[int, int] = {}
         self._cold: dict[int, int] = {}
@@ -43,7 +44,7 @@ class BudgetMemory:
     def kept(self, rows: int) -> int:
         rows = _rounded(rows)
         if rows not in self._kept:
-            self._kept[rows] = self._costs.kv((SequenceDemand(rows, 1),))
+            self._kept[rows] = self._costs.kv((SequenceDemand(rows - 1, 1),))
         return self._kept[rows]
 
     def warm(self, rows: int) -> int:
@@ -59,7 +60,7 @@ class BudgetMemory:
         return self._cold[rows]
 
     def _peak(self, rows: int, cached: int) -> int:
-        demand = SequenceDemand(rows, 1 + rows // _NEW_PART, cached)
+        demand = SequenceDemand(rows - 1, 1, cached)
         return self._costs.peak((demand,), 0) - self._costs.weights
 
 

@@ -190,11 +190,7 @@ class Reclaim:
 def _told(sessions: SessionsSnapshot, dropped: Sequence[KeptSequence]) -> dict[str, Any]:
     """For the log: whose sequences went, for which request, and what reading them again will cost."""
     gone = [
-        {
-            "session": each.session,
-            "tokens": each.rows,
-            "reread_s": round(sessions.speed.seconds(0, each.rows), 1),
-        }
+        f"{each.session}: {each.rows} tokens, {sessions.speed.seconds(0, each.rows):.1f} s to read again"
         for each in dropped
         if each.session
     ]

@@ -350,7 +350,7 @@ class Simulation:
         """The gate hears what the cache has."""
         if self.rule is not None:
             contents = [
-                CacheContent(f"s{each.owner[0]}.{each.owner[1]}" if each.owner else "", each.length, each.kind)
+                CacheContent("s{}.{}".format(*each.owner) if each.owner else "", each.length, each.kind)
                 for each in self.cache.entries
             ]
             self.apply(self.gate.set_cache(contents, confirmed, self.now))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -11,8 +13,8 @@ from proxy.gate.residents import KeptSequence, Residents, ReuseRecord, SessionRe
 class Rows:
     """Memory in which a row is a byte, and a running request holds its rows twice."""
 
-    def __init__(self, room: int) -> None:
-        self.room = room
+    def __init__(self, room: int, cache_bytes: float = math.inf) -> None:
+        self.room, self.cache_bytes = room, cache_bytes
 
     def kept(self, rows: int) -> int:
         return rows
@@ -69,6 +71,13 @@ def test_a_newcomer_displaces_the_oldest_that_no_longer_fit() -> None:
 def test_a_resident_displaces_nobody_with_its_next_turn() -> None:
     found = residents(5400, sequence("a"), sequence("b"), sequence("c"))
     assert found.displaced_by(request("a", 1050, cached=1000)) == ()
+
+
+def test_what_the_server_would_drop_itself_is_not_resident() -> None:
+    sequences = [sequence("a"), sequence("b"), sequence("c")]
+    found = Residents(sequences, Rows(100_000, cache_bytes=3500), lambda _: True)
+    assert [*found.sessions] == ["c", "b"]
+    assert found.displaced_by(request("d")) == (sequence("b"),)
 
 
 def test_where_all_fit_nobody_is_displaced() -> None:
