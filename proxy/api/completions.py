@@ -82,7 +82,8 @@ class Completions:
         request, prepared = await self._read(http_request, parse)
         self.names.check(request.model)
         self.metrics.fields_dropped(request.dropped)
-        answer = self._new_answer(is_chat=request.is_chat)
+        unique, created = str(uuid.uuid4()), int(time.time())
+        answer = Answer.new(unique=unique, created=created, model=self.names.served, is_chat=request.is_chat)
         with self.cache.counting(answer.id, request) as counter:
             fitted = await fit(request, counter, prepared.limits, refusals=self.overflow_history, now=arrived)
         job = Job(
@@ -117,10 +118,6 @@ class Completions:
             if request.remote:
                 request = request.with_images(await self.images.fetch(request.remote, account))
             return request, prepared
-
-    def _new_answer(self, *, is_chat: bool) -> Answer:
-        unique, created = str(uuid.uuid4()), int(time.time())
-        return Answer.new(unique=unique, created=created, model=self.names.served, is_chat=is_chat)
 
     def _record(self, job: Job) -> None:
         """Count and log how the request ended; the relay has released its slot."""

@@ -115,39 +115,32 @@ class SearchStalls:
 
 @dataclass(slots=True)
 class FollowedJob:
-    """A job from its acceptance to its end."""
+    """A job from its acceptance to its end.
+
+    Attributes:
+        cost: of the search for its prompt in the running attempt.
+        alone: the child had no other job when this attempt began.
+    """
 
     stalls: SearchStalls
     job: Job
+    cost: int = 0
+    alone: bool = False
 
     async def predict(self) -> CachePrediction | None:
         """How its prompt will be read, if that is known before it queues."""
         return await self.stalls.cache.predict(self.job.answer.id, self.job.fitted.prompt, self.job.request)
 
     @asynccontextmanager
-    async def attempt(self) -> AsyncIterator[FollowedAttempt]:
+    async def attempt(self) -> AsyncIterator[None]:
         """Prepare the child for the job, which it has within the block."""
-        cost = await self.stalls.ask(self.job.answer.id)
+        self.cost = await self.stalls.ask(self.job.answer.id)
         self.stalls.attempts += 1
+        self.alone = self.stalls.attempts == 1
         try:
-            yield FollowedAttempt(self.stalls, self.job, cost, alone=self.stalls.attempts == 1)
+            yield
         finally:
             self.stalls.attempts -= 1
-
-
-@dataclass(slots=True)
-class FollowedAttempt:
-    """A job at the child.
-
-    Attributes:
-        cost: of the search for its prompt.
-        alone: the child had no other job when this one began.
-    """
-
-    stalls: SearchStalls
-    job: Job
-    cost: int
-    alone: bool
 
     def answer_began(self) -> None:
         """The response headers came, as they do when the search is over: learn how long it took."""

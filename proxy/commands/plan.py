@@ -35,19 +35,16 @@ def run(settings: Settings, *, as_json: bool) -> int:
         return ExitCode.CONFIGURATION
     name = settings.model.served_name or served_name(settings.model.path)
     if as_json:
-        options = orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE
-        text = orjson.dumps(
-            document(plan, facts, name) | {"learned": limits.document()}, option=options
-        ).decode()
+        whole = document(plan, facts, name) | {"learned": limits.document()}
+        text = orjson.dumps(whole, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE).decode()
     else:
         text = screen(plan, facts, name, limits.factors) + "\n"
     sys.stdout.write(text)
     return ExitCode.OK
 
 
+#: Width of the column with the names, in characters.
 _NAME = 17
-
-
 NOT_CORRECTED = (1.0, 1.0)
 
 

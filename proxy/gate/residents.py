@@ -68,7 +68,7 @@ class Memory(Protocol):
 
     @property
     def cache_bytes(self) -> float:
-        """Bytes that the child keeps at most, less what the request that joins has restored; may be infinite."""
+        """Bytes that the child keeps at most, what a joining request has restored included."""
 
     def kept(self, rows: int, /) -> int:
         """Bytes that a finished sequence of `rows` tokens holds."""

@@ -41,8 +41,8 @@ class TokenizerInfo:
     Attributes:
         vocab_size: logits per token.
         context_length: in tokens; None if unknown.
-        incremental: whether counting costs only what is new in a prompt; else every prompt is encoded in
-        full. image_obstacle: why prompts cannot have images; None if they can.
+        incremental: counting costs only what is new in a prompt; else every prompt is encoded in full.
+        image_obstacle: why prompts cannot have images; None if they can.
     """
 
     vocab_size: int
@@ -238,14 +238,8 @@ class TokenCounter:
             log.warning("tokenizer_start_failed", extra={"pid": worker.pid, "stderr": worker.stderr_lines})
             raise
         worker.stall_s = self._stall_s
-        log.info(
-            "tokenizer_ready",
-            extra={
-                "pid": worker.pid,
-                "vocab_size": self.info.vocab_size,
-                "incremental": self.info.incremental,
-            },
-        )
+        extra = {"pid": worker.pid, "vocab_size": self.info.vocab_size, "incremental": self.info.incremental}
+        log.info("tokenizer_ready", extra=extra)
         return worker
 
     async def _loaded(self, worker: Worker, load: dict[str, Any]) -> TokenizerInfo:

@@ -13,7 +13,7 @@ import binascii
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
-from urllib.parse import SplitResult, urlsplit
+from urllib.parse import urlsplit
 
 from proxy.request.fields import mapping, refuse
 
@@ -149,17 +149,11 @@ def allowed_host(url: str, hosts: frozenset[str]) -> bool:
     """Whether the gateway may fetch this URL: http(s), an allowed host and port, no user name or password."""
     try:
         parts = urlsplit(url)
-        host, port = _host_and_port(parts)
+        default, host = _PORTS.get(parts.scheme), parts.hostname
+        port = default if parts.port is None else parts.port
     except ValueError:
         return False
-    if "@" in parts.netloc or "\\" in url:
+    if default is None or not host or "@" in parts.netloc or "\\" in url:
         return False
-    return f"{host}:{port}" in hosts or (host in hosts and port == _PORTS[parts.scheme])
-
-
-def _host_and_port(parts: SplitResult) -> tuple[str, int]:
-    """Host and port of an http(s) URL. Raises ValueError if it has none."""
-    if parts.scheme not in _PORTS or not parts.hostname:
-        raise ValueError
-    host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
-    return host, _PORTS[parts.scheme] if parts.port is None else parts.port
+    host = f"[{host}]" if ":" in host else host
+    return f"{host}:{port}" in hosts or (host in hosts and port == default)

@@ -37,7 +37,10 @@ COPIES_ALONE = 2
 
 
 def kv(serving: Serving, members: Sequence[SequenceDemand]) -> int:
-    """Bytes of KV once all have been generated; a batch is padded, so each costs as much as the longest."""
+    """Bytes of KV once all have been generated; a batch is padded, so each costs as much as the longest.
+
+    The first of these to end leaves as much behind until it is evicted: the buffer of all.
+    """
     return len(members) * max((each.end for each in map(buffers_of(serving), members)), default=0)
 
 
@@ -46,7 +49,7 @@ def peak(serving: Serving, members: Sequence[SequenceDemand], retained: int = 0)
 
     Args:
         retained: bytes that finished sequences hold now: idle active memory without the weights. Add what
-            sequences that ended since then have left behind: see `left`.
+            sequences that ended since then have left behind: see `kv`.
     """
     if not members:
         return PeakMemory(serving.model.weights, retained, 0)
@@ -65,11 +68,6 @@ def peak(serving: Serving, members: Sequence[SequenceDemand], retained: int = 0)
     return PeakMemory(serving.model.weights, retained + caches, activations)
 
 
-def left(serving: Serving, members: Sequence[SequenceDemand]) -> int:
-    """Bytes that the first of these to end leaves behind until it is evicted: the buffer of all."""
-    return kv(serving, members)
-
-
 def stale(serving: Serving, last: SequenceDemand) -> int:
     """Bytes that are freed as soon as the next request joins, after `last` was served.
 
@@ -79,13 +77,17 @@ def stale(serving: Serving, last: SequenceDemand) -> int:
     return 0 if buffers.keeps_snapshot or not serving.model.batched else buffers.prompt
 
 
-def largest_prompt(serving: Serving, ceiling: int, completion: int) -> int:
-    """The longest prompt that fits alone under `ceiling` bytes with nothing retained; 0 if none does."""
-    return largest(serving, ceiling, 1, completion, _ENDLESS)
+#: More tokens than any model reads: the result where a model's caches do not grow, so that any prompt fits.
+_ENDLESS = 2**24
 
 
-def largest(serving: Serving, ceiling: int, number: int, completion: int, most: int) -> int:
-    """The longest prompt, up to `most` tokens, of `number` equal sequences under `ceiling` bytes."""
+def largest_prompt(
+    serving: Serving, ceiling: int, completion: int, number: int = 1, most: int = _ENDLESS
+) -> int:
+    """The longest prompt, up to `most` tokens, of `number` equal sequences under `ceiling` bytes, or 0.
+
+    It assumes that finished sequences retain nothing.
+    """
     low, high = 0, most
     while low < high:
         middle = (low + high + 1) // 2
@@ -94,10 +96,6 @@ def largest(serving: Serving, ceiling: int, number: int, completion: int, most: 
         else:
             high = middle - 1
     return low
-
-
-#: More tokens than any model reads: the result where a model's caches do not grow, so that any prompt fits.
-_ENDLESS = 2**24
 
 
 def _steps(number: int) -> int:

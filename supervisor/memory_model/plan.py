@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 from supervisor.memory_model import flags
 from supervisor.memory_model.activations import Model, step_activations
-from supervisor.memory_model.batch import COPIES_ALONE, largest
+from supervisor.memory_model.batch import COPIES_ALONE, largest_prompt
 from supervisor.memory_model.ceiling import Ceiling, gb
 from supervisor.memory_model.flags import SEQUENCES, STEPS, Choice, FlagBudget, FlagOverrides
 from supervisor.memory_model.kv_cache import Quantization
@@ -35,33 +35,20 @@ SESSIONS = (1, 2, 4, 8)
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The plan, in bytes and tokens.
-
-    Attributes:
-        headroom: what weights and MLX's cache leave under the ceiling; negative when they do not fit.
-        choices: flags of the server.
-        cache_limit: MLX's cache of freed memory; None where nothing can set it.
-        running: requests that the gate lets run together.
-        max_active_kv: padded KV that running requests may use together; None: no such limit.
-        fits: rows that each session can have, by the number of sessions; 0 where not even one row fits.
-        max_prompt: longest prompt that is admitted; None: no limit is known.
-        serving: how the child runs, from which the gate predicts the memory of what runs together.
-        warnings: what the user should know, one sentence each.
-        advice: what the user could do to fit more, one sentence each.
-    """
+    """The plan, in bytes and tokens."""
 
     model: Model
     ceiling: Ceiling
-    headroom: int
-    choices: tuple[Choice, ...]
-    cache_limit: Choice | None
-    running: int
-    max_active_kv: int | None
-    fits: dict[int, int]
-    max_prompt: int | None
-    serving: Serving
-    warnings: tuple[str, ...]
-    advice: tuple[str, ...]
+    headroom: int  # what weights and MLX's cache leave under the ceiling; negative when they do not fit
+    choices: tuple[Choice, ...]  # flags of the server
+    cache_limit: Choice | None  # MLX's cache of freed memory; None where nothing can set it
+    running: int  # requests that the gate lets run together
+    max_active_kv: int | None  # padded KV that running requests may use together; None: no such limit
+    fits: dict[int, int]  # rows that each can have, by the number of sessions; 0: not even one row fits
+    max_prompt: int | None  # longest prompt that is admitted; None: no limit is known
+    serving: Serving  # how the child runs, from which the gate predicts the memory of what runs together
+    warnings: tuple[str, ...]  # what the user should know, one sentence each
+    advice: tuple[str, ...]  # what the user could do to fit more, one sentence each
 
     def summary(self) -> dict[str, int | bool | str | None]:
         """The main numbers by name, for the log."""
@@ -99,7 +86,7 @@ def plan(
     step, running = (choice.value for choice in choices[:2])
     kv = _active_kv(budget, running, step)
     serving = _serving(model, choices, offered)
-    fits = {number: largest(serving, available, number, 0, most) for number in SESSIONS}
+    fits = {number: largest_prompt(serving, available, 0, number, most) for number in SESSIONS}
     return Plan(
         model=model,
         ceiling=ceiling,
@@ -196,6 +183,6 @@ def _advice(budget: FlagBudget, alone: int, step: int) -> Iterator[str]:
     if alone == budget.most or model.cost_model.quantization is not None or model.traced.rotating:
         return
     packed = replace(model, cost_model=replace(model.cost_model, quantization=Quantization(8)), batched=False)
-    rows = largest(Serving(packed, step, 1, 1, SEQUENCES), budget.available, 1, 0, budget.most)
+    rows = largest_prompt(Serving(packed, step, 1, 1, SEQUENCES), budget.available, 0, 1, budget.most)
     if rows > 1.2 * alone:
         yield f'With upstream.args = ["--kv-bits", "8"], {rows:,} tokens would fit, one request at a time.'

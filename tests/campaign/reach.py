@@ -91,7 +91,8 @@ def retained(proxy: Gateway, draw: random.Random) -> int:
 def outlook(proxy: Gateway, draw: random.Random, tokens: int) -> str:
     """What the proxy would do with it now; `refused` where a limit on prompts is in the way."""
     document = explained(proxy, draw, tokens)
-    return str(document["cost"]["admission"]) if document["verdict"] == "unchanged" else str(document["verdict"])
+    verdict = document["verdict"]
+    return str(document["cost"]["admission"] if verdict == "unchanged" else verdict)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

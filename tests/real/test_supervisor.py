@@ -17,10 +17,12 @@ import aiohttp
 import pytest
 
 from supervisor.child import attempt
+from supervisor.child.generation import Generation, NotReady
+from supervisor.child.options import LaunchSpec, SupervisorOptions
 from supervisor.child.process import Exit
 from supervisor.lifecycle.causes import Cause
 from supervisor.lifecycle.state_machine import State
-from supervisor.supervisor import Generation, LaunchSpec, NotReady, Supervisor, SupervisorOptions
+from supervisor.supervisor import Supervisor
 from tests.supervisor.conftest import gone, until
 from tests.supervisor.test_orphans import Host, all_gone
 

@@ -12,10 +12,11 @@ from hypothesis import strategies as st
 
 from proxy.gate.corrections import Correction, Corrections
 from proxy.planning.learned_limits import LIMITS, StoredLimits
-from proxy.planning.learned_state import FILE, DamagedState, LearnedFile, forget, read_section
+from proxy.planning.learned_state import FILE, LearnedFile, forget, read_section
 from proxy.relay.blame import MOST_RECORDS, CrashRecord
 from proxy.relay.quarantine import SUSPECTS, StoredLedger
 from supervisor.memory_model.learned_ceiling import LearnedCeiling, MemoryDeath, lowered
+from supervisor.state.json_file import DamagedState
 
 KEY = {"model": "abc", "mlx": "1.0", "mlx-lm": "2.0", "flags": "", "machine": "m"}
 LEARNED = lowered(LearnedCeiling(), MemoryDeath("cuda_oom", 9, 10, 5.0))
@@ -133,18 +134,24 @@ DAMAGED = {
 
 
 @pytest.mark.parametrize("content", DAMAGED.values(), ids=DAMAGED.keys())
-def test_damage_is_set_aside_logged_once_and_never_acted_on(
+async def test_damage_is_logged_once_never_acted_on_and_copied_before_the_next_write(
     tmp_path: Path, content: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / FILE).write_bytes(content)
-    assert LearnedFile(tmp_path).load(LIMITS) is None
+    file = LearnedFile(tmp_path)
+    assert file.load(LIMITS) is None
     assert warnings(caplog) == ["learned_state_set_aside"]
     (record,) = caplog.records
     assert "\n" not in record.__dict__["error"]
     assert len(record.__dict__["error"]) < 1000
-    assert Path(record.__dict__["copy"]).read_bytes() == content
     with pytest.raises(DamagedState, match=FILE):
         read_section(tmp_path, LIMITS)
+    assert names(tmp_path) == {FILE}, "commands only read"
+    file.save(LIMITS, STORED)
+    await file.stop()
+    assert read_section(tmp_path, LIMITS) == STORED
+    assert record.__dict__["copy"] == str(tmp_path / f"{FILE}.bad")
+    assert (tmp_path / f"{FILE}.bad").read_bytes() == content
 
 
 @pytest.mark.parametrize(
@@ -172,16 +179,6 @@ def test_damaged_suspects_are_set_aside_and_the_other_section_is_used(
     assert file.load(SUSPECTS) is None
     assert file.load(LIMITS) == STORED
     assert warnings(caplog) == ["learned_state_set_aside"]
-
-
-async def test_the_next_write_replaces_a_damaged_file(tmp_path: Path) -> None:
-    (tmp_path / FILE).write_text("{")
-    file = LearnedFile(tmp_path)
-    assert file.load(LIMITS) is None
-    file.save(LIMITS, STORED)
-    await file.stop()
-    assert read_section(tmp_path, LIMITS) == STORED
-    assert (tmp_path / f"{FILE}.bad").read_text() == "{"
 
 
 def test_a_file_that_cannot_be_read_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -245,6 +242,7 @@ async def test_the_files_of_version_0_1_are_taken_over_once(tmp_path: Path) -> N
     assert limits.corrections == STORED.corrections
     assert ledger == LEDGER
     assert not (tmp_path / FILE).exists(), "reading alone changes nothing"
+    assert not file.removed(LIMITS)
     file.save(LIMITS, limits)
     await file.stop()
     assert names(tmp_path) == {FILE, "suspects.json"}

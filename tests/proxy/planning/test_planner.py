@@ -85,7 +85,7 @@ async def test_windows_cost_no_more_once_they_are_full(gemma: Path, cache: Path)
 
 
 @pytest.mark.real
-async def test_flags_of_the_server_change_the_law(llama: Path, gemma: Path, cache: Path) -> None:
+async def test_flags_of_the_server_change_the_cost_model(llama: Path, gemma: Path, cache: Path) -> None:
     args = ["--kv-bits", "8", "--draft-model", str(gemma)]
     plan = await Planner(settings(upstream={"args": args}), cache).plan(llama)
     assert plan.model.cost_model.quantization == Quantization(8)
@@ -104,7 +104,7 @@ async def test_an_adapter_is_weights_only(llama: Path, cache: Path, tmp_path: Pa
 
 
 @pytest.mark.real
-async def test_a_restart_asks_nobody_anew_but_for_memory(
+async def test_a_restart_reads_only_memory_anew(
     llama: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     planner = Planner(settings(), cache)
@@ -121,7 +121,7 @@ async def test_a_restart_asks_nobody_anew_but_for_memory(
     assert (await planner.plan(llama)).model is not first.model
 
 
-async def test_who_did_not_answer_is_asked_again_but_not_at_each_restart(
+async def test_a_doubtful_answer_is_asked_for_again_but_not_at_each_restart(
     llama: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked, now = list[float](), [0.0]
@@ -142,7 +142,7 @@ async def test_who_did_not_answer_is_asked_again_but_not_at_each_restart(
 
 
 @pytest.mark.real
-async def test_a_death_for_memory_lowers_what_follows(llama: Path, cache: Path) -> None:
+async def test_a_memory_death_lowers_the_next_plan(llama: Path, cache: Path) -> None:
     limits = LearnedLimits()
     planner = Planner(settings(), cache, limits)
     before = await planner.plan(llama)
@@ -154,7 +154,7 @@ async def test_a_death_for_memory_lowers_what_follows(llama: Path, cache: Path) 
     assert (after.max_prompt or 0) < (before.max_prompt or 0)
 
 
-async def test_what_is_no_model_cannot_be_planned(tmp_path: Path) -> None:
+async def test_a_folder_without_a_model_cannot_be_planned(tmp_path: Path) -> None:
     with pytest.raises(ModelUnavailable, match=r"has no config\.json"):
         await Planner(settings(), tmp_path).plan(tmp_path)
 
@@ -166,7 +166,7 @@ def test_server_options_are_read_as_the_server_reads_them() -> None:
         server_options(["--kv-bits", "many"])
 
 
-def test_auto_is_no_wish() -> None:
+def test_auto_overrides_nothing() -> None:
     assert overrides(Settings()).prefill_step_size is None
     assert not overrides(Settings()).own_command
     fixed = overrides(settings(upstream={"prefill_step_size": 512, "telemetry": "off"}))
@@ -174,7 +174,7 @@ def test_auto_is_no_wish() -> None:
     assert fixed.own_command
 
 
-def test_nothing_is_fetched_for_a_plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_plan_downloads_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
     missing = Settings.model_validate({"model": {"path": "org/name"}})
     with pytest.raises(ModelUnavailable, match="neither a folder nor downloaded"):

@@ -90,7 +90,7 @@ async def test_a_restart_does_not_load_the_tokenizer_again(model: list[Path | Ex
     assert len(tokens.starts) == 1
 
 
-async def test_a_fixed_limit_is_kept(model: list[Path | Exception]) -> None:
+async def test_a_fixed_limit_applies(model: list[Path | Exception]) -> None:
     tokens = FakeTokens()
     tokens.loaded.set_result(INFO)
     made = make(tokens, max_prompt_tokens=100, prompt_overflow_policy="truncate", prompt_keep_tokens=10)
@@ -99,7 +99,7 @@ async def test_a_fixed_limit_is_kept(model: list[Path | Exception]) -> None:
     assert (limits.max_prompt_tokens, limits.policy, limits.keep_tokens) == (100, "truncate", 10)
 
 
-async def test_a_model_that_cannot_be_had_fails_requests_at_once_and_can_be_tried_again(
+async def test_an_unavailable_model_fails_requests_at_once_and_can_be_tried_again(
     model: list[Path | Exception],
 ) -> None:
     model[:] = [ModelUnavailable("there is no folder /models/a"), Path("/models/a")]
@@ -129,7 +129,7 @@ async def test_a_tokenizer_that_cannot_be_loaded_fails_requests_at_once(
     assert made.failure == "tokenizer.json is damaged"
 
 
-async def test_stopping_gives_up_what_is_loading(model: list[Path | Exception]) -> None:
+async def test_stopping_cancels_the_loading(model: list[Path | Exception]) -> None:
     tokens = FakeTokens()
     made = make(tokens)
     await made.prepare()
@@ -240,6 +240,6 @@ def test_settings_become_what_requests_are_checked_against() -> None:
     assert policy.obstacle is None
 
 
-def test_no_images_are_taken_where_none_are_wanted_or_seen() -> None:
+def test_images_are_refused_if_the_settings_or_the_model_do_not_accept_them() -> None:
     assert image_policy(RequestSettings(), "blind").obstacle == "blind"
     assert image_policy(RequestSettings(max_images=0)).obstacle == "this server is set to take no images"

@@ -208,9 +208,9 @@ def test_cuts_stay_where_they_are_as_a_conversation_grows() -> None:
 
 
 def test_messages_with_images_keep_their_parts() -> None:
-    picture = {"type": "image_url", "image_url": {"url": "data:,"}}
-    messages = [*said("u:1", "a:2"), {"role": "user", "content": [picture]}, *said("a:3")]
-    messages += [{"role": "tool", "content": [picture]}, *said("a:4")]
+    image = {"type": "image_url", "image_url": {"url": "data:,"}}
+    messages = [*said("u:1", "a:2"), {"role": "user", "content": [image]}, *said("a:3")]
+    messages += [{"role": "tool", "content": [image]}, *said("a:4")]
     left = split(messages).shortened(0, Truncation(1, longest=1))
-    assert left[0]["content"] == [{"type": "text", "text": NOTE}, picture]
-    assert left[2]["content"] == [picture]
+    assert left[0]["content"] == [{"type": "text", "text": NOTE}, image]
+    assert left[2]["content"] == [image]

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from proxy.errors import GuardError, InvalidRequest
+from proxy.errors import GatewayError, InvalidRequest
 from proxy.request import sampling
 from proxy.request.completion import Bounds, ChatPrompt, CompletionRequest, TextPrompt
 from proxy.request.parse import parse_chat, parse_text
@@ -278,7 +278,7 @@ def test_any_json_is_refused_or_understood_once_and_for_all(body: Any, parse: An
         raw = json.dumps(body).encode()
     try:
         request = parse(raw, BOUNDS)
-    except GuardError as error:
+    except GatewayError as error:
         assert not re.search("429|500|502|503|504|524", error.message)
         return
     again = parse(request.upstream_body(prompt=request.prompt, max_tokens=5, stream=True), BOUNDS)

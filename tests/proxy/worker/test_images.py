@@ -14,7 +14,7 @@ from PIL import Image
 from proxy.worker.images import BadImage, ServerImages
 
 
-def picture(width: int, height: int, kind: str = "PNG") -> str:
+def image_url(width: int, height: int, kind: str = "PNG") -> str:
     file = io.BytesIO()
     Image.new("RGB", (width, height)).save(file, kind)
     return f"data:image/{kind.lower()};base64,{base64.b64encode(file.getvalue()).decode()}"
@@ -48,32 +48,32 @@ def server(processor: Any = Processor) -> tuple[SimpleNamespace, list[str]]:
 SEEING = {"model_type": "seeing", "vision_config": {"patch_size": 14}}
 
 
-def pictures(most_pixels: int = 1000) -> tuple[ServerImages, list[str]]:
+def server_images(most_pixels: int = 1000) -> tuple[ServerImages, list[str]]:
     module, decoded = server()
     return ServerImages(module, SEEING, most_pixels), decoded
 
 
 def test_each_image_is_expanded_in_its_place_and_decoded_once() -> None:
-    child, decoded = pictures()
-    urls = [picture(2, 5), picture(1, 5)]
+    child, decoded = server_images()
+    urls = [image_url(2, 5), image_url(1, 5)]
     for _ in range(2):
         assert child.expand("a<p>b<p>c", urls) == "a[<p><p>]b[<p>]c"
     assert decoded == urls
 
 
 def test_as_many_places_as_images() -> None:
-    child, decoded = pictures()
+    child, decoded = server_images()
     for text in ("a", "a<p><p>"):
         with pytest.raises(BadImage, match="no place"):
-            child.expand(text, [picture(2, 5)])
+            child.expand(text, [image_url(2, 5)])
     assert decoded == []
 
 
 def test_too_many_pixels_are_refused_before_anything_is_decoded() -> None:
-    child, decoded = pictures(most_pixels=100)
-    assert child.expand("<p>", [picture(10, 10)])
+    child, decoded = server_images(most_pixels=100)
+    assert child.expand("<p>", [image_url(10, 10)])
     decoded.clear()
-    for urls in ([picture(10, 11)], [picture(10, 5), picture(10, 6)]):
+    for urls in ([image_url(10, 11)], [image_url(10, 5), image_url(10, 6)]):
         with pytest.raises(BadImage, match="pixels"):
             child.expand("<p>" * len(urls), urls)
     assert decoded == []
@@ -81,8 +81,8 @@ def test_too_many_pixels_are_refused_before_anything_is_decoded() -> None:
 
 def test_a_bomb_says_how_large_it_is() -> None:
     """A file of some kilobytes that would be gigabytes of pixels."""
-    child, decoded = pictures(most_pixels=50_000_000)
-    data = base64.b64decode(picture(1, 1).partition(",")[2])
+    child, decoded = server_images(most_pixels=50_000_000)
+    data = base64.b64decode(image_url(1, 1).partition(",")[2])
     huge = data[:16] + (60_000).to_bytes(4, "big") * 2 + data[24:]
     with pytest.raises(BadImage):
         child.expand("<p>", [f"data:image/png;base64,{base64.b64encode(huge).decode()}"])
@@ -94,14 +94,14 @@ def test_a_bomb_says_how_large_it_is() -> None:
     [b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff\xe0", b"GIF89a", b"RIFF\0\0\0\0WEBP", b"%!PS-Adobe-3.0 EPSF-3.0\n"],
 )
 def test_broken_files_are_refused_without_their_words(data: bytes) -> None:
-    child, _ = pictures()
+    child, _ = server_images()
     with pytest.raises(BadImage, match="An image cannot be read"):
         child.expand("<p>", [f"data:image/png;base64,{base64.b64encode(data).decode()}"])
 
 
 def test_a_cut_file_is_refused() -> None:
-    child, _ = pictures()
-    whole = base64.b64decode(picture(9, 9).partition(",")[2])
+    child, _ = server_images()
+    whole = base64.b64decode(image_url(9, 9).partition(",")[2])
     with pytest.raises(BadImage, match="An image cannot be read"):
         child.expand("<p>", [f"data:image/png;base64,{base64.b64encode(whole[:45]).decode()}"])
 

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from supervisor.memory_model.activations import Model, Traced
-from supervisor.memory_model.batch import kv, largest_prompt, left, peak
+from supervisor.memory_model.batch import kv, largest_prompt, peak
 from supervisor.memory_model.kv_cache import STEP, CachePart, CostModel, GrowthKind
 from supervisor.memory_model.sequence import SequenceDemand, Serving, buffers_of
 from supervisor.memory_model.snapshots import snapshots
@@ -37,7 +37,7 @@ def test_a_batch_costs_as_much_as_its_longest_each() -> None:
 
 
 @given(members, a_member)
-def test_one_more_is_never_cheaper(some: list[SequenceDemand], another: SequenceDemand) -> None:
+def test_one_more_request_never_lowers_the_peak(some: list[SequenceDemand], another: SequenceDemand) -> None:
     assert kv(SERVING, [*some, another]) >= kv(SERVING, some)
     assert peak(SERVING, [*some, another]).total >= peak(SERVING, some).total
 
@@ -79,14 +79,14 @@ def rows(number: int, step: int, prompts: int) -> Serving:
 
 @settings(deadline=None)  # a replay takes as long as its answers
 @given(st.tuples(st.integers(2, 9000), st.integers(1, 2000)), st.sampled_from([100, 256, 512, 2048]))
-def test_one_alone_is_what_a_replay_of_the_child_finds(sequence: tuple[int, int], step: int) -> None:
+def test_one_request_costs_what_a_replay_of_the_child_finds(sequence: tuple[int, int], step: int) -> None:
     found = peak(rows(1, step, 1), [SequenceDemand(*sequence)]).total // LARGE
     assert found == Child([sequence], [0], step, 1, 1).run()
 
 
 @settings(max_examples=200, deadline=None)  # a replay takes as long as its answers
 @given(sequences, st.integers(1, 8), st.sampled_from([128, 256, 512, 2048]), st.data())
-def test_no_order_of_arrivals_and_ends_takes_more(
+def test_no_order_of_arrivals_and_ends_exceeds_the_bound(
     some: list[tuple[int, int]], prompts: int, step: int, data: st.DataObject
 ) -> None:
     arrivals = data.draw(st.lists(st.integers(0, 600), min_size=len(some), max_size=len(some)))
@@ -109,7 +109,7 @@ def in_layers(window: int, layers: int) -> Traced:
 @given(
     sequences, st.integers(1, 8), st.sampled_from([256, 512]), st.sampled_from([0, 256, 512, 1024]), st.data()
 )
-def test_nor_do_windows_nor_caches_that_are_copied(
+def test_no_order_of_windows_and_copied_caches_exceeds_the_bound(
     some: list[tuple[int, int]], prompts: int, step: int, window: int, data: st.DataObject
 ) -> None:
     """Of two caches of a kind, a half is there twice as it grows, is cut out or is joined."""
@@ -122,7 +122,7 @@ def test_nor_do_windows_nor_caches_that_are_copied(
     assert child.run() <= (found.caches + found.activations) // LARGE + allowed
 
 
-def test_who_ends_first_is_copied_out_of_beside_all_that_windows_left() -> None:
+def test_the_first_to_end_is_copied_while_everything_that_windows_left_exists() -> None:
     """Seen in the child: 700 tokens and 64 more, the second of which comes as the first has read 512."""
     traced = in_layers(256, 2)
     serving = Serving(Model(0, traced.cost_model, traced, batched=True), 256, 4, 2, 10)
@@ -138,7 +138,7 @@ def known(child: Child, now: int) -> tuple[list[SequenceDemand], int]:
     serving = rows(len(child.sequences), child.step, child.prompts)
     for each in sorted((each for each in arrived if child.ended[each] < now), key=child.ended.__getitem__):
         at = child.ended[each]
-        behind += left(
+        behind += kv(
             serving,
             [SequenceDemand(*child.sequences[other]) for other in there if child.arrivals[other] <= at],
         )
@@ -162,7 +162,7 @@ def _member(child: Child, each: int, now: int, arrived: list[int]) -> SequenceDe
 
 @settings(max_examples=300, deadline=None)
 @given(sequences, st.integers(1, 8), st.sampled_from([128, 256, 512, 2048]), st.data())
-def test_nor_does_any_once_it_is_known_who_writes(
+def test_no_order_exceeds_the_bound_once_it_is_known_which_requests_generate(
     some: list[tuple[int, int]], prompts: int, step: int, data: st.DataObject
 ) -> None:
     arrivals = data.draw(st.lists(st.integers(0, 600), min_size=len(some), max_size=len(some)))
@@ -186,7 +186,7 @@ def test_one_that_was_read_alone_costs_no_more_than_one_that_is_unread(
     assert peak(serving, [*read, *unread[number:]]).caches <= peak(serving, unread).caches
 
 
-def test_what_a_short_one_grows_by_does_not_come_on_top_of_a_long_one() -> None:
+def test_the_growth_of_a_short_sequence_is_not_added_to_a_long_one() -> None:
     """Three sequences of 799 rows and the 256 that they grow by; a title may grow by more of its own 256."""
     serving, long, title = (
         rows(2, 512, 2),
@@ -198,7 +198,7 @@ def test_what_a_short_one_grows_by_does_not_come_on_top_of_a_long_one() -> None:
     assert peak(serving, [long, title]).caches == read + 3 * (799 + 256) * LARGE
 
 
-def test_ends_one_after_the_other_leave_a_buffer_each() -> None:
+def test_each_of_several_successive_ends_leaves_a_buffer() -> None:
     """300 tokens are 512 rows: the four buffers that are left, and the snapshot all were read in."""
     found = Child([(300, 16), (300, 32), (300, 48), (300, 64)], [0] * 4, 512, 4, 4).run()
     assert found == (4 + 3 + 2 + 1 + 4) * 512

@@ -15,7 +15,7 @@ def serving(*parts: CachePart, step: int = 512) -> Serving:
     return Serving(Model(0, traced.cost_model, traced, batched=True), step, 8, 8, 10)
 
 
-def test_it_holds_more_when_it_has_written_than_when_it_was_read() -> None:
+def test_a_sequence_is_larger_after_generation_than_after_prefill() -> None:
     found = buffers_of(serving())(SequenceDemand(500, 100))
     assert (found.prompt, found.end) == (512 * ROW, 768 * ROW)
     assert found.copied == 768 * ROW
@@ -43,7 +43,7 @@ def test_a_window_that_is_cut_to_size_is_copied_though_nothing_grows() -> None:
     assert found.layer == (599 + 256) * ROW  # cut out of a shared buffer, it grows from where it was cut
 
 
-def test_the_longest_of_a_buffer_tells_its_size_after_each_of_its_steps() -> None:
+def test_the_longest_sequence_sets_the_size_of_a_buffer_after_each_step() -> None:
     assert leading_sizes(serving())(SequenceDemand(1200, 10, segments=1), 100) == (
         1280 * ROW,
         1024 * ROW,
@@ -51,14 +51,14 @@ def test_the_longest_of_a_buffer_tells_its_size_after_each_of_its_steps() -> Non
     )
 
 
-def test_a_longer_chunk_beside_its_last_is_appended_to_all() -> None:
+def test_a_longer_chunk_of_another_prompt_is_appended_to_all() -> None:
     assert leading_sizes(serving())(SequenceDemand(1030, 10, segments=1), 512)[0] == (1024 + 512) * ROW
 
 
-def test_a_segment_more_is_a_step_more() -> None:
+def test_one_more_segment_is_one_more_step() -> None:
     assert leading_sizes(serving())(SequenceDemand(300, 10, segments=3), 0) == (512 * ROW,) * 3
     assert leading_sizes(serving())(SequenceDemand(1, 10), 512) == ()
 
 
-def test_what_the_cache_gave_back_is_not_read() -> None:
+def test_a_cached_prefix_is_not_read() -> None:
     assert len(leading_sizes(serving())(SequenceDemand(1200, 10, cached=1100, segments=1), 0)) == 1

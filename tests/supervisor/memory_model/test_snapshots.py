@@ -24,11 +24,11 @@ def test_prompts_that_are_read_in_one_step_share_a_buffer() -> None:
     assert sum(of([SequenceDemand(300, 9, segments=1)] * 4)) == 4 * 512
 
 
-def test_prompts_of_many_steps_may_each_end_beside_all_that_are_left() -> None:
+def test_long_prompts_may_each_end_in_a_buffer_with_all_that_remain() -> None:
     assert of([SequenceDemand(4000, 9, segments=1)] * 3) == [3 * 4096, 2 * 4096, 4096]
 
 
-def test_a_long_one_is_beside_each_short_one_in_another_of_its_steps() -> None:
+def test_a_long_prompt_shares_a_buffer_with_each_short_one_in_a_different_step() -> None:
     """Two steps: one title shares a buffer with each, and the third has its own."""
     title = SequenceDemand(100, 9, segments=1)
     assert of([SequenceDemand(800, 9, segments=1), title, title, title], prompts=2) == [
@@ -38,15 +38,15 @@ def test_a_long_one_is_beside_each_short_one_in_another_of_its_steps() -> None:
     ]
 
 
-def test_a_system_prompt_is_a_step_more() -> None:
+def test_a_system_prompt_is_one_more_step() -> None:
     assert sum(of([SequenceDemand(300, 9, segments=2)] * 2)) == 3 * 512
 
 
-def test_only_so_many_are_read_together() -> None:
+def test_prompt_concurrency_limits_what_is_read_together() -> None:
     assert max(of([SequenceDemand(4000, 9)] * 5, prompts=2)) == 2 * 4096
 
 
-def test_who_generates_was_read_among_as_many_as_were_unread() -> None:
+def test_a_generating_request_was_read_with_at_most_those_that_were_unread() -> None:
     assert of([SequenceDemand(300, 9, read_together=3, longest_prompt=900)]) == [3 * 1024]
     assert of([SequenceDemand(300, 9, read_together=1, longest_prompt=300)]) == [512]
 

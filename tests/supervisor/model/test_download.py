@@ -94,14 +94,14 @@ async def test_a_snapshot_holds_what_the_server_loads_and_is_fetched_once(hub: H
     assert hub.asked == []
 
 
-async def test_what_passes_is_tried_again(hub: Hub) -> None:
+async def test_transient_errors_are_retried(hub: Hub) -> None:
     hub.trouble = [web.Response(status=503), web.Response(status=429)]
     *retries, last = await hub.download()
     assert retries == [{"retry": number, "reason": "HfHubHTTPError"} for number in (1, 2)]
     assert "folder" in last
 
 
-async def test_a_snapshot_that_is_not_whole_is_completed(hub: Hub) -> None:
+async def test_an_incomplete_snapshot_is_completed(hub: Hub) -> None:
     """One of an older client, which kept no list of what belongs to it."""
     folder = hub.home / "hub" / "models--org--name" / "snapshots" / SHA
     folder.mkdir(parents=True)
@@ -122,7 +122,9 @@ async def test_a_snapshot_that_is_not_whole_is_completed(hub: Hub) -> None:
         (418, "", "cannot be fetched"),
     ],
 )
-async def test_what_stays_wrong_is_said_at_once(hub: Hub, status: int, code: str, complaint: str) -> None:
+async def test_permanent_errors_are_reported_at_once(
+    hub: Hub, status: int, code: str, complaint: str
+) -> None:
     hub.trouble = [web.Response(status=status, headers={"X-Error-Code": code}) for _ in range(9)]
     (said,) = await hub.download("--revision", "v9")
     assert complaint in said["error"]
@@ -141,7 +143,7 @@ async def test_offline_by_choice(hub: Hub) -> None:
     assert hub.asked == []
 
 
-async def test_it_ends_with_who_asked(hub: Hub) -> None:
+async def test_it_ends_with_its_parent(hub: Hub) -> None:
     """Its stdin is closed while the hub lets it wait."""
     held = asyncio.Event()
 

@@ -42,7 +42,9 @@ async def test_home_is_understood(tiny_model: Path, tmp_path: Path, monkeypatch:
 @pytest.mark.parametrize(
     "path", ["/no/such/folder", "./models/mine", "~/models/mine", "a b", "org/name/more"]
 )
-async def test_what_can_only_be_a_folder_is_not_looked_for_on_the_hub(path: str, tmp_path: Path) -> None:
+async def test_a_path_that_can_only_be_a_folder_is_not_looked_up_on_the_hub(
+    path: str, tmp_path: Path
+) -> None:
     with pytest.raises(ModelUnavailable, match="no folder"):
         await resolve(path, None, tmp_path)
 
@@ -52,11 +54,11 @@ def copy(tiny_model: Path, tmp_path: Path) -> Path:
     return shutil.copytree(tiny_model, tmp_path / "copy")
 
 
-def test_a_whole_model_has_no_fault(copy: Path) -> None:
+def test_a_complete_model_has_no_fault(copy: Path) -> None:
     assert fault(copy) is None
 
 
-def test_a_file_is_no_model(copy: Path) -> None:
+def test_a_file_is_not_a_model(copy: Path) -> None:
     assert fault(copy / "config.json") == "is not a folder"
 
 
@@ -92,7 +94,7 @@ def test_weights_of_another_kind(copy: Path) -> None:
     assert "does not read model.gguf: convert it" in str(fault(copy))
 
 
-def test_weights_that_are_not_all_there(copy: Path) -> None:
+def test_incomplete_weights(copy: Path) -> None:
     _write_index(copy, {"weight_map": {"a": "model.safetensors", "b": "model-00002.safetensors"}})
     assert fault(copy) == "lacks 1 of its weight files, such as model-00002.safetensors"
     _write_index(copy, {"weight_map": {"a": "model.safetensors"}})
@@ -129,7 +131,7 @@ def test_facts_of_a_quantized_model_with_parts(copy: Path) -> None:
     assert (facts.dtype, facts.quantization_bits) == ("BF16", 4)
 
 
-def test_facts_that_are_not_there(copy: Path) -> None:
+def test_missing_facts(copy: Path) -> None:
     (copy / "config.json").write_text('{"num_hidden_layers": "many", "quantization": 4}')
     _write_weights(copy / "model.safetensors", {})
     assert describe(copy) == ModelFacts("unknown", None, None, None, None, 8 + len("{}"))
@@ -196,7 +198,7 @@ async def test_a_download_that_fails(
         await resolve("name", None, tmp_path)
 
 
-async def test_a_download_that_nobody_waits_for_ends(
+async def test_a_cancelled_download_ends(
     downloader: Downloader, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     downloader("import os, time; print('{\"bytes\": %d}' % os.getpid(), flush=True); time.sleep(60)")

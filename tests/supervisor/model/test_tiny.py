@@ -30,7 +30,7 @@ MAKE = [sys.executable, "-P", "-m", "supervisor.model.tiny"]
         ({"context": 0}, "context"),
     ],
 )
-def test_a_model_that_cannot_be_is_refused(options: dict[str, object], complaint: str) -> None:
+def test_an_impossible_model_is_refused(options: dict[str, object], complaint: str) -> None:
     with pytest.raises(ValueError, match=complaint):
         TinySpec(**options)  # type: ignore[arg-type]
 
@@ -63,7 +63,7 @@ def test_config_carries_what_was_asked_for(make_tiny: MakeTiny) -> None:
     assert json.loads((folder / "tokenizer_config.json").read_text())["model_max_length"] == 4096
 
 
-def test_the_command_refuses_what_cannot_be(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_refuses_an_impossible_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as exit_:
         tiny.main([f"--out={tmp_path / 'model'}", "--layers=0"])
     assert exit_.value.code == 2
@@ -124,7 +124,7 @@ def test_a_model_of_another_recipe_is_made_again(tmp_path: Path, writer: Writer)
     assert _folders(tmp_path) == ["model"]
 
 
-def test_half_a_model_is_never_there(tmp_path: Path, writer: Writer) -> None:
+def test_an_incomplete_model_is_never_left_behind(tmp_path: Path, writer: Writer) -> None:
     writer.fails = True
     with pytest.raises(KeyboardInterrupt):
         make(TinySpec(), tmp_path / "model")
