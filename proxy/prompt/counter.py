@@ -127,7 +127,7 @@ class TokenCounter:
         return int(await self._ask(request, prompt))
 
     async def count_and_predict(
-        self, prompt: Prompt, limit: int | None, *, of: str, batched: bool, session: str
+        self, prompt: Prompt, limit: int | None, *, of: str, batched: bool, session: str = ""
     ) -> tuple[int, dict[str, Any] | None]:
         """Count a prompt and, if it has at most `limit` tokens, predict its prompt cache search.
 

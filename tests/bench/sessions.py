@@ -60,14 +60,14 @@ SCRIPT = Script(first=1500, grows=40, answer=12, timeout_s=TIMEOUT_S, works_s=0.
 SHRINK, HASTEN = 0.02, 0.05
 #: Flags of the bare server that are tried: all that is sensible for one request at a time, and two for more.
 FIXED = (
-    ("--prompt-cache-size", "2"),
+    ("--prompt-cache-size", "10", "--prompt-cache-bytes", "0.5"),
     ("--prompt-cache-size", "3"),
-    ("--prompt-cache-size", "4"),
     ("--prompt-cache-size", "10"),
-    ("--prompt-cache-size", "10", "--prompt-cache-bytes", "0.4"),
-    ("--prompt-cache-size", "10", "--prompt-cache-bytes", "0.6"),
+    ("--prompt-cache-size", "4"),
+    ("--prompt-cache-size", "2"),
+    ("--prompt-cache-size", "10", "--prompt-cache-bytes", "0.7"),
 )
-ONE = ("--decode-concurrency", "1", "--prompt-concurrency", "1")
+ONE = ("--decode-concurrency", "1", "--prompt-concurrency", "1", "--prefill-step-size", "256")
 FOLDER = ROOT / ".out" / "sessions"
 
 
@@ -255,7 +255,7 @@ def made_agents(scene: str, record: Record, o: argparse.Namespace) -> list[Agent
 def fixed(model: Path, scene: str, o: argparse.Namespace) -> tuple[Result, list[Turn]] | None:
     """The best of the fixed flags that live through it; None if none does."""
     found = []
-    for flags in FIXED:
+    for flags in FIXED[: o.tries]:
         words = [
             str(round(float(word) * ROOM * TYPICAL * KV_BYTES_PER_TOKEN)) if word.startswith("0.") else word
             for word in flags
@@ -276,6 +276,7 @@ def main() -> int:
     parser.add_argument("--number", type=int, default=6)
     parser.add_argument("--traces", type=Path, default=TRACES)
     parser.add_argument("--scene", nargs="*", default=["growing", "fit"])
+    parser.add_argument("--tries", type=int, default=len(FIXED), help="fixed flags that are tried")
     parser.add_argument("--sides", default="bare,before,today")
     o = parser.parse_args()
     FOLDER.mkdir(parents=True, exist_ok=True)
