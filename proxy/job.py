@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
+from proxy.dialects.form import AnswerForm
 from proxy.errors import PromptTooLong
 from proxy.prompt.fit import Fitted
 from proxy.request.completion import ChatPrompt, CompletionRequest, Prompt
@@ -44,6 +45,8 @@ class Job:
     """One accepted request. Times are monotonic seconds, durations are counted from `arrived` on.
 
     Attributes:
+        form: how its answer is written.
+        left_out: parts of its request that the model is not told of, by their names.
         outcome: final once the stage is ENDED; ERROR until then.
         client: the name of its API key, or "anonymous".
         via: the `Via` field of its request to the child.
@@ -64,10 +67,12 @@ class Job:
     request: CompletionRequest
     fitted: Fitted
     answer: Answer
+    form: AnswerForm
     client: str
     arrived: float
     deadline: float
     via: str = ""
+    left_out: tuple[str, ...] = ()
     stage: Stage = Stage.WAITING
     outcome: Outcome = Outcome.ERROR
     reason: str = ""

@@ -53,7 +53,11 @@ async def explain(
     prompt = request.prompt
     assert isinstance(prompt, ChatPrompt)
     count = await counter.count(prompt, limits.longest_prompt)
-    document: dict[str, Any] = {"prompt_tokens": count, "limits": _limits(limits, settings)}
+    document: dict[str, Any] = {
+        "prompt_tokens": count,
+        "limits": _limits(limits, settings),
+        "mended": {kind.value: number for kind, number in request.mends.counts.items() if number},
+    }
     fitted: Fitted | None = None
     try:
         fitted = await fit(request, counter, limits)

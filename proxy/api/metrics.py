@@ -16,6 +16,7 @@ from prometheus_client.registry import Collector
 from proxy.gate.corrections import PeakSample
 from proxy.job import Job
 from proxy.relay.drop_detection import DropEvidence
+from proxy.request.mends import Mends
 from proxy.request.parse import MEANINGLESS
 
 __all__ = ["CONTENT_TYPE", "Metrics"]
@@ -47,6 +48,9 @@ class Metrics:
             "dropped_fields",
             "Request fields that were ignored, by name; names that no known client sends are `other`.",
             "field",
+        )
+        self._mended = self._counter(
+            "mended_items", "Items of requests that were mended instead of refused, by what was done.", "kind"
         )
         self._internal_requests = self._counter(
             "internal_requests", "Requests that the proxy itself sent to the child.", "kind", "outcome"
@@ -127,6 +131,11 @@ class Metrics:
         """Count ignored request fields. Clients choose names, so only known ones become labels."""
         for name in names:
             self._dropped_fields.labels(name if name in MEANINGLESS else "other").inc()
+
+    def mended(self, mends: Mends) -> None:
+        """Count what was mended in one request."""
+        for kind, count in mends.counts.items():
+            self._mended.labels(kind.value).inc(count)
 
     def http_response(self, status: int) -> None:
         """Count one HTTP response; not by path, since clients choose paths."""

@@ -110,6 +110,7 @@ class Status(Collector):
             "max_prompt_tokens": prepared.limits.max_prompt_tokens,
             "overflow_policy": prepared.limits.policy,
             "vocab_size": prepared.tokenizer.vocab_size,
+            "warnings": prepared.tokenizer.warnings,
         }
 
 

@@ -77,14 +77,14 @@ async def _respond(request: web.Request, handler: Handler, access: AccessControl
         response = await _checked(request, handler, access)
     except errors.GatewayError as error:
         _log_refusal(request, error)
-        response = error_response(error)
+        response = error_response(error, request.path)
     except web.HTTPException as refusal:
-        response = error_response(_translated(refusal))
+        response = error_response(_translated(refusal), request.path)
     except (ConnectionResetError, asyncio.CancelledError):
         raise
     except Exception:  # the outermost frame of ours: a bug becomes a logged 500, never a reset
         log.exception("internal_error")
-        response = error_response(errors.InternalError())
+        response = error_response(errors.InternalError(), request.path)
     if awaits_continue(request) or request.method == "CONNECT":
         request[LAST] = True  # it is unknown whether a body follows, or another protocol
     if request.get(LAST):
@@ -110,7 +110,9 @@ async def _checked(request: web.Request, handler: Handler, access: AccessControl
     if request.method == "OPTIONS":
         return await cors.options(request)
     if request.path not in _OPEN_PATHS:
-        request[CLIENT] = access.client_of(request.headers.getall("Authorization", ()))
+        request[CLIENT] = access.client_of(
+            request.headers.getall("Authorization", ()), request.headers.getall("x-api-key", ())
+        )
     return await handler(request)
 
 

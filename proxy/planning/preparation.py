@@ -138,6 +138,8 @@ class Preparation:
             self._fail(str(failure))
             return
         log.info("model_prepared", extra={"vocab": tokenizer.vocab_size, "context": tokenizer.context_length})
+        for warning in tokenizer.warnings:
+            log.warning("template_warning", extra={"warning": warning})
         checked_by = request_bounds(self._settings.request, tokenizer, folder)
         self._outcome.set_result(Prepared(folder, tokenizer, self._limits(tokenizer), checked_by))
 
@@ -204,7 +206,9 @@ def request_bounds(settings: RequestSettings, tokenizer: TokenizerInfo, folder: 
         model=str(folder),
     )
     images = image_policy(settings, tokenizer.image_obstacle)
-    return Bounds(vocab_size=tokenizer.vocab_size, allowlist=allowlist, images=images)
+    return Bounds(
+        vocab_size=tokenizer.vocab_size, allowlist=allowlist, images=images, template=tokenizer.template
+    )
 
 
 def image_policy(settings: RequestSettings, obstacle: str | None = None) -> ImagePolicy:

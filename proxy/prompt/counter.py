@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import re
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +21,24 @@ from proxy.errors import InvalidRequest, Unavailable
 from proxy.prompt.conversation_delta import PROMPTS, Sender
 from proxy.prompt.worker_process import TokenizerRefused, Worker, WorkerDied, WorkerStalled
 from proxy.request.completion import ChatPrompt, Prompt, TextPrompt
+from proxy.request.fields import mask_statuses
+from proxy.request.template_traits import TemplateTraits, known, warnings
 
 log = logging.getLogger("mlxguard.tokens")
 
 _COMMAND = (sys.executable, "-P", "-m", "proxy.worker.main")  # -P: do not import from the current folder
 #: Attempts at starting a worker that dies before it has loaded the tokenizer.
 _STARTS = 3
-#: Agents match on the digits of statuses in error texts, and the text of a template's author may have any.
-_DIGITS = re.compile(r"\d+")
+#: What jinja2 raises about the template itself. Its text names attributes and filters, never the prompt.
+_TEMPLATE_FAULTS = frozenset(
+    {
+        "UndefinedError",
+        "SecurityError",
+        "TemplateSyntaxError",
+        "TemplateAssertionError",
+        "FilterArgumentError",
+    }
+)
 #: Longest text of a template that is passed on, in characters.
 _LONGEST_REASON = 200
 
@@ -43,6 +52,7 @@ class TokenizerInfo:
         context_length: in tokens; None if unknown.
         incremental: counting costs only what is new in a prompt; else every prompt is encoded in full.
         image_obstacle: why prompts cannot have images; None if they can.
+        template: what the chat template takes.
     """
 
     vocab_size: int
@@ -52,6 +62,14 @@ class TokenizerInfo:
     has_thinking: bool
     incremental: bool = False
     image_obstacle: str | None = "this model takes no images"
+    template: TemplateTraits = field(default_factory=TemplateTraits)
+
+    @property
+    def warnings(self) -> list[str]:
+        """What an operator should know of the model's chat template, in sentences."""
+        if not self.has_chat_template:
+            return ["The model has no chat template: conversations are sent as plain text."]
+        return warnings(self.template, parses_calls=self.has_tool_calling)
 
 
 class TokenizerUnavailable(Exception):
@@ -183,11 +201,26 @@ class TokenCounter:
         try:
             return await self._ask_worker({**request, "incremental": self._incremental})
         except TokenizerRefused as refusal:
-            raise client_error(refusal, prompt) from refusal
+            error = client_error(refusal, prompt)
+            log.warning("prompt_refused", extra={"kind": refusal.kind, "reason": str(error)})
+            if isinstance(error, InvalidRequest) and await self._renders_without_tools(prompt):
+                raise InvalidRequest(error.message, param="tools") from refusal
+            raise error from refusal
         except WorkerStalled:
             raise Unavailable("tokenizer_stalled") from None
         except (WorkerDied, TokenizerUnavailable) as error:
             raise Unavailable("tokenizer_unavailable") from error
+
+    async def _renders_without_tools(self, prompt: Prompt) -> bool:
+        """Whether the tools are what the template fails on."""
+        if not isinstance(prompt, ChatPrompt) or not prompt.tools:
+            return False
+        request = {"op": "count", "prompt": replace(prompt, tools=None).fields(), "limit": None}
+        try:
+            await self._ask_worker({**request, "incremental": self._incremental})
+        except (TokenizerRefused, WorkerStalled, WorkerDied, TokenizerUnavailable, Unavailable):
+            return False
+        return True
 
     async def _ask_worker(self, request: dict[str, Any]) -> Any:
         """The worker's result; asks a new worker once if this one dies."""
@@ -244,7 +277,8 @@ class TokenCounter:
 
     async def _loaded(self, worker: Worker, load: dict[str, Any]) -> TokenizerInfo:
         try:
-            info = TokenizerInfo(**await worker.ask(load))
+            found = await worker.ask(load)
+            info = TokenizerInfo(**{**found, "template": known(found["template"])})
         except TokenizerRefused as refusal:
             raise TokenizerUnavailable(f"{refusal.kind}: {refusal}") from refusal
         except WorkerStalled:
@@ -254,15 +288,18 @@ class TokenCounter:
         return info
 
 
-def client_error(refusal: TokenizerRefused, prompt: Prompt) -> Exception:
-    """The error for the client. Only a template's text is shown; other exceptions may quote the prompt."""
+def client_error(refusal: TokenizerRefused, prompt: Prompt) -> InvalidRequest | Unavailable:
+    """The error for the client. Texts that may quote the prompt are not shown."""
     if refusal.kind == "MemoryError":
         return Unavailable("tokenizer_memory")
+    said = mask_statuses(str(refusal))[:_LONGEST_REASON]
     reason = "The model's tokenizer does not accept it."
     if refusal.kind == "BadImage":
         reason = str(refusal)
     elif refusal.kind == "TemplateError":
-        reason = "The model's chat template says: " + _DIGITS.sub("N", str(refusal))[:_LONGEST_REASON]
+        reason = f"The model's chat template says: {said}"
+    elif refusal.kind in _TEMPLATE_FAULTS:
+        reason = f"The model's chat template fails: {refusal.kind}: {said}"
     elif isinstance(prompt, ChatPrompt):
-        reason = "The model's chat template does not accept this conversation."
+        reason = f"The model's chat template does not accept this conversation ({refusal.kind})."
     return InvalidRequest(reason, param="messages" if isinstance(prompt, ChatPrompt) else "prompt")

@@ -5,6 +5,7 @@ A client is fed what the child sends, attempt by attempt; `answer.phase` says wh
 
 from __future__ import annotations
 
+import re
 from typing import Protocol
 
 from aiohttp import web
@@ -14,6 +15,11 @@ from proxy.http import via
 from proxy.job import Job
 from proxy.stream.aggregate import Aggregator, WholeBody
 from proxy.stream.child_stream import StreamProgress
+
+#: Names of tools come from the client, and a header must have no line ends.
+_UNPRINTABLE = re.compile(r"[^ -~]")
+#: Characters of a list of names in a header.
+_LONGEST_LIST = 512
 
 
 class ClientGone(Exception):
@@ -63,6 +69,11 @@ def response_headers(job: Job) -> dict[str, str]:
     if fitted.dropped_messages or fitted.dropped_tokens:
         truncated = f"messages={fitted.dropped_messages}; tokens={fitted.dropped_tokens}"
         headers["x-mlxguard-truncated"] = truncated
+    if mended := job.request.mends.header():
+        headers["x-mlxguard-mended"] = mended
+    if job.left_out:
+        names = ", ".join(dict.fromkeys(job.left_out))
+        headers["x-mlxguard-left-out"] = _UNPRINTABLE.sub("?", names)[:_LONGEST_LIST]
     return headers
 
 
@@ -89,9 +100,9 @@ class WaitingClient:
 
     async def finish(self) -> web.StreamResponse:
         """Send it at once: the client waits, and records can be written afterwards."""
-        response = web.Response(
-            body=self._whole.body(), headers=response_headers(self._job), content_type="application/json"
-        )
+        body = self._job.form.whole(self._whole.body())
+        headers = response_headers(self._job)
+        response = web.Response(body=body, headers=headers, content_type="application/json")
         try:
             await response.prepare(self._http_request)
             await response.write_eof()

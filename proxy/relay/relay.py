@@ -77,7 +77,10 @@ class Relay:
                 job.outcome, job.reason = Outcome.CLIENT_GONE, "reset"
                 return gone.response
             except asyncio.CancelledError:
-                job.outcome, job.reason = _outcome_of_cancelling(http_request)
+                if not _was_sent_whole(job):
+                    job.outcome, job.reason = _outcome_of_cancelling(http_request)
+                elif job.outcome is not Outcome.OK:
+                    self._completed(job)
                 raise
             finally:
                 job.end(self._clock())
@@ -85,9 +88,7 @@ class Relay:
     async def _answer(self, job: Job, client: Client, followed: FollowedJob) -> web.StreamResponse:
         try:
             await self._complete(job, client, followed)
-            job.outcome = Outcome.OK
-            self._gate.answered(job.client, job.completion_tokens)
-            self._quarantine.completed(job)
+            self._completed(job)
         except GatewayError as error:
             job.outcome, job.reason = _outcome_of(error, job)
             return await client.fail(error)
@@ -97,6 +98,11 @@ class Relay:
             job.outcome, job.reason = Outcome.CANCELLED, "cancelled"
             return await client.fail(errors.Cancelled())
         return await client.finish()
+
+    def _completed(self, job: Job) -> None:
+        job.outcome = Outcome.OK
+        self._gate.answered(job.client, job.completion_tokens)
+        self._quarantine.completed(job)
 
     async def _complete(self, job: Job, client: Client, followed: FollowedJob) -> None:
         """Run rounds until an attempt is complete. Raises GatewayError when none will be, ClientGone."""
@@ -199,6 +205,12 @@ def _outcome_of(error: GatewayError, job: Job) -> tuple[Outcome, str]:
             return Outcome.INVALID, "quarantined"
         case _:
             return Outcome.INVALID, "child_refused"
+
+
+def _was_sent_whole(job: Job) -> bool:
+    """Whether a stream has had its last event. Some clients (Codex) close the connection as soon as they read
+    it, which cancels the handler before it has ended the response."""
+    return job.request.stream and job.seen is not None and job.seen.done
 
 
 def _cancelled_by_administrator(job: Job) -> bool:

@@ -10,10 +10,13 @@ from typing import Any
 import orjson
 
 from proxy.request import sampling
+from proxy.request.adapt import adapt, adapt_tools
 from proxy.request.allowlist import Allowlist
 from proxy.request.images import ImagePolicy, RemoteImage, image_part
+from proxy.request.mends import Mends
 from proxy.request.messages import Message
 from proxy.request.model_names import CHILD_MODEL
+from proxy.request.template_traits import TemplateTraits
 
 #: The session of a text prompt is told by this many characters at its start.
 _SESSION_CHARACTERS = 1024
@@ -65,6 +68,7 @@ class Bounds:
     vocab_size: int | None = None
     allowlist: Allowlist = field(default_factory=Allowlist)
     images: ImagePolicy = field(default_factory=ImagePolicy)
+    template: TemplateTraits = field(default_factory=TemplateTraits)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +80,8 @@ class CompletionRequest:
         dropped: names of the client's fields that were left out.
         variant: the fields that choose an adapter or a draft model.
         remote: images that must be fetched before the request goes to the child.
+        named_session: the session that the client names in a header; "" if it names none.
+        mends: what was mended in it so far.
     """
 
     prompt: Prompt
@@ -89,6 +95,7 @@ class CompletionRequest:
     variant: dict[str, str] = field(default_factory=dict)
     remote: tuple[RemoteImage, ...] = ()
     named_session: str = ""
+    mends: Mends = field(default_factory=Mends)
 
     @property
     def is_chat(self) -> bool:
@@ -102,6 +109,14 @@ class CompletionRequest:
     def bounded(self, vocab_size: int) -> CompletionRequest:
         """Check and adapt the request to a vocabulary of `vocab_size` logits. Raises InvalidRequest."""
         return replace(self, sampling=sampling.bounded(self.sampling, vocab_size))
+
+    def adapted(self, template: TemplateTraits) -> CompletionRequest:
+        """The request with its conversation in a form that the model's chat template takes."""
+        if not isinstance(self.prompt, ChatPrompt):
+            return self
+        messages = adapt(self.prompt.messages, template, self.mends)
+        tools = adapt_tools(self.prompt.tools, template, self.mends)
+        return replace(self, prompt=replace(self.prompt, messages=messages, tools=tools))
 
     def with_images(self, urls: Sequence[str]) -> CompletionRequest:
         """Replace the remote image URLs by `data:` URLs, given in the order of `remote`."""

@@ -16,9 +16,11 @@ import orjson
 from proxy.errors import InvalidRequest
 from proxy.request import sampling
 from proxy.request.completion import Bounds, ChatPrompt, CompletionRequest, Prompt, TextPrompt
-from proxy.request.fields import boolean, contains_nul, integer, mapping, refuse, string, too_deep
+from proxy.request.fields import boolean, integer, mapping, refuse, string, too_deep
 from proxy.request.images import Images
-from proxy.request.messages import DEEPEST, MESSAGE_FIELDS, parse_messages, parse_tools
+from proxy.request.mend import mend
+from proxy.request.mends import Mend, Mends, has_nul, loads_leniently, replaced, without_nuls
+from proxy.request.messages import DEEPEST, parse_messages, parse_tools
 
 #: Longest model name, in characters.
 _LONGEST_MODEL_NAME = 512
@@ -46,9 +48,13 @@ _READ = frozenset(
 
 def parse_chat(body: bytes, bounds: Bounds) -> CompletionRequest:
     """Parse a chat completion request. Raises InvalidRequest naming the field."""
-    fields = _load(body)
-    if fields.get("functions") or fields.get("function_call") not in (None, "none", "auto"):
-        refuse("functions", "is not supported: use tools")
+    mends = Mends()
+    return chat_request(load_body(body, mends), bounds, mends)
+
+
+def chat_request(fields: dict[str, Any], bounds: Bounds, mends: Mends) -> CompletionRequest:
+    """Mend and parse the fields of a chat completion request. Raises InvalidRequest naming the field."""
+    fields = mend(fields, bounds.images, mends)
     images = Images(bounds.images)
     prompt = ChatPrompt(
         messages=parse_messages(fields.get("messages"), images),
@@ -56,12 +62,13 @@ def parse_chat(body: bytes, bounds: Bounds) -> CompletionRequest:
         template_kwargs=bounds.allowlist.template_kwargs(fields),
         role_mapping=bounds.allowlist.roles(fields),
     )
-    return replace(_request(fields, prompt, bounds), remote=tuple(images.remote))
+    return replace(_request(fields, prompt, bounds), remote=tuple(images.remote), mends=mends)
 
 
 def parse_text(body: bytes, bounds: Bounds) -> CompletionRequest:
     """Parse a text completion request. Raises InvalidRequest naming the field."""
-    fields = _load(body)
+    mends = Mends()
+    fields = load_body(body, mends)
     text = fields.get("prompt")
     if type(text) is list and len(text) == 1:
         text = text[0]
@@ -71,33 +78,30 @@ def parse_text(body: bytes, bounds: Bounds) -> CompletionRequest:
         refuse("echo", "is not supported by this server")
     if fields.get("suffix") not in (None, ""):
         refuse("suffix", "is not supported by this server")
-    return _request(fields, TextPrompt(text), bounds)
+    return replace(_request(fields, TextPrompt(text), bounds), mends=mends)
 
 
-def _load(body: bytes) -> dict[str, Any]:
-    """Read strict JSON (no NaN, no lone surrogates, UTF-8 only): an object, not too deep, without NULs."""
+def load_body(body: bytes, mends: Mends) -> dict[str, Any]:
+    """Read a JSON object, mending odd characters and numbers. Raises InvalidRequest."""
+    body = body.removeprefix(_BYTE_ORDER_MARK)
     try:
-        value = orjson.loads(body.removeprefix(_BYTE_ORDER_MARK))
-    except orjson.JSONDecodeError as error:
-        # Its text gives the position in digits that agents may mistake for a status, so it is not shown.
-        raise InvalidRequest("The request body must be valid JSON in UTF-8.") from error
+        value = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        value = _load_leniently(body, mends)
     fields = mapping(value, None)
     if too_deep(fields, DEEPEST):
         refuse(None, f"body must not nest deeper than {DEEPEST} levels")
     if b"\\u0000" in body:  # JSON has no other way to write a NUL
-        _refuse_nul(fields)
+        replaced(fields, has_nul, without_nuls, Mend.NUL, mends)
     return fields
 
 
-def _refuse_nul(fields: Mapping[str, Any]) -> None:
-    messages = fields.get("messages")
-    for index, message in enumerate(messages if type(messages) is list else ()):
-        for name in MESSAGE_FIELDS if type(message) is dict else ():
-            if contains_nul(message.get(name)):
-                refuse(f"messages[{index}].{name}", "must not contain NUL characters")
-    for name in _READ | sampling.NAMES:
-        if contains_nul(fields.get(name)):
-            refuse(name, "must not contain NUL characters")
+def _load_leniently(body: bytes, mends: Mends) -> Any:
+    try:
+        return loads_leniently(body, mends)
+    except (ValueError, RecursionError) as error:
+        # Its text gives the position in digits that agents may mistake for a status, so it is not shown.
+        raise InvalidRequest("The request body must be valid JSON in UTF-8.") from error
 
 
 def _request(fields: dict[str, Any], prompt: Prompt, bounds: Bounds) -> CompletionRequest:

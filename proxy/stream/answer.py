@@ -22,7 +22,7 @@ class Answer:
     """The answer to one client; its identity is constant over keep-alives and replays.
 
     Attributes:
-        id: `chatcmpl-...` or `cmpl-...`, in the form that the child itself uses.
+        id: begins as its protocol has it; `chatcmpl-...` and `cmpl-...` are the forms of the child.
         created: Unix time in seconds.
         model: the served name, whatever name the client used.
         attempts: number of times the request was sent to the child so far.
@@ -36,10 +36,15 @@ class Answer:
     attempts: int = 0
 
     @classmethod
-    def new(cls, *, unique: str, created: int, model: str, is_chat: bool) -> Answer:
-        """A fresh answer; `unique` is the random part of its id, such as `str(uuid.uuid4())`."""
-        prefix = "chatcmpl" if is_chat else "cmpl"
-        return cls(id=f"{prefix}-{unique}", created=created, model=model, is_chat=is_chat)
+    def new(
+        cls, *, unique: str, created: int, model: str, is_chat: bool, id_prefix: str | None = None
+    ) -> Answer:
+        """A fresh answer; `unique` is the random part of its id, such as `str(uuid.uuid4())`.
+
+        `id_prefix`: for a protocol that the child does not speak.
+        """
+        prefix = id_prefix or ("chatcmpl-" if is_chat else "cmpl-")
+        return cls(id=f"{prefix}{unique}", created=created, model=model, is_chat=is_chat)
 
     def identity(self, *, streamed: bool) -> dict[str, Any]:
         """The fields that replace the child's own in every event or body."""

@@ -18,6 +18,7 @@ from proxy.worker.jinja_speedup import fast_lookups
 from proxy.worker.render_cache import RenderCache
 from proxy.worker.segment_check import checked_segments
 from proxy.worker.segments import common_prefix
+from proxy.worker.template_probes import probe_template
 
 #: Keys of the longest context in config.json, by model family (gpt2, chatglm, mpt...).
 _CONTEXT_KEYS = ("max_position_embeddings", "n_positions", "max_sequence_length", "seq_length", "n_ctx")
@@ -105,6 +106,7 @@ class ServerTokenizer:
             "has_tool_calling": bool(wrapper.has_tool_calling),
             "has_thinking": bool(wrapper.has_thinking),
             "incremental": self.segments is not None,
+            "template": probe_template(self.render) if wrapper.has_chat_template else {},
             "image_obstacle": self._images.obstacle(has_chat_template=bool(wrapper.has_chat_template)),
         }
 

@@ -16,6 +16,8 @@ from aiohttp.test_utils import TestServer
 
 from proxy.cache.search_stalls import FollowedJob, SearchStalls
 from proxy.config.settings import QueueSettings
+from proxy.dialects.chat import ChatForm
+from proxy.dialects.form import AnswerForm
 from proxy.errors import GatewayError
 from proxy.gate.budget import Budget
 from proxy.gate.gate import Gate
@@ -127,17 +129,23 @@ class Stand:
             headers = {**error.headers(10), **response_headers(job)}
             return web.json_response(error.body(), status=error.status, headers=headers)
 
+    def form(self, answer: Answer, request: CompletionRequest) -> AnswerForm:
+        """How answers are written; tests of other protocols put another in its place."""
+        return ChatForm(answer, include_usage=request.include_usage)
+
     def job(self, wish: dict[str, Any], *, is_chat: bool) -> Job:
         now = asyncio.get_running_loop().time()
         number = len(self.jobs)
         answer = Answer.new(unique=str(number), created=42, model="served", is_chat=is_chat)
+        request = CompletionRequest(prompt=PROMPT, **wish)
         return Job(
             request_id=f"req-{number}",
-            request=CompletionRequest(prompt=PROMPT, **wish),
+            request=request,
             fitted=Fitted(
                 PROMPT, prompt_tokens=7, max_tokens=16, clamped=False, dropped_messages=0, dropped_tokens=0
             ),
             answer=answer,
+            form=self.form(answer, request),
             client="anonymous",
             arrived=now,
             deadline=now + self.max_wait_s,

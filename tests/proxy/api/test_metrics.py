@@ -5,6 +5,7 @@ from __future__ import annotations
 from prometheus_client.parser import text_string_to_metric_families
 
 from proxy.api.metrics import Metrics
+from proxy.dialects.chat import ChatForm
 from proxy.gate.corrections import PeakSample
 from proxy.job import Job, Outcome
 from proxy.prompt.fit import Fitted
@@ -27,7 +28,16 @@ def ended(*, counted: int, attempts: int = 1) -> Job:
     fitted = Fitted(request.prompt, 7, 5, clamped=False, dropped_messages=0, dropped_tokens=0)
     answer = Answer.new(unique="1", created=0, model="m", is_chat=False)
     answer.attempts = attempts
-    job = Job("r", request, fitted, answer, "anonymous", arrived=0.0, deadline=1.0)
+    job = Job(
+        "r",
+        request,
+        fitted,
+        answer,
+        ChatForm(answer, include_usage=False),
+        "anonymous",
+        arrived=0.0,
+        deadline=1.0,
+    )
     job.outcome, job.seen, job.first_content_s = Outcome.OK, StreamProgress(), 0.3
     job.seen.usage = Usage(prompt_tokens=counted, completion_tokens=5, cached_tokens=2)
     return job

@@ -8,6 +8,7 @@ import pytest
 from aiohttp import web
 
 from proxy.relay.client import response_headers
+from proxy.request.mends import Mend
 from tests.proxy.test_job import a_job
 from tests.support import child_events
 from tests.support.relay_stand import Stand, a_stand
@@ -68,3 +69,9 @@ def test_headers_say_what_was_changed() -> None:
     headers = response_headers(a_job(clamped=True, dropped_messages=2, dropped_tokens=300))
     assert headers["x-mlxguard-max-tokens"] == "16"
     assert headers["x-mlxguard-truncated"] == "messages=2; tokens=300"
+
+
+def test_headers_say_what_was_mended() -> None:
+    job = a_job()
+    job.request.mends.counts[Mend.NUL] += 2
+    assert response_headers(job)["x-mlxguard-mended"] == "nul_replaced=2"
