@@ -38,6 +38,7 @@ from proxy.relay.relay import Relay
 from proxy.request.completion import Bounds
 from proxy.request.model_names import ModelNames
 from proxy.request.parse import parse_chat, parse_text
+from proxy.request.session import named_session
 from proxy.stream.answer import Answer
 
 log = logging.getLogger("mlxguard.answer")
@@ -147,6 +148,8 @@ class Completions:
             prepared = await self.preparation.ready(min(PREPARATION_WAIT_S, self.queue.max_wait_s))
             translation = parse(body, prepared.bounds)
             request = translation.request
+            if named := named_session(http_request.headers):
+                request = replace(request, named_session=named)
             if request.remote:
                 request = request.with_images(await self.images.fetch(request.remote, account))
             return replace(translation, request=request.adapted(prepared.bounds.template)), prepared

@@ -145,14 +145,16 @@ class TokenCounter:
         return int(await self._ask(request, prompt))
 
     async def count_and_predict(
-        self, prompt: Prompt, limit: int | None, *, of: str, batched: bool
+        self, prompt: Prompt, limit: int | None, *, of: str, batched: bool, session: str = ""
     ) -> tuple[int, dict[str, Any] | None]:
         """Count a prompt and, if it has at most `limit` tokens, predict its prompt cache search.
 
-        The worker's `CachePredictor` follows the request under the id `of` from now on. Raises as `count`.
+        The worker's `CachePredictor` follows the request, one of `session`, under the id `of` from now on.
+        Raises as `count`.
         """
-        request = {"op": "count_and_predict", "prompt": prompt.fields(), "limit": limit}
-        count, prediction = await self._ask({**request, "of": of, "batched": batched}, prompt)
+        request: dict[str, Any] = {"op": "count_and_predict", "prompt": prompt.fields(), "limit": limit}
+        request |= {"of": of, "batched": batched, "session": session}
+        count, prediction = await self._ask(request, prompt)
         return count, prediction
 
     async def shared(self, prompt: Prompt, other: Prompt) -> int:

@@ -7,6 +7,7 @@ Asking the child once is attempt.py; what follows when that fails, recovery.py. 
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Callable
 from contextlib import aclosing
@@ -181,7 +182,9 @@ class Relay:
         """The text of a keep-alive comment."""
         match job.stage:
             case Stage.WAITING:
-                return f"queued position={self._gate.position(job.answer.id) or 0}"
+                expected = self._gate.expected_wait_s(job.answer.id)
+                hint = "" if expected is None else f", next in about {math.ceil(expected)} s"
+                return f"queued position={self._gate.position(job.answer.id) or 0}{hint}"
             case Stage.STARTING:
                 return "restarting" if job.answer.attempts else "starting"
             case Stage.PREFILL if job.seen and job.seen.progress:

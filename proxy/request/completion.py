@@ -80,6 +80,7 @@ class CompletionRequest:
         dropped: names of the client's fields that were left out.
         variant: the fields that choose an adapter or a draft model.
         remote: images that must be fetched before the request goes to the child.
+        named_session: the session that the client names in a header; "" if it names none.
         mends: what was mended in it so far.
     """
 
@@ -93,6 +94,7 @@ class CompletionRequest:
     dropped: tuple[str, ...] = ()
     variant: dict[str, str] = field(default_factory=dict)
     remote: tuple[RemoteImage, ...] = ()
+    named_session: str = ""
     mends: Mends = field(default_factory=Mends)
 
     @property
@@ -147,12 +149,18 @@ class CompletionRequest:
         return orjson.dumps(body)
 
     def session(self) -> str:
-        """16 hex digits that stay the same while a conversation grows: a hash of the first user message."""
+        """The session that the request belongs to, as 16 hex digits that stay the same as it grows.
+
+        It goes by what the user said first, and by the session that the client names, if any.
+        """
         if isinstance(self.prompt, TextPrompt):
-            return hashlib.sha256(self.prompt.text[:_SESSION_CHARACTERS].encode()).hexdigest()[:16]
-        said = (message for message in self.prompt.messages if message["role"] == "user")
-        first = next(said, self.prompt.messages[0])
-        return hashlib.sha256(orjson.dumps(first)).hexdigest()[:16]
+            first = self.prompt.text[:_SESSION_CHARACTERS].encode()
+        else:
+            said = (message for message in self.prompt.messages if message["role"] == "user")
+            first = orjson.dumps(next(said, self.prompt.messages[0]))
+        digest = hashlib.sha256(first)
+        digest.update(self.named_session.encode())
+        return digest.hexdigest()[:16]
 
     def fingerprint(self) -> str:
         """16 hex digits that are equal for requests with the same prompt and sampling, however spelled."""

@@ -42,7 +42,7 @@ def _run(tokenizer: ServerTokenizer, predictor: CachePredictor, request: dict[st
             prompt, limit = request["prompt"], request["limit"]
             count = tokenizer.count(prompt, limit, incremental=request["incremental"])
             exact = limit is None or count <= limit  # a longer prompt is not sent as it is
-            return count, _prediction(predictor, request["of"], prompt, request["batched"]) if exact else None
+            return count, _prediction(predictor, request, prompt) if exact else None
         case "shared":
             return tokenizer.shared(request["prompt"], request["other"], incremental=request["incremental"])
         case "trim":
@@ -53,11 +53,13 @@ def _run(tokenizer: ServerTokenizer, predictor: CachePredictor, request: dict[st
 
 
 def _prediction(
-    predictor: CachePredictor, id: str, prompt: dict[str, Any], batched: bool
+    predictor: CachePredictor, request: dict[str, Any], prompt: dict[str, Any]
 ) -> dict[str, Any] | None:
-    """The prediction for a prompt, or None if it fails: the count does not depend on it."""
+    """A prediction if it can be made: counting does not depend on it."""
     try:
-        return predictor.predict(id, prompt, batched=batched)
+        return predictor.predict(
+            request["of"], prompt, batched=request["batched"], session=request["session"]
+        )
     except Exception as error:  # noqa: BLE001 - a template may raise anything
         log.warning("not_predicted: %s", type(error).__name__)
         return None
