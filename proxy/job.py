@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -12,6 +13,7 @@ from proxy.request.completion import ChatPrompt, CompletionRequest, Prompt
 from proxy.request.images import image_urls
 from proxy.stream.answer import Answer
 from proxy.stream.child_stream import StreamProgress, Usage
+from proxy.stream.tool_calls import CallMend, ToolCalls
 
 
 class Stage(StrEnum):
@@ -55,6 +57,9 @@ class Job:
         give_up: ends the running attempt for lack of memory; None while the child has not begun to answer.
         reason: the label in metrics for an outcome other than OK.
         retried: it lacked memory once, and is run again alone.
+        asked_again: its first answer had a tool call that could not be read; another sample is asked for.
+        tool_calls: those of the running attempt.
+        call_mends: what was done for the tool calls of its answer.
         predicted_bytes: memory that was reserved for it at its grant; None before.
         seen_bytes: by how much the child's memory rose while it ran; None if that is not known.
     """
@@ -79,6 +84,9 @@ class Job:
     cancelled: bool = False
     give_up: Callable[[], None] | None = None
     retried: bool = False
+    asked_again: bool = False
+    tool_calls: ToolCalls | None = None
+    call_mends: Counter[CallMend] = field(default_factory=Counter)
     predicted_bytes: int | None = None
     seen_bytes: int | None = None
     _fingerprint: str = field(default="", init=False, repr=False)
@@ -121,6 +129,12 @@ class Job:
         if self.first_content_s is None:
             self.first_content_s = now - self.arrived
 
+    def ask_again(self) -> None:
+        """Let the next attempt ask for another sample."""
+        self.asked_again = True
+        self.call_mends[CallMend.ASKED_AGAIN] += 1
+        self.request = self.request.resampled()
+
     def memory_rose(self, rise: int) -> None:
         """Note by how many bytes the child's memory has risen since its admission."""
         self.seen_bytes = rise
@@ -151,6 +165,7 @@ class Job:
             "predicted_bytes": self.predicted_bytes,
             "seen_bytes": self.seen_bytes,
             "prefill": self.seen.progress if self.seen else None,
+            "tool_call_mends": {kind.value: count for kind, count in self.call_mends.items()},
             "queue_ms": round(self.queue_s * 1000),
             "first_content_ms": None if self.first_content_s is None else round(self.first_content_s * 1000),
             "total_ms": None if self.total_s is None else round(self.total_s * 1000),

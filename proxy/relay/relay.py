@@ -28,7 +28,7 @@ from proxy.errors import (
 from proxy.gate.gate import Gate
 from proxy.gate.slot import NoRoomEver, Slot
 from proxy.job import Job, Outcome, Stage
-from proxy.relay.attempt import Attempts
+from proxy.relay.attempt import Attempts, conclude
 from proxy.relay.blame import Isolation
 from proxy.relay.client import Client, ClientGone, WaitingClient
 from proxy.relay.disconnects import Disconnects
@@ -141,7 +141,11 @@ class Relay:
                             job, client, generation, slot, followed, others_may_join=others_may_join
                         )
                     except UpstreamBroken as broken:
-                        await self._recovery.settle(job, generation, broken)
+                        asked_before = job.asked_again
+                        if not await self._recovery.settle(job, generation, broken):
+                            return await conclude(job, client)
+                        if job.asked_again and not asked_before:
+                            await followed.ask_again()
                     await self._disconnects.dropped(job)
                     isolation = self._isolation(job)
                 slot.requeue(alone=isolation is not Isolation.NONE)

@@ -26,4 +26,7 @@ def response_headers(job: Job) -> dict[str, str]:
         headers["x-mlxguard-mended"] = mended
     if mends.omitted_tools:
         headers["x-mlxguard-omitted-tools"] = mends.omitted()
+    if job.call_mends:
+        counts = sorted(job.call_mends.items())
+        headers["x-mlxguard-tool-calls"] = ", ".join(f"{kind}={count}" for kind, count in counts)
     return headers

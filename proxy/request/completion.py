@@ -110,6 +110,10 @@ class CompletionRequest:
         tools = adapt_tools(self.prompt.tools, template, self.mends)
         return replace(self, prompt=replace(self.prompt, messages=messages, tools=tools))
 
+    def resampled(self) -> CompletionRequest:
+        """The request for another answer than it had: without a seed, and not greedy."""
+        return replace(self, sampling=sampling.resampled(self.sampling))
+
     def with_images(self, urls: Sequence[str]) -> CompletionRequest:
         """Replace the remote image URLs by `data:` URLs, given in the order of `remote`."""
         assert isinstance(self.prompt, ChatPrompt), "only messages have images"

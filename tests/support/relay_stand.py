@@ -56,6 +56,9 @@ class _NullJob(FollowedJob):
     async def predict(self) -> None:
         self.stalls.steps.append("predict")
 
+    async def ask_again(self) -> None:
+        self.stalls.steps.append("ask again")
+
     @asynccontextmanager
     async def attempt(self) -> AsyncIterator[FollowedAttempt]:
         self.stalls.steps.append("asked")
