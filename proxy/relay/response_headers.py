@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from proxy.http import via
 from proxy.job import Job
+from proxy.request.mends import header_list
+from proxy.request.parse import ignored
 
 
 def response_headers(job: Job) -> dict[str, str]:
@@ -26,6 +28,8 @@ def response_headers(job: Job) -> dict[str, str]:
         headers["x-mlxguard-mended"] = mended
     if mends.omitted_tools:
         headers["x-mlxguard-omitted-tools"] = mends.omitted()
+    if dropped := ignored(job.request.dropped):
+        headers["x-mlxguard-ignored"] = header_list(dropped)
     if job.call_mends:
         counts = sorted(job.call_mends.items())
         headers["x-mlxguard-tool-calls"] = ", ".join(f"{kind}={count}" for kind, count in counts)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -61,13 +61,14 @@ class Bounds:
     """What the checks need to know about the model.
 
     `vocab_size` is the number of logits per token. While it is None, `CompletionRequest.bounded` must be
-    called before the request goes to the child.
+    called before the request goes to the child. `sampling`: the model's own, where a request names none.
     """
 
     vocab_size: int | None = None
     allowlist: Allowlist = field(default_factory=Allowlist)
     images: ImagePolicy = field(default_factory=ImagePolicy)
     template: TemplateTraits = field(default_factory=TemplateTraits)
+    sampling: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +77,7 @@ class CompletionRequest:
 
     Attributes:
         sampling: sampling fields, forwarded as they are.
+        from_model: names of sampling fields that the client did not send.
         dropped: names of the client's fields that were left out.
         variant: the fields that choose an adapter or a draft model.
         remote: images that must be fetched before the request goes to the child.
@@ -89,6 +91,7 @@ class CompletionRequest:
     logprobs: bool = False
     max_tokens: int | None = None
     sampling: dict[str, Any] = field(default_factory=dict)
+    from_model: tuple[str, ...] = ()
     dropped: tuple[str, ...] = ()
     variant: dict[str, str] = field(default_factory=dict)
     remote: tuple[RemoteImage, ...] = ()

@@ -6,14 +6,14 @@ import json
 import math
 import re
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from enum import StrEnum
 from itertools import islice
 from typing import Any
 
-#: Names of omitted tools in a header: how many, and characters of each.
-_MOST_TOOLS, _LONGEST_TOOL = 20, 64
+#: Names that clients chose in a header: how many, and characters of each.
+_MOST_NAMES, _LONGEST_NAME = 20, 64
 _NOT_IN_HEADERS = re.compile(r"[^A-Za-z0-9_.()-]")
 _REPLACEMENT = "\ufffd"
 _SURROGATES = re.compile("[\ud800-\udfff]")
@@ -57,9 +57,13 @@ class Mends:
         return ", ".join(f"{kind}={count}" for kind, count in sorted(self.counts.items()) if count)
 
     def omitted(self) -> str:
-        """The omitted tools for a header: the first ones, with only what a header may hold."""
-        names = (_NOT_IN_HEADERS.sub("?", name)[:_LONGEST_TOOL] for name in self.omitted_tools)
-        return ", ".join(islice(names, _MOST_TOOLS))
+        """The omitted tools for a header."""
+        return header_list(self.omitted_tools)
+
+
+def header_list(names: Iterable[str]) -> str:
+    """Names that clients chose, for a header: the first ones, with only what a header may hold."""
+    return ", ".join(islice((_NOT_IN_HEADERS.sub("?", name)[:_LONGEST_NAME] for name in names), _MOST_NAMES))
 
 
 def loads_leniently(body: bytes, mends: Mends) -> Any:

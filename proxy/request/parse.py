@@ -7,7 +7,7 @@ refused with the name of its field.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -21,6 +21,7 @@ from proxy.request.images import Images
 from proxy.request.mend import mend
 from proxy.request.mends import Mend, Mends, has_nul, loads_leniently, replaced, without_nuls
 from proxy.request.messages import DEEPEST, parse_messages, parse_tools
+from proxy.request.thinking import thinking_arguments
 
 #: Longest model name, in characters.
 _LONGEST_MODEL_NAME = 512
@@ -33,6 +34,14 @@ MEANINGLESS = frozenset(
         "parallel_tool_calls", "prediction", "prompt_cache_key", "prompt_cache_retention", "reasoning",
         "reasoning_effort", "safety_identifier", "service_tier", "store", "thinking", "user", "verbosity",
         "web_search_options",
+    }
+)  # fmt: skip
+#: Those of them that ask for nothing that could show in an answer. All other dropped fields are named in a
+#: header, since their sender may rely on them.
+_WITHOUT_EFFECT = frozenset(
+    {
+        "cache_prompt", "include_reasoning", "metadata", "parallel_tool_calls", "prompt_cache_key",
+        "prompt_cache_retention", "safety_identifier", "service_tier", "store", "user",
     }
 )  # fmt: skip
 #: Fields that are read here, in addition to the sampling fields.
@@ -51,13 +60,17 @@ def parse_chat(body: bytes, bounds: Bounds) -> CompletionRequest:
     mends = Mends()
     fields = mend(_load(body, mends), bounds.images, mends)
     images = Images(bounds.images)
+    explicit = bounds.allowlist.template_kwargs(fields)
+    arguments, switches = thinking_arguments(fields, bounds.template, explicit, bounds.allowlist.allows)
     prompt = ChatPrompt(
         messages=parse_messages(fields.get("messages"), images),
         tools=parse_tools(fields.get("tools"), fields.get("tool_choice")),
-        template_kwargs=bounds.allowlist.template_kwargs(fields),
+        template_kwargs=arguments,
         role_mapping=bounds.allowlist.roles(fields),
     )
-    return replace(_request(fields, prompt, bounds), remote=tuple(images.remote), mends=mends)
+    request = _request(fields, prompt, bounds)
+    dropped = tuple(name for name in request.dropped if name not in switches)
+    return replace(request, remote=tuple(images.remote), mends=mends, dropped=dropped)
 
 
 def parse_text(body: bytes, bounds: Bounds) -> CompletionRequest:
@@ -74,6 +87,11 @@ def parse_text(body: bytes, bounds: Bounds) -> CompletionRequest:
     if fields.get("suffix") not in (None, ""):
         refuse("suffix", "is not supported by this server")
     return replace(_request(fields, TextPrompt(text), bounds), mends=mends)
+
+
+def ignored(dropped: Iterable[str]) -> list[str]:
+    """Of the dropped fields those that asked for something that the answer lacks."""
+    return [name for name in dropped if name not in _WITHOUT_EFFECT]
 
 
 def _load(body: bytes, mends: Mends) -> dict[str, Any]:
@@ -103,6 +121,7 @@ def _request(fields: dict[str, Any], prompt: Prompt, bounds: Bounds) -> Completi
     _refuse_impossible(fields)
     is_chat = isinstance(prompt, ChatPrompt)
     chosen = sampling.parse(fields)
+    added = {name: value for name, value in bounds.sampling.items() if fields.get(name) is None}
     logprobs, top_logprobs = sampling.parse_logprobs(fields, is_chat=is_chat)
     if top_logprobs:
         chosen["top_logprobs"] = top_logprobs
@@ -114,7 +133,8 @@ def _request(fields: dict[str, Any], prompt: Prompt, bounds: Bounds) -> Completi
         include_usage=stream and _include_usage(fields.get("stream_options")),
         logprobs=logprobs,
         max_tokens=_max_tokens(fields),
-        sampling=chosen,
+        sampling={**chosen, **added},
+        from_model=tuple(added),
         dropped=tuple(sorted(fields.keys() - _READ - sampling.NAMES)),
         variant=bounds.allowlist.variant(fields),
     )

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from proxy.errors import GatewayError, InvalidRequest
 from proxy.request import sampling
 from proxy.request.completion import Bounds, ChatPrompt, CompletionRequest, TextPrompt
-from proxy.request.parse import parse_chat, parse_text
+from proxy.request.parse import ignored, parse_chat, parse_text
 
 BOUNDS = Bounds(vocab_size=1024)
 USER = {"role": "user", "content": "hi"}
@@ -327,3 +327,17 @@ def test_any_json_is_refused_or_understood_once_and_for_all(body: Any, parse: An
 def test_any_bytes_are_refused_with_an_error_of_ours(raw: bytes, parse: Any) -> None:
     with pytest.raises(InvalidRequest):
         parse(raw, BOUNDS)
+
+
+def test_the_models_own_sampling_holds_where_the_request_names_none() -> None:
+    bounds = Bounds(vocab_size=1024, sampling={"temperature": 0.6, "top_p": 0.95, "top_k": 20})
+    body = {"messages": [USER], "temperature": 0, "top_k": -1}
+    request = parse_chat(orjson.dumps(body), bounds)
+    assert request.sampling == {"temperature": 0.0, "top_p": 0.95}
+    assert request.from_model == ("top_p",)
+    assert parse_text(orjson.dumps({"prompt": "hi"}), bounds).sampling == bounds.sampling
+
+
+def test_fields_that_ask_for_something_are_named_and_others_are_not() -> None:
+    request = chat(user="u", store=True, guided_json={}, grammar="g", format="json")
+    assert ignored(request.dropped) == ["format", "grammar", "guided_json"]
