@@ -9,6 +9,7 @@ from enum import StrEnum
 from typing import Any
 
 from proxy.prompt.fit import Fitted
+from proxy.prompt.output_check import OutputCheck
 from proxy.request.completion import ChatPrompt, CompletionRequest, Prompt
 from proxy.request.images import image_urls
 from proxy.stream.answer import Answer
@@ -58,6 +59,7 @@ class Job:
         reason: the label in metrics for an outcome other than OK.
         retried: it lacked memory once, and is run again alone.
         asked_again: its first answer had a tool call that could not be read; another sample is asked for.
+        output_check: for an answer that must have a certain form.
         tool_calls: those of the running attempt.
         call_mends: what was done for the tool calls of its answer.
         predicted_bytes: memory that was reserved for it at its grant; None before.
@@ -86,6 +88,7 @@ class Job:
     retried: bool = False
     asked_again: bool = False
     tool_calls: ToolCalls | None = None
+    output_check: OutputCheck | None = None
     call_mends: Counter[CallMend] = field(default_factory=Counter)
     predicted_bytes: int | None = None
     seen_bytes: int | None = None
@@ -106,6 +109,11 @@ class Job:
     def sequential(self) -> bool:
         """Whether the child runs it outside of its batch, whatever the model (server.py, _is_batchable)."""
         return has_images(self.request.prompt) or self.request.sampling.get("seed") is not None
+
+    @property
+    def asked_anew(self) -> int:
+        """How often the child was asked again because of what its answer was, not because it failed."""
+        return self.asked_again + (self.output_check.unfit if self.output_check else 0)
 
     @property
     def usage(self) -> Usage | None:

@@ -216,6 +216,9 @@ class RequestSettings(Section):
     role_mapping: Flag = setting(False, "Allow role_mapping, for models without a chat template.")
     adapters: Unique[Text] = setting((), "Folders that `adapters` may name. Switching loads the model again.")
     draft_models: Unique[Text] = setting((), "What `draft_model` may name. Switching loads the model again.")
+    structured_output: Literal["retry", "ignore", "refuse"] = setting(
+        "retry", 'JSON answers, forced calls: check and ask again, "ignore" or "refuse".'
+    )
     model_sampling_defaults: Flag = setting(
         True, "Send the model's own sampling defaults where a request names none."
     )

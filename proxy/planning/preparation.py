@@ -223,6 +223,7 @@ def request_bounds(
         allowlist=allowlist,
         images=images,
         template=tokenizer.template,
+        structured_output=settings.structured_output,
         sampling=sampling_defaults(folder, server_args) if settings.model_sampling_defaults else {},
     )
 

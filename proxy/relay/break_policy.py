@@ -31,6 +31,7 @@ def judge_break(
     short_of_memory: bool = False,
     choked: bool = False,
     asked_again: bool = False,
+    asked_anew: int = 0,
     retried: bool = False,
 ) -> BreakVerdict:
     """Decide about a failed attempt, once it is known whether the child died.
@@ -42,6 +43,7 @@ def judge_break(
         short_of_memory: the child lives, but has just said that it lacks memory.
         choked: the child lives, and failed at a tool call of this answer.
         asked_again: another answer was already asked for because of a tool call.
+        asked_anew: how many of the attempts were not replays: an earlier answer was not good enough.
         retried: the request was already run alone for that reason.
     """
     # 1. The request is at fault, whatever else happened since.
@@ -67,4 +69,4 @@ def judge_break(
     if answer.phase is AnswerPhase.CONTENT:
         return BreakVerdict.UNAVAILABLE
     # 7. The client has seen nothing but comments: run it again, within reason.
-    return BreakVerdict.REPLAY if answer.attempts <= _MAX_REPLAYS else BreakVerdict.UNAVAILABLE
+    return BreakVerdict.REPLAY if answer.attempts - asked_anew <= _MAX_REPLAYS else BreakVerdict.UNAVAILABLE

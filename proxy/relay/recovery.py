@@ -49,6 +49,7 @@ class Recovery:
             short_of_memory=death is None and (ended or self._supervisor.short_of_memory()),
             choked=death is None and choked,
             asked_again=job.asked_again,
+            asked_anew=job.asked_anew,
             retried=job.retried,
         )
         _log_failure(job, generation, broken, death, verdict)

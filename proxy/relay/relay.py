@@ -7,6 +7,7 @@ Asking the child once is attempt.py; what follows when that fails, recovery.py. 
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Callable
 from contextlib import aclosing
@@ -23,6 +24,7 @@ from proxy.errors import (
     Quarantined,
     RestartFailed,
     Unavailable,
+    UnfitAnswer,
     UpstreamFailed,
 )
 from proxy.gate.gate import Gate
@@ -32,6 +34,7 @@ from proxy.relay.attempt import Attempts, conclude
 from proxy.relay.blame import Isolation
 from proxy.relay.client import Client, ClientGone, WaitingClient
 from proxy.relay.disconnects import Disconnects
+from proxy.relay.held_client import HeldClient
 from proxy.relay.quarantine import Quarantine
 from proxy.relay.recovery import Recovery, never_fits
 from proxy.relay.streaming_client import StreamingClient
@@ -42,6 +45,8 @@ from proxy.upstream.exchange import SupervisorPort
 from supervisor.child.generation import Generation, NotReady
 from supervisor.lifecycle.causes import CAUSE_INFO
 from supervisor.lifecycle.state_machine import State
+
+log = logging.getLogger("mlxguard.relay")
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +105,8 @@ class Relay:
     async def _answer(self, job: Job, client: Client, followed: FollowedJob) -> web.StreamResponse:
         try:
             await self._complete(job, client, followed)
+            if isinstance(client, HeldClient):
+                await self._until_it_fits(job, client, followed)
             job.outcome = Outcome.OK
             self._gate.answered(job.client, job.completion_tokens)
             self._quarantine.completed(job)
@@ -112,6 +119,20 @@ class Relay:
             job.outcome, job.reason = Outcome.CANCELLED, "cancelled"
             return await client.fail(Cancelled())
         return await client.finish()
+
+    async def _until_it_fits(self, job: Job, client: HeldClient, followed: FollowedJob) -> None:
+        """Ask again, with what was wrong, until the answer has the form that its request demands.
+
+        Raises UnfitAnswer when it never does.
+        """
+        check = job.output_check
+        assert check is not None
+        while (examined := await check.examine(choice := client.choice())).problem is not None:
+            job.request, job.fitted = await check.corrected(job.request, choice, examined.problem)
+            log.info("answer_unfit", extra={"demanded_by": check.wanted.param, "answers": check.unfit})
+            await followed.ask_again()
+            await self._complete(job, client, followed)
+        client.accept(examined.content)
 
     async def _complete(self, job: Job, client: Client, followed: FollowedJob) -> None:
         """Run rounds until an attempt is complete. Raises GatewayError when none will be, ClientGone."""
@@ -180,6 +201,10 @@ class Relay:
             raise Unavailable("not_ready") from error
 
     def _client(self, http_request: web.Request, job: Job) -> Client:
+        client = self._unheld_client(http_request, job)
+        return client if job.output_check is None else HeldClient(client, job)
+
+    def _unheld_client(self, http_request: web.Request, job: Job) -> Client:
         if not job.request.stream:
             return WaitingClient(http_request, job)
         return StreamingClient(
@@ -212,6 +237,8 @@ def _outcome_of(error: GatewayError, job: Job) -> tuple[Outcome, str]:
             return Outcome.FAILED, reason
         case NeverFits():
             return Outcome.INVALID, "never_fits"
+        case UnfitAnswer():
+            return Outcome.INVALID, "answer_unfit"
         case Quarantined() | PromptTooLong():
             return Outcome.INVALID, "quarantined"
         case _:

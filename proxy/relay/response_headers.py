@@ -30,6 +30,8 @@ def response_headers(job: Job) -> dict[str, str]:
         headers["x-mlxguard-omitted-tools"] = mends.omitted()
     if dropped := ignored(job.request.dropped):
         headers["x-mlxguard-ignored"] = header_list(dropped)
+    if job.output_check is not None:
+        headers["x-mlxguard-structured-output"] = f"answers={job.output_check.unfit + 1}"
     if job.call_mends:
         counts = sorted(job.call_mends.items())
         headers["x-mlxguard-tool-calls"] = ", ".join(f"{kind}={count}" for kind, count in counts)

@@ -15,6 +15,7 @@ from proxy.request.images import ImagePolicy, RemoteImage, image_part
 from proxy.request.mends import Mends
 from proxy.request.messages import Message
 from proxy.request.model_names import CHILD_MODEL
+from proxy.request.structured import WantedOutput
 from proxy.request.template_traits import TemplateTraits, adapt, adapt_tools
 
 #: The session of a text prompt is told by this many characters at its start.
@@ -62,6 +63,7 @@ class Bounds:
 
     `vocab_size` is the number of logits per token. While it is None, `CompletionRequest.bounded` must be
     called before the request goes to the child. `sampling`: the model's own, where a request names none.
+    `structured_output`: the setting of this name.
     """
 
     vocab_size: int | None = None
@@ -69,6 +71,7 @@ class Bounds:
     images: ImagePolicy = field(default_factory=ImagePolicy)
     template: TemplateTraits = field(default_factory=TemplateTraits)
     sampling: Mapping[str, Any] = field(default_factory=dict)
+    structured_output: str = "retry"
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +85,7 @@ class CompletionRequest:
         variant: the fields that choose an adapter or a draft model.
         remote: images that must be fetched before the request goes to the child.
         mends: what was mended in it so far.
+        wanted: the form that its answer must have; the prompt tells the model.
     """
 
     prompt: Prompt
@@ -96,6 +100,7 @@ class CompletionRequest:
     variant: dict[str, str] = field(default_factory=dict)
     remote: tuple[RemoteImage, ...] = ()
     mends: Mends = field(default_factory=Mends)
+    wanted: WantedOutput | None = None
 
     @property
     def is_chat(self) -> bool:

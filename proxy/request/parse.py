@@ -21,6 +21,7 @@ from proxy.request.images import Images
 from proxy.request.mend import mend
 from proxy.request.mends import Mend, Mends, has_nul, loads_leniently, replaced, without_nuls
 from proxy.request.messages import DEEPEST, parse_messages, parse_tools
+from proxy.request.structured import wanted_output, with_told
 from proxy.request.thinking import thinking_arguments
 
 #: Longest model name, in characters.
@@ -62,15 +63,20 @@ def parse_chat(body: bytes, bounds: Bounds) -> CompletionRequest:
     images = Images(bounds.images)
     explicit = bounds.allowlist.template_kwargs(fields)
     arguments, switches = thinking_arguments(fields, bounds.template, explicit, bounds.allowlist.allows)
+    messages = parse_messages(fields.get("messages"), images)
+    tools = parse_tools(fields.get("tools"), fields.get("tool_choice"))
+    wanted, unhonoured = wanted_output(fields, tools, bounds.structured_output)
+    if wanted is not None:
+        messages = with_told(messages, wanted.told(tools=bool(tools)))
     prompt = ChatPrompt(
-        messages=parse_messages(fields.get("messages"), images),
-        tools=parse_tools(fields.get("tools"), fields.get("tool_choice")),
+        messages=messages,
+        tools=tools,
         template_kwargs=arguments,
         role_mapping=bounds.allowlist.roles(fields),
     )
     request = _request(fields, prompt, bounds)
-    dropped = tuple(name for name in request.dropped if name not in switches)
-    return replace(request, remote=tuple(images.remote), mends=mends, dropped=dropped)
+    dropped = sorted({*request.dropped, *unhonoured} - switches)
+    return replace(request, remote=tuple(images.remote), mends=mends, dropped=tuple(dropped), wanted=wanted)
 
 
 def parse_text(body: bytes, bounds: Bounds) -> CompletionRequest:
@@ -86,7 +92,10 @@ def parse_text(body: bytes, bounds: Bounds) -> CompletionRequest:
         refuse("echo", "is not supported by this server")
     if fields.get("suffix") not in (None, ""):
         refuse("suffix", "is not supported by this server")
-    return replace(_request(fields, TextPrompt(text), bounds), mends=mends)
+    mode = "refuse" if bounds.structured_output == "refuse" else "ignore"
+    _, unhonoured = wanted_output(fields, None, mode)  # a text prompt has no place to tell of it
+    request = _request(fields, TextPrompt(text), bounds)
+    return replace(request, mends=mends, dropped=tuple(sorted({*request.dropped, *unhonoured})))
 
 
 def ignored(dropped: Iterable[str]) -> list[str]:
@@ -142,15 +151,10 @@ def _request(fields: dict[str, Any], prompt: Prompt, bounds: Bounds) -> Completi
 
 
 def _refuse_impossible(fields: Mapping[str, Any]) -> None:
-    """Refuse what the server would silently ignore, or could only serve with several answers."""
+    """Refuse what could only be served with several answers."""
     for name in ("n", "best_of"):
         if fields.get(name) is not None:
             integer(fields[name], name, 1, 1)
-    wanted = fields.get("response_format")
-    if wanted is not None and mapping(wanted, "response_format").get("type") != "text":
-        refuse(
-            "response_format.type", "must be text: this server cannot hold its output to JSON or to a schema"
-        )
 
 
 def _flag(value: Any, param: str) -> bool:

@@ -8,8 +8,8 @@ from supervisor.lifecycle.causes import CAUSE_INFO, Cause, Symptom
 from supervisor.lifecycle.diagnosis import (
     Evidence,
     MachinePressure,
-    diagnose,
     choked_on_tool_call,
+    diagnose,
     lacks_memory,
     port_taken,
     suspicious,
