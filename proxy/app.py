@@ -43,7 +43,7 @@ from proxy.prompt.counter import TokenCounter
 from proxy.relay.disconnects import Disconnects
 from proxy.relay.quarantine import Quarantine
 from proxy.relay.registry import Registry
-from proxy.relay.relay import Relay, RelayOptions
+from proxy.relay.relay import Relay
 from proxy.request.model_names import ModelNames, served_name
 from proxy.upstream.client import Upstream
 from supervisor.aio import Tasks
@@ -84,8 +84,9 @@ class Gateway:
         self.supervisor = Supervisor(
             self._preparation.prepare, options, attribute_crash=self._quarantine.attribute
         )
+        running = settings.upstream.decode_concurrency
         self._gate = Gate(
-            Budget(max_running=_concurrency(settings)),
+            Budget(max_running=DECODE_CONCURRENCY if running == "auto" else running),
             max_waiting=settings.queue.max_waiting,
             fairness=settings.queue.fairness,
             on_sample=self._learn,
@@ -200,7 +201,6 @@ class Gateway:
         path = settings.model.path
         names = ModelNames(settings.model.served_name or served_name(path), (*settings.model.aliases, path))
         queue = settings.queue
-        options = RelayOptions(hold_grace_s=queue.headers_after_s, keepalive_s=queue.keepalive_s)
         explainer = Explainer(
             counter, self._gate, lambda: self._preparation.plan, settings.prompt, settings.memory
         )
@@ -215,7 +215,7 @@ class Gateway:
                 self.supervisor,
                 self._gate,
                 self._upstream,
-                options,
+                queue,
                 self._quarantine,
                 disconnects=self._disconnects,
                 search_stalls=self._search_stalls,
@@ -229,13 +229,8 @@ class Gateway:
             stopping=self._stopping,
         )
         pages = Pages(names=names, preparation=self._preparation, status=self._status, metrics=self.metrics)
-        app = web.Application(
-            middlewares=[
-                middleware.middleware(
-                    access_control(settings.server, self._key_ring.keys), self.metrics.http_response
-                )
-            ]
-        )
+        access = access_control(settings.server, self._key_ring.keys)
+        app = web.Application(middlewares=[middleware.middleware(access, self.metrics.http_response)])
         app.on_response_prepare.append(middleware.add_headers)
         actions = AdminActions(self.supervisor.recycle, self.registry)
         app.add_routes(routes.table(route_table(completions, pages, actions)))
@@ -251,11 +246,6 @@ def access_control(server: ServerSettings, keys: Mapping[str, str]) -> AccessCon
         origins=frozenset(server.allowed_origins),
         any_address=not is_loopback(server.host),
     )
-
-
-def _concurrency(settings: Settings) -> int:
-    chosen = settings.upstream.decode_concurrency
-    return DECODE_CONCURRENCY if chosen == "auto" else chosen
 
 
 def _supervisor_options(settings: SupervisorSettings, port: int) -> SupervisorOptions:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
+from proxy.errors import PromptTooLong
 from proxy.prompt.fit import Fitted
 from proxy.prompt.output_check import OutputCheck
 from proxy.request.completion import ChatPrompt, CompletionRequest, Prompt
@@ -151,6 +152,15 @@ class Job:
         """End it; its outcome is final."""
         self.stage = Stage.ENDED
         self.total_s = now - self.arrived
+
+    def too_long(self, limit: int, kind: type[PromptTooLong] = PromptTooLong) -> PromptTooLong:
+        """The refusal of a request whose prompt would have to be at most `limit` tokens."""
+        return kind(
+            prompt_tokens=self.fitted.prompt_tokens,
+            max_tokens=self.fitted.max_tokens,
+            limit=limit,
+            param=self.request.prompt_field,
+        )
 
     def summary(self) -> dict[str, Any]:
         """For logs and status: numbers and names, no text of the conversation."""

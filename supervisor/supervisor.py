@@ -27,7 +27,6 @@ from supervisor.lifecycle.causes import CAUSE_INFO, IGNORES_SIGINT, Symptom
 from supervisor.lifecycle.diagnosis import Evidence, choked_on_tool_call, lacks_memory
 from supervisor.lifecycle.state_machine import Life, State
 from supervisor.notifier import Notifier
-from supervisor.snapshot import next_restart_s, take_snapshot
 from supervisor.state.folder import StateFolder
 from supervisor.state.saver import Saver
 
@@ -155,7 +154,27 @@ class Supervisor:
         self._notifier.subscribe(callback)
 
     def snapshot(self) -> ChildSnapshot:
-        return take_snapshot(self._life, self._since, self._crash_reports, self._attempt)
+        """The state now, for status, metrics and `NotReady`."""
+        life, attempt, last = self._life, self._attempt, self._crash_reports.last
+        child = attempt.child if attempt else None
+        return ChildSnapshot(
+            state=life.state,
+            generation=life.generation,
+            cause=last.cause if last else None,
+            explanation=last.explanation if last else None,
+            advice=last.advice if last else None,
+            pid=child.pid if child else None,
+            port=attempt.port if attempt and child else None,
+            since=self._since,
+            ready_since=attempt.ready_since if attempt and child else None,
+            restarts=max(0, life.generation - 1),
+            restarts_by_cause=self._crash_reports.by_cause,
+            next_restart_s=life.next_restart_s(time.monotonic()),
+            in_flight=attempt.generation.in_flight if attempt and attempt.generation else 0,
+            telemetry=child.telemetry if child else None,
+            memory_bytes=attempt.memory_bytes() if attempt else None,
+            log_tail=attempt.transcript.lines if attempt else (),
+        )
 
     def _serving(self) -> Generation | None:
         return self._attempt.generation if self._attempt and self._life.state is State.READY else None
@@ -210,7 +229,8 @@ class Supervisor:
         level = logging.ERROR if life.state is State.FAILED else logging.INFO
         extra = {"before": before, "state": life.state, "generation": life.generation}
         log.log(level, "child_state", extra=extra)
-        self._crash_reports.note(life.state, generation=life.generation, wait_s=next_restart_s(life))
+        wait_s = life.next_restart_s(time.monotonic())
+        self._crash_reports.note(life.state, generation=life.generation, wait_s=wait_s)
         if life.state is State.READY:
             self._crash_reports.close()
         self._notifier.announce(

@@ -83,7 +83,8 @@ class Completions:
         self.names.check(request.model)
         self.metrics.fields_dropped(request.dropped)
         self.metrics.mended(request.mends)
-        answer = self._new_answer(is_chat=request.is_chat)
+        unique, created = str(uuid.uuid4()), int(time.time())
+        answer = Answer.new(unique=unique, created=created, model=self.names.served, is_chat=request.is_chat)
         with self.cache.counting(answer.id, request) as counter:
             fitted = await fit(request, counter, prepared.limits, refusals=self.overflow_history, now=arrived)
             output_check = await self._output_check(request, prepared)
@@ -126,10 +127,6 @@ class Completions:
         if wanted.schema is not None:
             await self.counter.json_problem(wanted.schema, None)
         return OutputCheck(wanted, self.counter, prepared.limits, prepared.bounds.template)
-
-    def _new_answer(self, *, is_chat: bool) -> Answer:
-        unique, created = str(uuid.uuid4()), int(time.time())
-        return Answer.new(unique=unique, created=created, model=self.names.served, is_chat=is_chat)
 
     def _record(self, job: Job) -> None:
         """Count and log how the request ended; the relay has released its slot."""

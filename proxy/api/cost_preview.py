@@ -67,16 +67,12 @@ def memory_limits(gate: Gate, plan: Plan | None, settings: MemorySettings) -> li
     budget = gate.snapshot().budget
     limits = []
     if plan is not None and budget.ceiling is not None:
-        limits.append(("ceiling", budget.ceiling, _ceiling_source(plan, budget.ceiling)))
+        then = f"when the child was started, {gb(plan.ceiling.bytes)}: {plan.ceiling.source}"
+        moved = budget.ceiling != plan.ceiling.bytes
+        source = f"what the machine has now; {then}" if moved else plan.ceiling.source
+        limits.append(("ceiling", budget.ceiling, source))
     if budget.max_active_kv_bytes is not None:
         fixed = settings.max_active_kv_bytes != "auto"
         source = "[memory] max_active_kv_bytes" if fixed else "the plan: a share of what the weights leave"
         limits.append(("max_active_kv_bytes", budget.max_active_kv_bytes, source))
     return [{"name": name, "bytes": size, "from": source} for name, size, source in limits]
-
-
-def _ceiling_source(plan: Plan, ceiling: int) -> str:
-    planned = plan.ceiling
-    if ceiling == planned.bytes:
-        return planned.source
-    return f"what the machine has now; when the child was started, {gb(planned.bytes)}: {planned.source}"

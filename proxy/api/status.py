@@ -25,8 +25,7 @@ from supervisor.supervisor import Supervisor
 class Status(Collector):
     """Reads the state of all parts when asked, and stores nothing that could become stale.
 
-    Args:
-        started_at: Unix time in whole seconds.
+    `started_at`: Unix time in whole seconds.
     """
 
     def __init__(
@@ -175,6 +174,7 @@ def _memory_of(child: ChildSnapshot) -> dict[str, int | None]:
 
 
 def _child(child: ChildSnapshot) -> dict[str, Any]:
+    death = {"cause": child.cause, "explanation": child.explanation, "advice": child.advice}
     return {
         "state": child.state,
         "state_since": child.since,
@@ -184,7 +184,7 @@ def _child(child: ChildSnapshot) -> dict[str, Any]:
         "in_flight": child.in_flight,
         "restarts": child.restarts,
         "exits_by_cause": _exits(child),
-        "last_death": _last_death(child),
+        "last_death": None if child.cause is None else death,
         "next_restart_s": child.next_restart_s,
         "memory": _memory_of(child),
     }
@@ -192,9 +192,3 @@ def _child(child: ChildSnapshot) -> dict[str, Any]:
 
 def _exits(child: ChildSnapshot) -> dict[str, int]:
     return {cause.value: count for cause, count in child.restarts_by_cause.items()}
-
-
-def _last_death(child: ChildSnapshot) -> dict[str, Any] | None:
-    if child.cause is None:
-        return None
-    return {"cause": child.cause, "explanation": child.explanation, "advice": child.advice}

@@ -23,7 +23,7 @@ from proxy.prompt.fit import Counter
 from proxy.request.completion import CompletionRequest, Prompt, TextPrompt
 from supervisor.child.generation import Change
 from supervisor.lifecycle.state_machine import State
-from supervisor.memory_model import kv_cache
+from supervisor.memory_model.kv_cache import GrowthKind
 from supervisor.memory_model.plan import Plan
 
 #: A request waits this many seconds for its prediction; usually it takes a few milliseconds.
@@ -211,16 +211,12 @@ async def _in_time(asking: Awaitable[Any | None]) -> Any | None:
 def rules(plan: Plan) -> CacheRules:
     """The limits of the prompt cache of a child that is started by this plan."""
     serving, cost_model = plan.serving, plan.serving.model.cost_model
-    windows = [part.size for part in cost_model.parts if part.kind is kv_cache.GrowthKind.WINDOW]
-    trimmable_below = min(windows, default=None)
-    if any(
-        part.kind is kv_cache.GrowthKind.CONSTANT for part in cost_model.parts
-    ):  # ArraysCache.is_trimmable
-        trimmable_below = 0
+    windows = [part.size for part in cost_model.parts if part.kind is GrowthKind.WINDOW]
+    constant = any(part.kind is GrowthKind.CONSTANT for part in cost_model.parts)  # ArraysCache.is_trimmable
     return CacheRules(
         sequences=serving.prompt_cache_size,
         most_bytes=serving.prompt_cache_bytes,
-        trimmable_below=trimmable_below,
+        trimmable_below=0 if constant else min(windows, default=None),
         row_bytes=cost_model.bytes_per_row,
         constant_bytes=cost_model.constant,
     )

@@ -111,10 +111,11 @@ class SearchStalls:
 
 @dataclass(slots=True)
 class FollowedJob:
-    """A job from its acceptance to its end."""
+    """A job from its acceptance to its end. `cost`: of the search for its prompt in the running attempt."""
 
     stalls: SearchStalls
     job: Job
+    cost: int = 0
 
     async def predict(self) -> CachePrediction | None:
         """How its prompt will be read, if that is known before it queues."""
@@ -128,23 +129,14 @@ class FollowedJob:
         await self.predict()
 
     @asynccontextmanager
-    async def attempt(self) -> AsyncIterator[FollowedAttempt]:
+    async def attempt(self) -> AsyncIterator[None]:
         """Prepare the child for the job, which it has within the block."""
-        cost = await self.stalls.ask(self.job.answer.id)
+        self.cost = await self.stalls.ask(self.job.answer.id)
         self.stalls.attempts += 1
         try:
-            yield FollowedAttempt(self.stalls, self.job, cost)
+            yield
         finally:
             self.stalls.attempts -= 1
-
-
-@dataclass(slots=True)
-class FollowedAttempt:
-    """A job at the child. `cost`: of the search for its prompt."""
-
-    stalls: SearchStalls
-    job: Job
-    cost: int
 
     def answer_began(self) -> None:
         """The response headers came, as they do when the search is over: learn how long it took."""

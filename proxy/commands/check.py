@@ -7,15 +7,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from proxy.config.api_keys import known_keys
-from proxy.config.folders import cache_folder, state_folder
+from proxy.config.folders import state_folder
 from proxy.config.loader import Loaded
 from proxy.config.rules import is_loopback
 from proxy.config.settings import LogSettings, MemorySettings, PromptSettings, Settings, UpstreamSettings
 from proxy.planning.model_defaults import described, sampling_defaults
-from proxy.planning.planner import local_folder
 from proxy.planning.server_flags import server_flags
 from proxy.request.model_names import served_name
-from supervisor.model.resolve import ModelUnavailable
 
 
 def summary(loaded: Loaded) -> str:
@@ -69,11 +67,19 @@ def _sampling(settings: Settings) -> str:
     """The model's own defaults, if they are used and the model is on this machine."""
     if not settings.request.model_sampling_defaults:
         return "the server's defaults where a request names none"
-    try:
-        folder = local_folder(settings, cache_folder())
-    except ModelUnavailable:
+    path = settings.model.path
+    folder: Path | None = Path(path)
+    if not Path(path).is_dir():
+        folder = _downloaded(path, settings.model.revision) if "/" in path else None
+    if folder is None:
         return "the model's own defaults where a request names none"
     return described(sampling_defaults(folder, settings.upstream.args))
+
+
+def _downloaded(path: str, revision: str | None) -> Path | None:
+    from supervisor.model.hub_cache import downloaded  # noqa: PLC0415 - only a model of the hub needs it
+
+    return downloaded(path, revision)
 
 
 def _memory(memory: MemorySettings) -> str:

@@ -32,9 +32,8 @@ def listing(reports: Sequence[Report]) -> str:
     for report in reports:
         work = report["in_flight"]
         suspects = sum(1 for each in work if each["suspect"])
-        rows.append(
-            (report["id"], _when(report), report["cause"], str(len(work)), str(suspects), _then(report))
-        )
+        then = report["done"][-1]["what"] if report["done"] else "-"
+        rows.append((report["id"], _when(report), report["cause"], str(len(work)), str(suspects), then))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
     return "\n".join(line.rstrip() for line in lines)
@@ -115,10 +114,6 @@ def _end(report: Report) -> str:
     if report["signal"] is not None:
         return f" by signal {report['signal']}"
     return "" if report["exit_code"] is None else f" with code {report['exit_code']}"
-
-
-def _then(report: Report) -> str:
-    return report["done"][-1]["what"] if report["done"] else "-"
 
 
 def _when(report: Report) -> str:

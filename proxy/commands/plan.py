@@ -39,13 +39,13 @@ def run(settings: Settings, *, as_json: bool) -> int:
     sampling = sampling_defaults(folder, settings.upstream.args) if used else {}
     switches = thinking_switches(folder)
     if as_json:
-        options = orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE
         more = {
             "learned": limits.document(),
             "sampling_defaults": sampling,
             "thinking_switches": list(switches),
         }
-        text = orjson.dumps(document(plan, facts, name) | more, option=options).decode()
+        whole = document(plan, facts, name) | more
+        text = orjson.dumps(whole, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE).decode()
     else:
         lines = [
             screen(plan, facts, name, limits.factors),
@@ -63,9 +63,8 @@ def _thinking(switches: tuple[str, ...]) -> str:
     return f"the template reads {', '.join(switches)}" if switches else "the template has no switch"
 
 
+#: Width of the column with the names, in characters.
 _NAME = 17
-
-
 NOT_CORRECTED = (1.0, 1.0)
 
 

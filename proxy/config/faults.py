@@ -53,7 +53,6 @@ class Fault:
     """One thing that is wrong with the settings.
 
     Attributes:
-        place: where.
         message: what is wrong, and what would be right.
         about: the setting, if known. Rules that involve it are not checked.
         unreadable: whether a whole file could not be read. Then no rule between settings is checked.

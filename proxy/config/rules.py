@@ -6,9 +6,8 @@ import ipaddress
 import operator
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 from proxy.config import api_keys
 from proxy.config.folders import state_folder
@@ -34,8 +33,14 @@ class Conflict:
 
 def conflicts(settings: Settings) -> Iterator[Conflict]:
     """Check every rule."""
-    for rule in _RULES:
-        yield from rule(settings)
+    yield from _network_access(settings)
+    yield from _keys_file(settings)
+    yield from _order(settings)
+    yield from _template_arguments(settings)
+    yield from _owned_flags(settings)
+    yield from _command(settings)
+    yield from _log_file(settings)
+    yield from _state_dir(settings)
 
 
 def is_loopback(host: str) -> bool:
@@ -93,17 +98,12 @@ _RELATIONS = {"be less than": operator.lt, "be more than": operator.gt, "not be 
 
 def _order(settings: Settings) -> Iterator[Conflict]:
     for first, relation, second, reason in _ORDER:
-        value, bound = _value(settings, first), _value(settings, second)
+        value, bound = operator.attrgetter(first, second)(settings)
         numbers = isinstance(value, int | float) and isinstance(bound, int | float)
         if numbers and not _RELATIONS[relation](value, bound):
             key, other = first.partition(".")[2], second.partition(".")[2]
             message = f"{key} ({_shown(value)}) must {relation} {other} ({_shown(bound)}){reason}"
             yield Conflict((first, second), message)
-
-
-def _value(settings: Settings, name: str) -> Any:
-    table, key = name.split(".")
-    return getattr(getattr(settings, table), key)
 
 
 def _shown(number: float) -> str:
@@ -153,15 +153,3 @@ def _state_dir(settings: Settings) -> Iterator[Conflict]:
         yield Conflict(("supervisor.state_dir",), f"{folder} cannot be made: {nearest} is not a folder")
     elif not os.access(nearest, os.W_OK | os.X_OK):
         yield Conflict(("supervisor.state_dir",), f"{folder} cannot be written: no permission in {nearest}")
-
-
-_RULES: tuple[Callable[[Settings], Iterator[Conflict]], ...] = (
-    _network_access,
-    _keys_file,
-    _order,
-    _template_arguments,
-    _owned_flags,
-    _command,
-    _log_file,
-    _state_dir,
-)

@@ -25,10 +25,7 @@ def parse_size(value: object) -> int:
     """Bytes from `24GB`, `512MiB`, `0.75` (a fraction of this machine's RAM) or a whole number of bytes.
 
     `GB` is a power of 1000, as in the server's own --prompt-cache-bytes; `GiB` is a power of 1024, as the
-    Metal working set is often given.
-
-    Raises:
-        PydanticCustomError: the value is none of these.
+    Metal working set is often given. Raises PydanticCustomError if the value is none of these.
     """
     text = "" if isinstance(value, bool) else str(value).strip()
     match = _SIZE.fullmatch(text)

@@ -19,13 +19,13 @@ import orjson
 from proxy import startup
 from proxy.config.folders import cache_folder, state_folder
 from proxy.config.loader import ConfigurationError, load
-from proxy.config.settings import ModelSettings, Settings
+from proxy.config.settings import Settings
 from proxy.doctor import machine, trials
 from proxy.doctor import settings as setup
 from proxy.doctor.check_result import CheckResult, conclusion, document, failed, works
 from proxy.doctor.machine import PROMISED_S, Versions
 from proxy.doctor.serving import serve_once
-from proxy.doctor.settings import ModelSeen, StateSeen
+from proxy.doctor.settings import StateSeen
 from proxy.exit_codes import ExitCode
 from proxy.http import early_listener
 from proxy.planning.draft_models import found
@@ -50,11 +50,6 @@ Check = Callable[[], Awaitable[Sequence[CheckResult]]]
 def run(config: Path | None, sets: Sequence[str], *, as_json: bool) -> int:
     """Make every check and print each result as it is known; the exit code is one of `ExitCode`."""
     logging.getLogger("mlxguard").addHandler(logging.NullHandler())  # the results say the same
-    results = asyncio.run(_printed(config, sets, as_json=as_json))
-    return ExitCode.OK if works(results) else ExitCode.UNFIT
-
-
-async def _printed(config: Path | None, sets: Sequence[str], *, as_json: bool) -> list[CheckResult]:
     results: list[CheckResult] = []
 
     def report(new: Sequence[CheckResult]) -> None:
@@ -62,12 +57,10 @@ async def _printed(config: Path | None, sets: Sequence[str], *, as_json: bool) -
         if not as_json:
             _print("\n".join(result.text() for result in new))
 
-    await _examine(config, sets, report)
-    if as_json:
-        _print(orjson.dumps(document(results), option=orjson.OPT_INDENT_2).decode())
-    else:
-        _print(conclusion(results))
-    return results
+    asyncio.run(_examine(config, sets, report))
+    whole = orjson.dumps(document(results), option=orjson.OPT_INDENT_2).decode() if as_json else ""
+    _print(whole or conclusion(results))
+    return ExitCode.OK if works(results) else ExitCode.UNFIT
 
 
 def _print(text: str) -> None:
@@ -160,18 +153,14 @@ async def _served() -> Sequence[CheckResult]:
 
 
 async def _model(settings: Settings) -> Sequence[CheckResult]:
-    name = settings.model.path
+    name, revision = settings.model.path, settings.model.revision
     learned = LearnedLimits(LearnedFile(state_folder(settings.supervisor.state_dir)))
     try:
         folder = local_folder(settings, cache_folder())
-        seen = ModelSeen(name, await Planner(settings, cache_folder(), learned).plan(folder))
+        return (setup.model(name, await Planner(settings, cache_folder(), learned).plan(folder)),)
     except (ModelUnavailable, OSError, ValueError) as failure:
-        seen = ModelSeen(name, fault=str(failure), downloadable=_downloadable(settings.model))
-    return (setup.model(seen),)
-
-
-def _downloadable(model: ModelSettings) -> bool:
-    return may_be_downloaded(model.path) and found(model.path, model.revision) is None
+        downloadable = may_be_downloaded(name) and found(name, revision) is None
+        return (setup.no_model(name, str(failure), downloadable=downloadable),)
 
 
 def _versions() -> Versions:

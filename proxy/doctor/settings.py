@@ -27,16 +27,6 @@ class StateSeen:
     holder_pid: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class ModelSeen:
-    """The configured model; `plan` is None if there is a `fault`."""
-
-    name: str
-    plan: Plan | None = None
-    fault: str = ""
-    downloadable: bool = False
-
-
 def configuration(source: str, faults: Sequence[str]) -> CheckResult:
     """Whether the settings are valid; `source` is what was read."""
     if not faults:
@@ -90,16 +80,17 @@ def port(address: str, fault: str | None, proxy_pid: int | None) -> CheckResult:
     return failed("port", fault, "The proxy cannot start until the port is free.")
 
 
-def model(seen: ModelSeen) -> CheckResult:
-    """Whether the configured model is here and fits."""
-    if seen.plan is None:
-        if seen.downloadable:
-            advice = "`serve` downloads it before it is ready."
-            return warning("model", f"{seen.name} is not on this machine", advice)
-        return failed("model", f"{seen.name}: {seen.fault}", "Set [model] path to a folder or hub id.")
-    plan = seen.plan
+def no_model(name: str, fault: str, *, downloadable: bool) -> CheckResult:
+    """The result if there is no plan for the configured model; `fault`: why."""
+    if downloadable:
+        return warning("model", f"{name} is not on this machine", "`serve` downloads it before it is ready.")
+    return failed("model", f"{name}: {fault}", "Set [model] path to a folder or hub id.")
+
+
+def model(name: str, plan: Plan) -> CheckResult:
+    """Whether the configured model, which is here, fits."""
     longest = "not limited" if plan.max_prompt is None else f"{plan.max_prompt:,} tokens"
-    found = f"{seen.name}: weights {gb(plan.model.weights)}, longest prompt {longest}"
+    found = f"{name}: weights {gb(plan.model.weights)}, longest prompt {longest}"
     if plan.model.weights > plan.ceiling.bytes:
         return failed("model", found, " ".join(plan.warnings))
     if plan.warnings:

@@ -59,9 +59,7 @@ class Correction:
         outliers = (*self.outliers, ratio)[-_AGREEING:] if self._agrees(ratio) else (ratio,)
         if len(outliers) < _AGREEING:
             return replace(self, outliers=outliers)
-        if (
-            ratio < self.belief
-        ):  # lowered slowly, as by any lower sample: a bound may be far above what is usual
+        if ratio < self.belief:  # lowered slowly, as by any lower sample: a bound may be far above the usual
             return Correction(_moved(self.belief, ratio), outliers, now)
         return Correction(_bounded(min(outliers)), (), now)
 

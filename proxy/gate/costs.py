@@ -18,8 +18,7 @@ _MAX_PEAKS = 256
 class PlannedCosts:
     """The batch cost model for a child that runs as planned; see proxy.gate.budget.Costs.
 
-    Attributes:
-        alone, together: factors on the predicted bytes above the weights, for one request and for several.
+    `alone`, `together`: factors on the predicted bytes above the weights, for one request and for several.
     """
 
     serving: Serving
@@ -54,7 +53,7 @@ class PlannedCosts:
         return known
 
     def left(self, demands: Sequence[SequenceDemand], /) -> int:
-        return batch.left(self.serving, demands)
+        return batch.kv(self.serving, demands)
 
     def stale(self, last: SequenceDemand, /) -> int:
         return batch.stale(self.serving, last)

@@ -23,11 +23,8 @@ from supervisor.memory_model.sequence import MOST_SEGMENTS, SequenceDemand
 class Gate:
     """Lets requests through to the child, as proxy.gate.admission decides.
 
-    Args:
-        on_sample: called with each comparison of predicted and observed memory.
-
-    Attributes:
-        corrections: what was learned about the error of the cost model; see `correct`.
+    `on_sample`: called with each comparison of predicted and observed memory. `corrections`: what was learned
+    about the error of the cost model; see `correct`.
     """
 
     def __init__(

@@ -4,25 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 from proxy.gate.queue import Ticket
+
+if TYPE_CHECKING:  # which makes the slots
+    from proxy.gate.gate import Gate
 
 #: A request reports its growth to the gate in steps of this many tokens: a part of the 256 rows that caches
 #: grow by, instead of each event of each stream.
 _GROWTH_STEP = 32
-
-
-class SlotGate(Protocol):
-    """The part of proxy.gate.gate.Gate that a slot uses."""
-
-    def requeue(self, id: str, *, alone: bool) -> None: ...
-
-    def end_isolation(self, id: str) -> None: ...
-
-    def grew(self, id: str, tokens: int) -> None: ...
-
-    def release(self, slot: Slot) -> None: ...
 
 
 class NoRoomEver(Exception):
@@ -52,7 +43,7 @@ class Slot:
 
     __slots__ = ("_gate", "_next_report", "alone", "dropped", "grant", "holders", "id", "on_rise", "reserved")
 
-    def __init__(self, gate: SlotGate, ticket: Ticket, on_rise: Callable[[int], None]) -> None:
+    def __init__(self, gate: Gate, ticket: Ticket, on_rise: Callable[[int], None]) -> None:
         self._gate = gate
         self.id = ticket.id
         self.alone = ticket.alone

@@ -24,6 +24,7 @@ from proxy.http.connection_limits import ConnectionCounts, ConnectionVerdict
 from proxy.http.early_listener import EarlyListener
 from proxy.http.responses import add_standard_headers, error_response, raw_error_response
 from proxy.http.timeouts import ConnectionTimeouts, Lateness
+from supervisor.aio import Timer
 
 log = logging.getLogger("mlxguard.http")
 
@@ -46,8 +47,7 @@ LAST = web.RequestKey("last", bool)
 class Site(web.BaseSite):
     """A listener whose connections are `Connection`s.
 
-    Args:
-        on_response: called with the status of each response that is sent without a handler.
+    `on_response`: called with the status of each response that is sent without a handler.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class Site(web.BaseSite):
             total=settings.max_connections, per_address=settings.connections_per_address
         )
         self.connections: set[Connection] = set()
-        self._sweeper: asyncio.TimerHandle | None = None
+        self._sweeper = Timer()
 
     @property
     def name(self) -> str:
@@ -80,8 +80,7 @@ class Site(web.BaseSite):
         self._sweep()
 
     async def stop(self) -> None:
-        if self._sweeper:
-            self._sweeper.cancel()
+        self._sweeper.clear()
         await super().stop()
 
     def _connection(self) -> Connection:
@@ -93,7 +92,7 @@ class Site(web.BaseSite):
         now = self.clock()
         for connection in tuple(self.connections):
             connection.check(now)
-        self._sweeper = asyncio.get_running_loop().call_later(_SWEEP_S, self._sweep)
+        self._sweeper.set(_SWEEP_S, self._sweep)
 
 
 class Connection(web.RequestHandler):

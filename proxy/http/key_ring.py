@@ -7,7 +7,7 @@ import logging
 
 from proxy.config.api_keys import KeysUnreadable, known_keys
 from proxy.config.settings import ServerSettings
-from proxy.log.masking import mask
+from proxy.log.masking import MASK
 
 log = logging.getLogger("mlxguard.keys")
 
@@ -15,8 +15,7 @@ log = logging.getLogger("mlxguard.keys")
 class KeyRing:
     """The keys in force.
 
-    Attributes:
-        keys: key -> name of its client. The same mapping for the life of the gateway, changed in place.
+    `keys`: key -> name of its client. The same mapping for the life of the gateway, changed in place.
     """
 
     def __init__(self, server: ServerSettings) -> None:
@@ -59,7 +58,7 @@ async def follow(ring: KeyRing, *, every_s: float = 1.0) -> None:
         await asyncio.sleep(every_s)
         try:
             if ring.refresh():
-                mask(ring.keys)
+                MASK.add(ring.keys)
                 log.info("keys_reloaded", extra={"keys": len(ring.keys)})
         except KeysUnreadable as fault:
             log.error("keys_not_reloaded", extra={"reason": str(fault), "line": fault.line})

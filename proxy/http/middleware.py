@@ -56,7 +56,8 @@ def middleware(access: AccessControl, on_response: Callable[[int], None]) -> Mid
     @web.middleware
     async def respond(request: web.Request, handler: Handler) -> web.StreamResponse:
         request_began(request)
-        request[_ID] = _request_id(request)
+        sent = request.headers.get(REQUEST_ID, "")
+        request[_ID] = sent if _SAFE_ID.match(sent) else new_request_id()
         token = current_request_id.set(request[_ID])
         status = _CLIENT_DISCONNECTED  # unless the handler returns, rather than being cancelled
         try:
@@ -129,11 +130,6 @@ async def add_headers(request: web.Request, response: web.StreamResponse) -> Non
     """Set the headers that every response has; an `on_response_prepare` signal, so streams have them too."""
     add_standard_headers(response, request.get(_ID))  # aiohttp refuses some requests before the middleware
     cors.allow(request, response)
-
-
-def _request_id(request: web.Request) -> str:
-    sent = request.headers.get(REQUEST_ID, "")
-    return sent if _SAFE_ID.match(sent) else new_request_id()
 
 
 def _translated(refusal: web.HTTPException) -> errors.GatewayError:

@@ -13,11 +13,6 @@ _MASKED = "[key]"
 _SHORT_KEY = 8
 
 
-def mask(keys: Iterable[str]) -> None:
-    """Mask these keys from now on, in addition to the known ones."""
-    MASK.add(keys)
-
-
 class KeyMask:
     """Replaces known keys, and anything that follows `Bearer`, by a placeholder."""
 
@@ -32,6 +27,7 @@ class KeyMask:
         self.add(keys)
 
     def add(self, keys: Iterable[str]) -> None:
+        """Mask these keys from now on, in addition to the known ones."""
         self._keys.update(filter(None, keys))
         longest_first = sorted(self._keys, key=len, reverse=True)
         patterns = (

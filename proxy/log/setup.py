@@ -73,14 +73,14 @@ def lost_lines() -> int:
 def setup(settings: LogSettings, stream: TextIO | None = None, keys: Iterable[str] = ()) -> None:
     """Log to `stream` (default stderr), and to `settings.file` if it is set, with `keys` masked in both.
 
-    Raises:
-        OSError: the file cannot be opened.
+    Raises OSError if the file cannot be opened.
     """
     stream = stream or sys.stderr or Path(os.devnull).open("w")  # noqa: SIM115 - None if it was closed
     MASK.reset(keys)
     human = settings.format == "human" or (settings.format == "auto" and stream.isatty())
+    colour = stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
     handlers = [_handler(stream)]
-    handlers[0].setFormatter(HumanFormatter(MASK, _wants_colour(stream)) if human else JsonFormatter(MASK))
+    handlers[0].setFormatter(HumanFormatter(MASK, colour) if human else JsonFormatter(MASK))
     if settings.file:
         handlers.append(_FileHandler(settings.file, encoding="utf-8"))
         handlers[1].setFormatter(JsonFormatter(MASK))
@@ -99,7 +99,3 @@ def _handler(stream: TextIO) -> logging.Handler:
     except (OSError, ValueError):  # it has no descriptor, or was closed
         return _StreamHandler(stream)
     return _OutputHandler(fd, stream.encoding)
-
-
-def _wants_colour(stream: TextIO) -> bool:
-    return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"

@@ -44,13 +44,7 @@ class MemorySnapshot:
 
 
 class MemoryGuard:
-    """Watches the child's memory for one gateway.
-
-    Args:
-        jobs: returns the requests in the gateway now.
-        send: sends an internal request to the child.
-        entries: returns the size of the child's prompt cache, in sequences; 0 while there is no plan.
-    """
+    """Watches the child's memory for one gateway. `entries`: as for `Reclaim`."""
 
     def __init__(
         self,

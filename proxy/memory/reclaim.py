@@ -42,7 +42,6 @@ class Reclaim:
     """Takes back retained memory for one memory guard, which reports each look to it.
 
     Args:
-        send: sends an internal request to the child.
         recycle: restarts the child as planned.
         entries: returns the size of the child's prompt cache, in sequences; 0 while there is no plan.
 

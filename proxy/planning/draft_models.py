@@ -19,19 +19,12 @@ _ADAPTER = "adapters.safetensors"
 
 @dataclass(frozen=True, slots=True)
 class DraftModels:
-    """The largest draft model and the largest adapter: one of each is loaded at a time.
+    """The largest draft model and the largest adapter: one of each is loaded at a time."""
 
-    Attributes:
-        weights: bytes of both. Adapters add no KV.
-        cost_model: the draft model's; None without one.
-        reason: why the draft model's cost model is only a bound; None when it is exact.
-        missing: draft models that are not on this machine, and so not counted.
-    """
-
-    weights: int = 0
-    cost_model: CostModel | None = None
-    reason: str | None = None
-    missing: tuple[str, ...] = ()
+    weights: int = 0  # bytes of both
+    cost_model: CostModel | None = None  # the draft model's; None without one. Adapters add no KV
+    reason: str | None = None  # why that cost model is only a bound; None when it is exact
+    missing: tuple[str, ...] = ()  # draft models that are not on this machine, and so not counted
 
 
 async def largest_draft_models(

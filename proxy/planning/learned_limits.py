@@ -41,10 +41,7 @@ Key = dict[str, str]
 
 @dataclass(frozen=True, slots=True)
 class StoredLimits:
-    """The section of the learned state: the key that it applies to, and what was learned.
-
-    Times are wall-clock seconds.
-    """
+    """The section of the learned state: the key that it applies to, and what was learned, in wall time."""
 
     key: Annotated[Key, Field(max_length=16)]
     learned: LearnedCeiling = field(default_factory=LearnedCeiling)
@@ -167,9 +164,8 @@ class LearnedLimits:
 
     def _change(self, learned: LearnedCeiling) -> None:
         self.learned = learned
-        log.warning(
-            "learned_limits_changed", extra={"share": round(learned.share, 4), "reason": learned.reason}
-        )
+        extra = {"share": round(learned.share, 4), "reason": learned.reason}
+        log.warning("learned_limits_changed", extra=extra)
         self._unsaved = True
         self.save()
 
@@ -181,9 +177,5 @@ class LearnedLimits:
 
 def _shifted(corrections: Corrections, shift: float) -> Corrections:
     """The corrections by another clock, which is `shift` seconds ahead."""
-    return Corrections(
-        *(
-            replace(each, at=each.at + shift, outliers=())
-            for each in (corrections.alone, corrections.together)
-        )
-    )
+    both = (corrections.alone, corrections.together)
+    return Corrections(*(replace(each, at=each.at + shift, outliers=()) for each in both))

@@ -17,42 +17,26 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
-from pydantic_core import from_json, to_json
+from pydantic_core import to_json
 
 from supervisor.aio import Tasks
-from supervisor.state.json_file import VERSION, write_json
+from supervisor.state.json_file import DamagedState, read_document, read_json, write_json
 from supervisor.state.saver import Saver
 
 log = logging.getLogger("mlxguard.learned")
 
 FILE = "learned.json"
-#: A larger file is not ours: full sections stay well below a tenth of this.
-_MOST_BYTES = 2 * 2**20
 
 _T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True)
 class StateSection(Generic[_T]):
-    """One part of the document.
+    """One part of the document."""
 
-    Attributes:
-        name: its key in the file.
-        form: checks and writes its content.
-        former: the file that had this content in version 0.1.
-    """
-
-    name: str
-    form: TypeAdapter[_T]
-    former: str
-
-
-class DamagedState(ValueError):
-    """Says in one line which file cannot be used, and why."""
-
-    def __init__(self, file: Path, reason: object) -> None:
-        super().__init__(f"{file}: {reason}")
-        self.file = file
+    name: str  # its key in the file
+    form: TypeAdapter[_T]  # checks and writes its content
+    former: str  # the file that had this content in version 0.1
 
 
 class LearnedFile:
@@ -112,7 +96,7 @@ class LearnedFile:
             with suppress(FileNotFoundError):
                 shutil.copyfile(damaged, _copy_of(damaged))
         # Only this section: another one may have been removed meanwhile, and must not come back.
-        write_json(folder / FILE, {**_usable(folder), section.name: content})
+        write_json(folder / FILE, {**(read_json(folder / FILE) or {}), section.name: content})
         (folder / section.former).unlink(missing_ok=True)
         self._on_disk.add(section.name)
 
@@ -124,11 +108,10 @@ def read_section(folder: Path, section: StateSection[_T]) -> _T | None:
         OSError: a file cannot be read.
         DamagedState: its content is not ours, or out of range.
     """
-    file, document = folder / FILE, _document(folder / FILE)
-    content = None if document is None else document.get(section.name)
-    if content is None:
+    file = folder / FILE
+    if (content := (read_document(file) or {}).get(section.name)) is None:
         file = folder / section.former
-        content = _document(file)
+        content = read_document(file)
     if content is None:
         return None
     try:
@@ -147,7 +130,7 @@ def forget(folder: Path, section: StateSection[Any]) -> bool:
     file, former = folder / FILE, folder / section.former
     there = former.exists()
     former.unlink(missing_ok=True)
-    document = _usable(folder)
+    document = read_json(file) or {}
     if section.name in document:
         write_json(file, {name: content for name, content in document.items() if name != section.name})
         return True
@@ -159,28 +142,3 @@ def forget(folder: Path, section: StateSection[Any]) -> bool:
 
 def _copy_of(file: Path) -> Path:
     return file.with_name(f"{file.name}.bad")
-
-
-def _usable(folder: Path) -> dict[str, Any]:
-    """The document, or nothing where it is damaged."""
-    try:
-        return _document(folder / FILE) or {}
-    except DamagedState:
-        return {}
-
-
-def _document(file: Path) -> dict[str, Any] | None:
-    try:
-        with file.open("rb") as opened:
-            content = opened.read(_MOST_BYTES + 1)
-    except FileNotFoundError:
-        return None
-    if len(content) > _MOST_BYTES:
-        raise DamagedState(file, f"larger than {_MOST_BYTES} bytes")
-    try:
-        document = from_json(content, allow_inf_nan=False)
-    except ValueError as error:
-        raise DamagedState(file, error) from error
-    if not isinstance(document, dict) or document.get("version") != VERSION:
-        raise DamagedState(file, f"not of version {VERSION}")
-    return document

@@ -13,9 +13,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import jinja2
-from jinja2 import meta
-
 from proxy.errors import InvalidRequest
 from proxy.request import sampling
 
@@ -61,6 +58,9 @@ _WITHOUT_EFFECT = (("top_p", 1.0), ("repetition_penalty", 1.0), ("min_p", 0.0))
 
 def thinking_switches(folder: Path) -> tuple[str, ...]:
     """The variables of the chat template that switch thinking; empty where it cannot be read."""
+    import jinja2  # noqa: PLC0415 - `check` needs the rest alone
+    from jinja2 import meta  # noqa: PLC0415
+
     source = _template(folder)
     environment = jinja2.Environment(extensions=["jinja2.ext.loopcontrols"])
     try:

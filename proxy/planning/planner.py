@@ -36,20 +36,14 @@ _DOUBTFUL_S = 600.0
 
 @dataclass(frozen=True, slots=True)
 class _KnownModel:
-    """The inputs of a plan other than memory, valid while `signs` stay the same.
-
-    Attributes:
-        offered: flags that the server's --help names.
-        key: the key that learned limits must have.
-        missing: draft models that are not on this machine.
-    """
+    """The inputs of a plan other than memory, valid while `signs` stay the same."""
 
     signs: object
     model: Model
-    offered: frozenset[str]
+    offered: frozenset[str]  # flags that the server's --help names
     context: int | None
-    key: Key
-    missing: tuple[str, ...] = ()
+    key: Key  # the key that learned limits must have
+    missing: tuple[str, ...]  # draft models that are not on this machine
 
 
 class Planner:
@@ -91,11 +85,8 @@ class Planner:
     async def replan(self, started: Plan, child: int) -> tuple[Plan, Plan] | None:
         """Plan for the machine as it is now: for the child as it was `started`, and for one started now.
 
-        Args:
-            child: bytes that the running child has.
-
-        Returns:
-            None when too little is known to plan without looking up the model again.
+        `child` is the number of bytes that the running child has. Returns None when too little is known to
+        plan without looking up the model again.
         """
         if (known := self._known) is None:
             return None
@@ -110,7 +101,11 @@ class Planner:
     def _decide(
         self, known: _KnownModel, learned: LearnedCeiling, child: int = 0, fixed: FlagOverrides | None = None
     ) -> Plan:
-        top = _ceiling(self._settings, known.model.traced, learned, child)
+        traced = known.model.traced
+        readings = memory_limits.read(traced.backend, traced.working_set)
+        top = machine_ceiling(self._settings, readings, child)
+        if (lower := bound(learned, top.bytes)) is not None:
+            top = machine_ceiling(self._settings, readings, child, lower)
         made = plan(known.model, top, fixed or overrides(self._settings), known.offered, known.context)
         missing = [
             f"The draft model {name} is not on this machine, so its memory is not part of the plan."
@@ -196,13 +191,6 @@ def _as_started(fixed: FlagOverrides, started: Plan) -> FlagOverrides:
 
 def _fixed(value: _T | str) -> _T | None:
     return None if isinstance(value, str) else value
-
-
-def _ceiling(settings: Settings, traced: Traced, learned: LearnedCeiling, child: int) -> Ceiling:
-    readings = memory_limits.read(traced.backend, traced.working_set)
-    allowed = machine_ceiling(settings, readings, child)
-    lower = bound(learned, allowed.bytes)
-    return allowed if lower is None else machine_ceiling(settings, readings, child, lower)
 
 
 def machine_ceiling(

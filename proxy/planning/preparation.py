@@ -51,6 +51,8 @@ class Preparation:
     Args:
         on_plan: called with each plan, before each start of the child.
         limits: what deaths have taught about memory.
+
+    `plan`: of the child's last start; None without one.
     """
 
     def __init__(
@@ -67,7 +69,7 @@ class Preparation:
         self._cache_dir = cache_dir
         self._on_plan = on_plan
         self._planner = Planner(settings, cache_dir, limits)
-        self._plan: Plan | None = None
+        self.plan: Plan | None = None
         self._outcome: asyncio.Future[Prepared] = asyncio.get_running_loop().create_future()
         self._loading: asyncio.Task[None] | None = None
 
@@ -82,16 +84,10 @@ class Preparation:
         error = self._outcome.exception() if self._outcome.done() else None
         return error.reason if isinstance(error, RestartFailed) else None
 
-    @property
-    def plan(self) -> Plan | None:
-        """The plan of the child's last start; None without one."""
-        return self._plan
-
     async def prepare(self) -> LaunchSpec:
         """Plan how to start the child, and begin to load the tokenizer.
 
-        Raises:
-            CannotStart: the model is not available; `explanation` says why.
+        Raises CannotStart if the model is not available; `explanation` says why.
         """
         if self._outcome.done() and self.prepared is None:
             self._outcome = asyncio.get_running_loop().create_future()
@@ -101,8 +97,10 @@ class Preparation:
         except ModelUnavailable as failure:
             self._fail(str(failure))
             raise CannotStart(Cause.BAD_MODEL, str(failure)) from failure
-        self._plan = await self._planned(folder)
-        self._renew()
+        self.plan = await self._planned(folder)
+        if (prepared := self.prepared) is not None:  # limits that clients are told change at a restart only
+            self._outcome = asyncio.get_running_loop().create_future()
+            self._outcome.set_result(replace(prepared, limits=self._limits(prepared.tokenizer)))
         launch = self._launch(folder)
         if not self._outcome.done() and (self._loading is None or self._loading.done()):
             self._loading = asyncio.create_task(self._load(folder, launch.argv), name="tokenizer")
@@ -110,7 +108,7 @@ class Preparation:
 
     async def replan(self, child: int) -> tuple[Plan, Plan] | None:
         """Plan for the machine as it is now, with the child's bytes; see `Planner.replan`."""
-        return None if self._plan is None else await self._planner.replan(self._plan, child)
+        return None if self.plan is None else await self._planner.replan(self.plan, child)
 
     async def ready(self, timeout_s: float) -> Prepared:
         """Wait at most `timeout_s` for the prepared model.
@@ -163,12 +161,6 @@ class Preparation:
         self._on_plan(plan)
         return plan
 
-    def _renew(self) -> None:
-        """Renew the limits that clients are told; they change at the child's restart and at no other time."""
-        if (prepared := self.prepared) is not None:
-            self._outcome = asyncio.get_running_loop().create_future()
-            self._outcome.set_result(replace(prepared, limits=self._limits(prepared.tokenizer)))
-
     def _fail(self, explanation: str) -> None:
         log.error("model_not_prepared", extra={"reason": explanation})
         if not self._outcome.done():
@@ -178,7 +170,7 @@ class Preparation:
     def _limits(self, tokenizer: TokenizerInfo) -> Limits:
         prompt = self._settings.prompt
         fixed = prompt.max_prompt_tokens
-        known = [tokenizer.context_length, self._plan.max_prompt if self._plan else None]
+        known = [tokenizer.context_length, self.plan.max_prompt if self.plan else None]
         fitting = min((length for length in known if length is not None), default=None)
         return Limits(
             max_prompt_tokens=fitting if fixed == "auto" else fixed,
@@ -188,21 +180,21 @@ class Preparation:
             max_kv_size=prompt.max_kv_size,
             context_length=tokenizer.context_length,
             compaction_headroom=prompt.compaction_headroom_tokens,
-            fits_alone=longest_alone(self._plan) if self._plan else None,
+            fits_alone=longest_alone(self.plan) if self.plan else None,
             trim_tool_output=prompt.trim_tool_output,
         )
 
     def _launch(self, folder: Path) -> LaunchSpec:
         upstream = self._settings.upstream
         fixed = upstream.mlx_cache_limit
-        planned = self._plan.cache_limit if self._plan else None
+        planned = self.plan.cache_limit if self.plan else None
         return LaunchSpec(
-            argv=server_flags(self._settings, folder, self._plan),
+            argv=server_flags(self._settings, folder, self.plan),
             command=upstream.command,
             telemetry=upstream.telemetry == "on",
             env={},
             mlx_cache_limit=fixed if fixed != "auto" else planned.value if planned else None,
-            plan=self._plan,
+            plan=self.plan,
         )
 
 

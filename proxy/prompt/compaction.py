@@ -51,9 +51,8 @@ class OverflowHistory:
     """The refused conversations of one gateway. `now` is in seconds on any monotonic clock."""
 
     def __init__(self) -> None:
-        self._refused: dict[
-            bytes, _PastOverflow
-        ] = {}  # by the digest of the first half; in the order of refusal
+        # By the digest of the first half; in the order of refusal.
+        self._refused: dict[bytes, _PastOverflow] = {}
 
     def record_refusal(self, messages: Sequence[Message], now: float) -> None:
         """Remember a conversation that was refused."""
@@ -65,9 +64,8 @@ class OverflowHistory:
         if known is not None:
             self._refused[known] = replace(self._refused[known], whole=digests[-1], excerpts=excerpts)
             return
-        self._refused[digests[(len(digests) - 1) // 2]] = _PastOverflow(
-            digests[-1], now + _REMEMBERED_S, excerpts
-        )
+        first_half = digests[(len(digests) - 1) // 2]
+        self._refused[first_half] = _PastOverflow(digests[-1], now + _REMEMBERED_S, excerpts)
         while len(self._refused) > _REMEMBERED:
             del self._refused[next(iter(self._refused))]
 

@@ -31,7 +31,13 @@ _COMMAND = (sys.executable, "-P", "-m", "proxy.worker.main")  # -P: do not impor
 _STARTS = 3
 #: What jinja2 raises about the template itself. Its text names attributes and filters, never the prompt.
 _TEMPLATE_FAULTS = frozenset(
-    {"UndefinedError", "SecurityError", "TemplateSyntaxError", "TemplateAssertionError", "FilterArgumentError"}
+    {
+        "UndefinedError",
+        "SecurityError",
+        "TemplateSyntaxError",
+        "TemplateAssertionError",
+        "FilterArgumentError",
+    }
 )
 #: Longest text of a template that is passed on, in characters.
 _LONGEST_REASON = 200
@@ -44,8 +50,8 @@ class TokenizerInfo:
     Attributes:
         vocab_size: logits per token.
         context_length: in tokens; None if unknown.
-        incremental: whether counting costs only what is new in a prompt; else every prompt is encoded in
-        full. image_obstacle: why prompts cannot have images; None if they can.
+        incremental: counting costs only what is new in a prompt; else every prompt is encoded in full.
+        image_obstacle: why prompts cannot have images; None if they can.
         template: what the chat template takes.
     """
 
@@ -275,14 +281,8 @@ class TokenCounter:
             log.warning("tokenizer_start_failed", extra={"pid": worker.pid, "stderr": worker.stderr_lines})
             raise
         worker.stall_s = self._stall_s
-        log.info(
-            "tokenizer_ready",
-            extra={
-                "pid": worker.pid,
-                "vocab_size": self.info.vocab_size,
-                "incremental": self.info.incremental,
-            },
-        )
+        extra = {"pid": worker.pid, "vocab_size": self.info.vocab_size, "incremental": self.info.incremental}
+        log.info("tokenizer_ready", extra=extra)
         return worker
 
     async def _loaded(self, worker: Worker, load: dict[str, Any]) -> TokenizerInfo:
@@ -299,16 +299,17 @@ class TokenCounter:
 
 
 def client_error(refusal: TokenizerRefused, prompt: Prompt) -> InvalidRequest | Unavailable:
-    """The error for the client. Only texts that cannot quote the prompt are shown."""
+    """The error for the client. Texts that may quote the prompt are not shown."""
     if refusal.kind == "MemoryError":
         return Unavailable("tokenizer_memory")
+    said = mask_statuses(str(refusal))[:_LONGEST_REASON]
     reason = "The model's tokenizer does not accept it."
     if refusal.kind == "BadImage":
         reason = str(refusal)
     elif refusal.kind == "TemplateError":
-        reason = "The model's chat template says: " + mask_statuses(str(refusal))[:_LONGEST_REASON]
+        reason = f"The model's chat template says: {said}"
     elif refusal.kind in _TEMPLATE_FAULTS:
-        reason = f"The model's chat template fails: {refusal.kind}: {mask_statuses(str(refusal))[:_LONGEST_REASON]}"
+        reason = f"The model's chat template fails: {refusal.kind}: {said}"
     elif isinstance(prompt, ChatPrompt):
         reason = f"The model's chat template does not accept this conversation ({refusal.kind})."
     return InvalidRequest(reason, param="messages" if isinstance(prompt, ChatPrompt) else "prompt")

@@ -129,7 +129,7 @@ async def fit(
     limit, longest = limits.longest_prompt, limits.longest_compaction
     count = await counter.count(request.prompt, longest)
     if count < 1:
-        raise InvalidRequest("The prompt has no tokens.", param="messages" if request.is_chat else "prompt")
+        raise InvalidRequest("The prompt has no tokens.", param=request.prompt_field)
     whole = _Sendable(request.prompt, count)
     if limit is None or longest is None or count <= limit:
         return _fitted(request, whole, count, limits)
@@ -140,7 +140,12 @@ async def fit(
         if count <= longest and refusals.admit_compaction(request.prompt.messages, now):
             return _fitted(request, whole, count, limits)
         refusals.record_refusal(request.prompt.messages, now)
-    raise _too_long(request, count, limits, limit)
+    raise PromptTooLong(
+        prompt_tokens=count,
+        max_tokens=request.max_tokens or limits.default_max_tokens,
+        limit=limit,
+        param=request.prompt_field,
+    )
 
 
 def _fitted(request: CompletionRequest, sent: _Sendable, before: int, limits: Limits) -> Fitted:
@@ -159,15 +164,6 @@ def _fitted(request: CompletionRequest, sent: _Sendable, before: int, limits: Li
 
 def _messages(prompt: Prompt) -> int:
     return len(prompt.messages) if isinstance(prompt, ChatPrompt) else 0
-
-
-def _too_long(request: CompletionRequest, count: int, limits: Limits, limit: int) -> PromptTooLong:
-    return PromptTooLong(
-        prompt_tokens=count,
-        max_tokens=request.max_tokens or limits.default_max_tokens,
-        limit=limit,
-        param="messages" if request.is_chat else "prompt",
-    )
 
 
 async def _cut(request: CompletionRequest, counter: Counter, limits: Limits, limit: int) -> _Sendable | None:
@@ -206,10 +202,12 @@ async def _cut_after(  # noqa: PLR0917 - one question with all its inputs
     async def fits(index: int) -> bool:
         cut = cuts[index]
         shorter = replace(prompt, messages=conversation.shortened(head, cut))
-        count = await _count_if_accepted(counter, shorter, target)
-        if count is not None:
-            seen[index] = _Sendable(shorter, count, conversation.positions(head, cut))
-        return count is not None and count <= target
+        try:
+            count = await counter.count(shorter, target)
+        except InvalidRequest:  # the template refuses what the cut has left
+            return False
+        seen[index] = _Sendable(shorter, count, conversation.positions(head, cut))
+        return count <= target
 
     found = await _first(len(cuts), fits)
     return seen.get(min(found, len(cuts) - 1))
@@ -241,14 +239,6 @@ async def _heads(
     found = await _first(len(conversation.ends) - 1, covers)
     head = conversation.ends[found]
     return list(dict.fromkeys((head, conversation.turn_end(head))))
-
-
-async def _count_if_accepted(counter: Counter, prompt: Prompt, limit: int) -> int | None:
-    """The count, or None if the template refuses what the cut has left."""
-    try:
-        return await counter.count(prompt, limit)
-    except InvalidRequest:
-        return None
 
 
 async def _first(end: int, holds: Callable[[int], Awaitable[bool]]) -> int:

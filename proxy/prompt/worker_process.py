@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from proxy.prompt import frames
+from supervisor.aio import Timer
 from supervisor.child.process import widen_pipe
 
 log = logging.getLogger("mlxguard.worker")
@@ -59,12 +60,11 @@ class Worker(asyncio.SubprocessProtocol):
         self.stall_s = stall_s
         self.alive = True
         self._lifeline: int | None = lifeline
-        self._loop = asyncio.get_running_loop()
         self._ids = itertools.count()
         self._pending: dict[int, asyncio.Future[Any]] = {}
-        self._watchdog: asyncio.TimerHandle | None = None
+        self._watchdog = Timer()
         self._notifications: list[dict[str, Any]] = []
-        self._notify_timer: asyncio.TimerHandle | None = None
+        self._notify_timer = Timer()
         self._answers = frames.Decoder()
         self._stderr = b""
         self._ended = asyncio.Event()
@@ -105,9 +105,9 @@ class Worker(asyncio.SubprocessProtocol):
         if not self.alive:
             raise WorkerDied
         request_id = next(self._ids)
-        answer = self._pending[request_id] = self._loop.create_future()
+        answer = self._pending[request_id] = asyncio.get_running_loop().create_future()
         try:
-            if self._watchdog is None:
+            if len(self._pending) == 1:
                 self._arm()
             self._send({"id": request_id, **request})
             return await answer
@@ -117,17 +117,15 @@ class Worker(asyncio.SubprocessProtocol):
 
     def notify(self, request: dict[str, Any]) -> None:
         """Send a request without an answer, together with the next one or soon, to save wake-ups."""
+        if not self._notifications:
+            self._notify_timer.set(_NOTIFY_S, self._send)
         self._notifications.append({"id": None, **request})
-        if self._notify_timer is None:
-            self._notify_timer = self._loop.call_later(_NOTIFY_S, self._send)
 
     def _send(self, *requests: dict[str, Any]) -> None:
         """Send notifications first, in the same frame: this keeps the order and wakes the process once."""
         frame = frames.encode([*self._notifications, *requests])
         self._notifications.clear()
-        if self._notify_timer is not None:
-            self._notify_timer.cancel()
-            self._notify_timer = None
+        self._notify_timer.clear()
         self._stdin.write(frame)
 
     async def stop(self, grace_s: float) -> None:
@@ -188,9 +186,8 @@ class Worker(asyncio.SubprocessProtocol):
     def _end(self) -> None:
         self.alive = False
         self._cut_lifeline()
-        self._disarm()
-        if self._notify_timer is not None:
-            self._notify_timer.cancel()
+        self._watchdog.clear()
+        self._notify_timer.clear()
         for answer in self._pending.values():
             if not answer.done():
                 answer.set_exception(WorkerDied())
@@ -208,14 +205,9 @@ class Worker(asyncio.SubprocessProtocol):
 
     def _arm(self) -> None:
         """Start the timer of the oldest request; it runs from the answer to the previous one."""
-        self._disarm()
+        self._watchdog.clear()
         if self._pending:
-            self._watchdog = self._loop.call_later(self.stall_s, self._give_up)
-
-    def _disarm(self) -> None:
-        if self._watchdog is not None:
-            self._watchdog.cancel()
-            self._watchdog = None
+            self._watchdog.set(self.stall_s, self._give_up)
 
     def _give_up(self) -> None:
         oldest = next(iter(self._pending.values()))

@@ -15,8 +15,7 @@ takes it through rounds, until one answer is complete:
   isolated each must be, once in each round before the attempt and once before it is requeued.
 - `disconnects` keeps the slot of a request whose connection was broken off until the child has dropped it
   (`drop_detection` decides), since its memory is still in use.
-- `client` and `streaming_client` are the two kinds of clients, `response_headers` their headers; `registry`
-  lists the jobs of this moment.
+- `client` and `streaming_client` are the two kinds of clients; `registry` lists the jobs of this moment.
 
 Invariants: a client that was sent content is never sent another attempt's. A replay keeps its arrival, so
 that after a restart requests run again in the order in which they came. A job's outcome is final when `serve`

@@ -48,7 +48,7 @@ class Attempts:
         """
         job.stage, job.generation, job.seen = Stage.PREFILL, generation.number, client.begin()
         job.asked, job.tool_calls = None, _tool_calls(job)
-        async with followed.attempt() as attempt:
+        async with followed.attempt():
             job.answer.attempts += 1
             fitted = job.fitted
             body = job.request.upstream_body(
@@ -59,7 +59,7 @@ class Attempts:
                 def on_first_content() -> None:
                     job.content_sent(self._clock())
                     work.phase = WorkPhase.DECODE
-                    attempt.prompt_read()
+                    followed.prompt_read()
                     if others_may_join:
                         slot.end_isolation()
 
@@ -75,7 +75,7 @@ class Attempts:
                     if exchange.status != HTTPStatus.OK:
                         raise await _refusal(exchange)
                     work.phase = WorkPhase.PREFILL
-                    attempt.answer_began()
+                    followed.answer_began()
                     job.give_up = exchange.give_up
                     try:
                         await _pass_on(job, client, exchange, slot, on_first_content)

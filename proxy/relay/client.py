@@ -1,4 +1,4 @@
-"""What the relay needs of a client, and the client that waits for a whole body.
+"""What the relay needs of a client, the headers of its response, and the client that waits for a whole body.
 
 A client is fed what the child sends, attempt by attempt; `answer.phase` says what it has been sent.
 """
@@ -10,8 +10,10 @@ from typing import Protocol
 from aiohttp import web
 
 from proxy.errors import GatewayError
+from proxy.http import via
 from proxy.job import Job
-from proxy.relay.response_headers import response_headers
+from proxy.request.mends import header_list
+from proxy.request.parse import ignored
 from proxy.stream.aggregate import Aggregator, WholeBody
 from proxy.stream.child_stream import StreamProgress
 
@@ -47,6 +49,35 @@ class Client(Protocol):
 
     async def aclose(self) -> None:
         """End what runs for this client."""
+
+
+def response_headers(job: Job) -> dict[str, str]:
+    """The proxy's own headers for a job in its present state. The middleware adds `x-request-id`."""
+    fitted = job.fitted
+    headers = {
+        "x-mlxguard-prompt-tokens": str(fitted.prompt_tokens),
+        "x-mlxguard-queue-ms": str(round(job.queue_s * 1000)),
+        "x-mlxguard-attempts": str(job.answer.attempts),
+        "Via": via.RESPONSE,
+    }
+    if fitted.clamped:
+        headers["x-mlxguard-max-tokens"] = str(fitted.max_tokens)
+    if fitted.dropped_messages or fitted.dropped_tokens:
+        truncated = f"messages={fitted.dropped_messages}; tokens={fitted.dropped_tokens}"
+        headers["x-mlxguard-truncated"] = truncated
+    mends = job.request.mends
+    if mended := mends.header():
+        headers["x-mlxguard-mended"] = mended
+    if mends.omitted_tools:
+        headers["x-mlxguard-omitted-tools"] = mends.omitted()
+    if dropped := ignored(job.request.dropped):
+        headers["x-mlxguard-ignored"] = header_list(dropped)
+    if job.output_check is not None:
+        headers["x-mlxguard-structured-output"] = f"answers={job.output_check.unfit + 1}"
+    if job.call_mends:
+        counts = sorted(job.call_mends.items())
+        headers["x-mlxguard-tool-calls"] = ", ".join(f"{kind}={count}" for kind, count in counts)
+    return headers
 
 
 class WaitingClient:

@@ -81,7 +81,10 @@ class Disconnects:
                 sample = generation.telemetry()
                 idle_at = sample.at if sample is not None and sample.idle else None
                 if (evidence := request.dropped(self._clock(), idle_at)) is not None:
-                    self._report(evidence, request)
+                    took = self._clock() - request.at
+                    self._on_dropped(evidence, took)
+                    if evidence is DropEvidence.TIMEOUT:
+                        log.warning("drop_not_detected", extra={"seconds": round(took, 1)})
                     return
                 signs = (generation.died,) if noticed.done() else (generation.died, noticed)
                 await asyncio.wait(signs, timeout=_INTERVAL_S, return_when=asyncio.FIRST_COMPLETED)
@@ -103,9 +106,3 @@ class Disconnects:
         """Whether the child drops it after its next step; a sequential prompt is first read to its end."""
         generates = job.seen is not None and job.seen.events > 0
         return generates or (self._batched() and not job.sequential)
-
-    def _report(self, evidence: DropEvidence, request: DisconnectedRequest) -> None:
-        took = self._clock() - request.at
-        self._on_dropped(evidence, took)
-        if evidence is DropEvidence.TIMEOUT:
-            log.warning("drop_not_detected", extra={"seconds": round(took, 1)})

@@ -14,12 +14,12 @@ from typing import Annotated, Any
 
 from pydantic import Field, TypeAdapter
 
-from proxy.errors import PromptTooLong, Quarantined
+from proxy.errors import Quarantined
 from proxy.job import Job, Stage
 from proxy.planning.learned_limits import LearnedLimits
 from proxy.planning.learned_state import LearnedFile, StateSection
 from proxy.relay import blame
-from proxy.relay.blame import MEMORY, CrashLedger, CrashRecord, Isolation
+from proxy.relay.blame import MEMORY, CrashLedger, Isolation
 from supervisor.child.generation import Death
 from supervisor.lifecycle.in_flight import InFlight
 
@@ -48,8 +48,6 @@ class Quarantine:
     """What is known of requests that may have killed the child.
 
     Args:
-        running: the jobs of this moment.
-        file: the learned state, in which the ledger is kept.
         model: the model that is served; a ledger of another model is ignored.
         internal_requests: how many the child has now; a death while it has one is blamed on no request.
         limits: told of deaths and of work done, as the memory ceiling is learned from both.
@@ -106,7 +104,7 @@ class Quarantine:
         if self._ledger.records:
             record = self._ledger.refused(job.fingerprint, self._wall())
             if record is not None:
-                raise self._refusal(job, record)
+                raise job.too_long(self._ledger.safe_tokens(record)) if record.memory else Quarantined()
             isolation = self._ledger.isolation(job.fingerprint)
             if isolation is not Isolation.NONE:
                 return isolation
@@ -138,16 +136,6 @@ class Quarantine:
             }
             for fingerprint, record in records
         ]
-
-    def _refusal(self, job: Job, record: CrashRecord) -> PromptTooLong | Quarantined:
-        if not record.memory:
-            return Quarantined()
-        return PromptTooLong(
-            prompt_tokens=job.fitted.prompt_tokens,
-            max_tokens=job.fitted.max_tokens,
-            limit=self._ledger.safe_tokens(record),
-            param="messages" if job.request.is_chat else "prompt",
-        )
 
     def _describe(self, job: Job, before: CrashLedger) -> InFlight:
         now, wall = self._clock(), self._wall()

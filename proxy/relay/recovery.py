@@ -14,8 +14,8 @@ from proxy.relay.break_policy import BreakVerdict, judge_break
 from proxy.relay.quarantine import Quarantine
 from proxy.stream.answer import AnswerPhase
 from proxy.upstream.broken import BreakKind, UpstreamBroken
-from proxy.upstream.exchange import SupervisorPort
-from supervisor.child.generation import Death, Generation
+from supervisor.child.generation import Generation
+from supervisor.supervisor import Supervisor
 
 log = logging.getLogger("mlxguard.relay")
 
@@ -23,7 +23,7 @@ log = logging.getLogger("mlxguard.relay")
 class Recovery:
     """Settles the failed attempts of all requests."""
 
-    def __init__(self, supervisor: SupervisorPort, quarantine: Quarantine) -> None:
+    def __init__(self, supervisor: Supervisor, quarantine: Quarantine) -> None:
         self._supervisor = supervisor
         self._quarantine = quarantine
 
@@ -52,7 +52,17 @@ class Recovery:
             asked_anew=job.asked_anew,
             retried=job.retried,
         )
-        _log_failure(job, generation, broken, death, verdict)
+        fields = {
+            "generation": generation.number,
+            "how": broken.how.name.lower(),
+            "cause": str(death.cause) if death else None,
+            "verdict": verdict.value,
+            "attempts": job.answer.attempts,
+        }
+        # The child's own words may quote a prompt; only the gateway's go into the log.
+        if broken.how in (BreakKind.CUT, BreakKind.NOT_CONNECTED):
+            fields["detail"] = broken.detail
+        log.warning("answer_failed", extra=fields)
         match verdict:
             case BreakVerdict.REPLAY:
                 return True
@@ -73,36 +83,7 @@ class Recovery:
                     if death is not None:
                         self._quarantine.isolation(job)  # raises if this death led to quarantine
                     if ended:
-                        raise never_fits(job, _smaller(job.fitted.prompt_tokens)) from broken
+                        # It was too long with nothing else in the child, so a shorter one may fit.
+                        smaller = max(1, job.fitted.prompt_tokens * 3 // 4)
+                        raise job.too_long(smaller, NeverFits) from broken
                 raise Unavailable("child_died" if death else "no_memory") from broken
-
-
-def _log_failure(
-    job: Job, generation: Generation, broken: UpstreamBroken, death: Death | None, verdict: BreakVerdict
-) -> None:
-    fields = {
-        "generation": generation.number,
-        "how": broken.how.name.lower(),
-        "cause": str(death.cause) if death else None,
-        "verdict": verdict.value,
-        "attempts": job.answer.attempts,
-    }
-    # The child's own words may quote a prompt; only the gateway's go into the log.
-    if broken.how in (BreakKind.CUT, BreakKind.NOT_CONNECTED):
-        fields["detail"] = broken.detail
-    log.warning("answer_failed", extra=fields)
-
-
-def never_fits(job: Job, limit: int) -> NeverFits:
-    """The refusal of a request that lacks memory even alone; `limit`: prompt tokens that would fit."""
-    return NeverFits(
-        prompt_tokens=job.fitted.prompt_tokens,
-        max_tokens=job.fitted.max_tokens,
-        limit=limit,
-        param="messages" if job.request.is_chat else "prompt",
-    )
-
-
-def _smaller(prompt_tokens: int) -> int:
-    """The prompt length to try after this one was too long with nothing else in the child."""
-    return max(1, prompt_tokens * 3 // 4)

@@ -11,22 +11,13 @@ import logging
 import time
 from collections.abc import Callable
 from contextlib import aclosing
-from dataclasses import dataclass
 
 from aiohttp import web
 
+from proxy import errors
 from proxy.cache.search_stalls import FollowedJob, SearchStalls
-from proxy.errors import (
-    Cancelled,
-    GatewayError,
-    NeverFits,
-    PromptTooLong,
-    Quarantined,
-    RestartFailed,
-    Unavailable,
-    UnfitAnswer,
-    UpstreamFailed,
-)
+from proxy.config.settings import QueueSettings
+from proxy.errors import GatewayError
 from proxy.gate.gate import Gate
 from proxy.gate.slot import NoRoomEver, Slot
 from proxy.job import Job, Outcome, Stage
@@ -36,25 +27,17 @@ from proxy.relay.client import Client, ClientGone, WaitingClient
 from proxy.relay.disconnects import Disconnects
 from proxy.relay.held_client import HeldClient
 from proxy.relay.quarantine import Quarantine
-from proxy.relay.recovery import Recovery, never_fits
+from proxy.relay.recovery import Recovery
 from proxy.relay.streaming_client import StreamingClient
 from proxy.stream.answer import AnswerPhase
 from proxy.upstream.broken import UpstreamBroken
 from proxy.upstream.client import Upstream
-from proxy.upstream.exchange import SupervisorPort
 from supervisor.child.generation import Generation, NotReady
 from supervisor.lifecycle.causes import CAUSE_INFO
 from supervisor.lifecycle.state_machine import State
+from supervisor.supervisor import Supervisor
 
 log = logging.getLogger("mlxguard.relay")
-
-
-@dataclass(frozen=True, slots=True)
-class RelayOptions:
-    """Seconds; see [queue] in proxy.toml."""
-
-    hold_grace_s: float = 2.0
-    keepalive_s: float = 5.0
 
 
 class Relay:
@@ -62,10 +45,10 @@ class Relay:
 
     def __init__(
         self,
-        supervisor: SupervisorPort,
+        supervisor: Supervisor,
         gate: Gate,
         upstream: Upstream,
-        options: RelayOptions,
+        settings: QueueSettings,
         quarantine: Quarantine,
         *,
         disconnects: Disconnects,
@@ -74,7 +57,7 @@ class Relay:
     ) -> None:
         self._supervisor = supervisor
         self._gate = gate
-        self._options = options
+        self._settings = settings
         self._quarantine = quarantine
         self._disconnects = disconnects
         self._search_stalls = search_stalls
@@ -117,7 +100,7 @@ class Relay:
             if not _cancelled_by_administrator(job):
                 raise
             job.outcome, job.reason = Outcome.CANCELLED, "cancelled"
-            return await client.fail(Cancelled())
+            return await client.fail(errors.Cancelled())
         return await client.finish()
 
     async def _until_it_fits(self, job: Job, client: HeldClient, followed: FollowedJob) -> None:
@@ -183,7 +166,7 @@ class Relay:
         try:
             await slot.granted()
         except NoRoomEver as error:
-            raise never_fits(job, error.limit) from error
+            raise job.too_long(error.limit, errors.NeverFits) from error
         finally:
             job.queue_s += self._clock() - since
         job.predicted_bytes = slot.reserved
@@ -197,8 +180,8 @@ class Relay:
             if error.snapshot.state is State.FAILED:
                 cause = error.snapshot.cause
                 why = CAUSE_INFO[cause].explanation if cause else ""
-                raise RestartFailed("restart_failed", why) from error
-            raise Unavailable("not_ready") from error
+                raise errors.RestartFailed("restart_failed", why) from error
+            raise errors.Unavailable("not_ready") from error
 
     def _client(self, http_request: web.Request, job: Job) -> Client:
         client = self._unheld_client(http_request, job)
@@ -210,8 +193,8 @@ class Relay:
         return StreamingClient(
             http_request,
             job,
-            hold_grace_s=self._options.hold_grace_s,
-            keepalive_s=self._options.keepalive_s,
+            hold_grace_s=self._settings.headers_after_s,
+            keepalive_s=self._settings.keepalive_s,
             clock=self._clock,
             describe=lambda: self._describe(job),
         )
@@ -231,15 +214,15 @@ class Relay:
 
 def _outcome_of(error: GatewayError, job: Job) -> tuple[Outcome, str]:
     match error:
-        case Unavailable(reason=reason):
+        case errors.Unavailable(reason=reason):
             return (Outcome.CUT if job.answer.phase is AnswerPhase.CONTENT else Outcome.UNAVAILABLE), reason
-        case UpstreamFailed(reason=reason):
+        case errors.UpstreamFailed(reason=reason):
             return Outcome.FAILED, reason
-        case NeverFits():
+        case errors.NeverFits():
             return Outcome.INVALID, "never_fits"
-        case UnfitAnswer():
+        case errors.UnfitAnswer():
             return Outcome.INVALID, "answer_unfit"
-        case Quarantined() | PromptTooLong():
+        case errors.Quarantined() | errors.PromptTooLong():
             return Outcome.INVALID, "quarantined"
         case _:
             return Outcome.INVALID, "child_refused"

@@ -10,12 +10,11 @@ from aiohttp.http import HttpVersion11
 
 from proxy.errors import GatewayError
 from proxy.job import Job
-from proxy.relay.client import ClientGone
-from proxy.relay.response_headers import response_headers
+from proxy.relay.client import ClientGone, response_headers
 from proxy.stream import sse
 from proxy.stream.answer import AnswerPhase
 from proxy.stream.child_stream import StreamProgress
-from proxy.stream.keepalive import KeepaliveClock, KeepaliveSign
+from proxy.stream.keepalive import KeepaliveClock
 from proxy.stream.rewrite import Rewriter
 
 
@@ -152,8 +151,8 @@ class StreamingClient:
 
     async def _break_silence(self, now: float) -> bool:
         """Send a sign of life; False if the client has disconnected."""
-        empty_event = self._silence.sign(now) is KeepaliveSign.EMPTY_EVENT
-        sign = self._answer.empty_event() if empty_event else sse.comment(self._describe())
+        needs_event = self._silence.needs_event(now)
+        sign = self._answer.empty_event() if needs_event else sse.comment(self._describe())
         response = await self._open()
         # A client that does not read what it was sent needs no more. And only one task may wait in aiohttp's
         # drain(): two would share a future, and cancelling the keep-alive task would cancel the stream.

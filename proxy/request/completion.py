@@ -106,6 +106,11 @@ class CompletionRequest:
     def is_chat(self) -> bool:
         return isinstance(self.prompt, ChatPrompt)
 
+    @property
+    def prompt_field(self) -> str:
+        """The field of the client's body that has the prompt."""
+        return "messages" if self.is_chat else "prompt"
+
     def bounded(self, vocab_size: int) -> CompletionRequest:
         """Check and adapt the request to a vocabulary of `vocab_size` logits. Raises InvalidRequest."""
         return replace(self, sampling=sampling.bounded(self.sampling, vocab_size))

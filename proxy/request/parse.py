@@ -137,7 +137,7 @@ def _request(fields: dict[str, Any], prompt: Prompt, bounds: Bounds) -> Completi
     stream = _flag(fields.get("stream"), "stream")
     request = CompletionRequest(
         prompt=prompt,
-        model=_model(fields.get("model")),
+        model=None if fields.get("model") is None else string(fields["model"], "model", _LONGEST_MODEL_NAME),
         stream=stream,
         include_usage=stream and _include_usage(fields.get("stream_options")),
         logprobs=logprobs,
@@ -159,10 +159,6 @@ def _refuse_impossible(fields: Mapping[str, Any]) -> None:
 
 def _flag(value: Any, param: str) -> bool:
     return value is not None and boolean(value, param)
-
-
-def _model(value: Any) -> str | None:
-    return None if value is None else string(value, "model", _LONGEST_MODEL_NAME)
 
 
 def _include_usage(options: Any) -> bool:

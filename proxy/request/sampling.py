@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 from proxy.request.fields import boolean, integer, mapping, number, refuse, string
@@ -42,10 +43,6 @@ def _top_k(value: Any, param: str) -> int | None:
     return count if count > 0 else None  # -1 and 0 both mean "off" (vLLM, llama.cpp)
 
 
-def _penalty(value: Any, param: str) -> float:
-    return number(value, param, -100, 100)
-
-
 def _repetition_penalty(value: Any, param: str) -> float:
     factor = number(value, param, 0, 100)
     if 0 < factor < 0.01:
@@ -55,10 +52,6 @@ def _repetition_penalty(value: Any, param: str) -> float:
 
 def _lookback(value: Any, param: str) -> int:
     return min(integer(value, param, 0, 2**63), _LONGEST_LOOKBACK)
-
-
-def _share(value: Any, param: str) -> float:
-    return number(value, param, 0, 1)
 
 
 def _seed(value: Any, param: str) -> int | None:
@@ -92,6 +85,7 @@ def _logit_bias(value: Any, param: str) -> dict[str, float] | None:
     return biases or None
 
 
+_penalty, _share = partial(number, low=-100, high=100), partial(number, low=0, high=1)
 _FIELDS: Mapping[str, Callable[[Any, str], Any]] = {
     "temperature": _temperature,
     "top_p": _share_or_off,

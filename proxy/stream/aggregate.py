@@ -42,19 +42,9 @@ class Aggregator:
     """
 
     __slots__ = (
-        "_answer",
-        "_before",
-        "_behind",
-        "_fields",
-        "_finish_reason",
-        "_name",
-        "_reasoning",
-        "_splitter",
-        "_text",
-        "_tools",
-        "_usage",
-        "seen",
-    )
+        "_answer", "_before", "_behind", "_fields", "_finish_reason", "_name", "_reasoning", "_splitter",
+        "_text", "_tools", "_usage", "seen",
+    )  # fmt: skip
 
     def __init__(self, answer: Answer) -> None:
         self.seen = StreamProgress()

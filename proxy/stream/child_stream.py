@@ -40,8 +40,8 @@ class StreamProgress:
     Attributes:
         events: number of events with a choice; approximately the tokens generated.
         content: whether any of them had text, reasoning or a tool call.
-        done: whether the answer is complete. Only the child's [DONE] says so; the end of the connection does
-        not. progress: (processed, total) prompt tokens, once known. usage: token counts, once known.
+        done: only the child's [DONE] says that an answer is complete; the end of the connection does not.
+        progress: (processed, total) prompt tokens, once known.
     """
 
     events: int = 0

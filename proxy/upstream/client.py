@@ -31,15 +31,6 @@ _CONNECT_TIMEOUT_S = 0.5
 _CONNECT_RETRIES_S = 5.0
 
 
-def _retrying() -> AsyncRetrying:
-    return AsyncRetrying(
-        retry=retry_if_exception_type(OSError),
-        stop=stop_after_delay(_CONNECT_RETRIES_S),
-        wait=wait_random_exponential(multiplier=0.02, max=0.5),
-        reraise=True,
-    )
-
-
 class Upstream:
     """Asks the child. `stop` ends the requests that still wait to be dropped."""
 
@@ -119,7 +110,13 @@ class Upstream:
             try:
                 return await connected(HOST, generation.port, _CONNECT_TIMEOUT_S)
             except OSError:
-                return await _retrying()(connected, HOST, generation.port, _CONNECT_TIMEOUT_S)
+                retrying = AsyncRetrying(
+                    retry=retry_if_exception_type(OSError),
+                    stop=stop_after_delay(_CONNECT_RETRIES_S),
+                    wait=wait_random_exponential(multiplier=0.02, max=0.5),
+                    reraise=True,
+                )
+                return await retrying(connected, HOST, generation.port, _CONNECT_TIMEOUT_S)
 
     def _disconnect_early(
         self, connection: Http10Connection | None, generation: Generation, on_end: OnEnd, *, asked: bool

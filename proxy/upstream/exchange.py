@@ -7,32 +7,19 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Protocol
 
 from proxy.upstream.broken import BreakKind, UpstreamBroken
 from proxy.upstream.http10 import Http10Connection, Sink
-from supervisor.child.generation import Death, Generation
+from supervisor.child.generation import Generation
 
 #: The last words of a dead child are read for this long: they are on their way, and nothing comes later.
 LAST_WORDS_S = 0.2
 
 #: An error reply is read up to this size.
 _REPLY_BYTES = 64 * 1024
-
-
-class SupervisorPort(Protocol):
-    """The supervisor, as far as requests to the child need it: `supervisor.supervisor.Supervisor`."""
-
-    def ready(self, timeout_s: float) -> Awaitable[Generation]: ...
-
-    def judge(self, generation: Generation) -> Awaitable[Death | None]: ...
-
-    def short_of_memory(self) -> bool: ...
-
-    def choked_on_tool_call(self, port: int) -> bool: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,8 +42,7 @@ OnEnd = Callable[[AbortedExchange | None], None]
 class Exchange:
     """One request and its answer.
 
-    Attributes:
-        over: the child is done with it: the answer ended, or its reader knows that nothing will follow.
+    `over`: the child is done with it: the answer ended, or its reader knows that nothing will follow.
     """
 
     def __init__(self, connection: Http10Connection, generation: Generation) -> None:
@@ -78,8 +64,7 @@ class Exchange:
     async def read(self, sink: Sink | None = None) -> bytes:
         """All bytes that have arrived, at least one; b"" at the end, which may also have been a reset.
 
-        Args:
-            sink: is offered at once what arrives while this waits; what it takes is not returned.
+        `sink`: is offered at once what arrives while this waits; what it takes is not returned.
 
         Raises:
             UpstreamBroken: the body ended before its announced length, the child is dead and silent, or the

@@ -42,10 +42,9 @@ def server_options(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--use-default-chat-template", action="store_true")
     parser.add_argument("--trust-remote-code", action="store_true")
     try:
-        options, _ = parser.parse_known_args(list(argv))
+        return parser.parse_known_args(list(argv))[0]
     except argparse.ArgumentError as error:
         raise ValueError(str(error)) from error
-    return options
 
 
 def config_number(config: dict[str, Any], *keys: str) -> int | None:
@@ -181,7 +180,9 @@ class ServerTokenizer:
         nothing is decoded. Encoding the two parts together may merge or split tokens at the seam, hence the
         loop.
         """
-        text = _ends(text, limit * _CHARACTERS_PER_TOKEN)
+        each = limit * _CHARACTERS_PER_TOKEN
+        if len(text) > max(_EXACT_CHARACTERS, 2 * each):  # the cut would remove its middle anyway
+            text = text[:each] + text[-each:]
         spans = self._spans(text)
         kept = limit
         while True:
@@ -206,8 +207,3 @@ def _characters(prompt: dict[str, Any]) -> int:
     if "prompt" in prompt:
         return len(prompt["prompt"])
     return sum(len(message.get("content") or "") for message in prompt["messages"])
-
-
-def _ends(text: str, each: int) -> str:
-    """`text` without its middle if it is huge: the cut would remove that anyway."""
-    return text if len(text) <= max(_EXACT_CHARACTERS, 2 * each) else text[:each] + text[-each:]

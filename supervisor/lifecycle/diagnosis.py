@@ -69,43 +69,28 @@ class Diagnosis:
     external: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Signature:
-    """A text in the last lines that proves a cause. `loading`: it counts only before the first token."""
-
-    cause: Cause
-    pattern: str
-    loading: bool = False
-
-
-#: The first match wins. Metal's numeric code changed its width between versions, so only the name is matched.
-SIGNATURES: tuple[Signature, ...] = (
-    Signature(
-        Cause.METAL_OOM, r"\[METAL\].*(kIOGPUCommandBufferCallbackErrorOutOfMemory|Insufficient Memory)"
-    ),
-    Signature(Cause.METAL_ERROR, r"\[METAL\].*kIOGPUCommandBufferCallbackError\w+"),
-    Signature(Cause.CUDA_OOM, r"(?i)cuda.*out of memory|cudaErrorMemoryAllocation"),
+#: Texts in the last lines that prove a cause; the first match wins. Metal's numeric code changed its width
+#: between versions, so only the name is matched.
+_SIGNATURES = (
+    (Cause.METAL_OOM, r"\[METAL\].*(kIOGPUCommandBufferCallbackErrorOutOfMemory|Insufficient Memory)"),
+    (Cause.METAL_ERROR, r"\[METAL\].*kIOGPUCommandBufferCallbackError\w+"),
+    (Cause.CUDA_OOM, r"(?i)cuda.*out of memory|cudaErrorMemoryAllocation"),
     # MLX prints the call and CUDA's text (backend/cuda/utils.cpp), for cuBLAS a number: 3 is ALLOC_FAILED.
-    Signature(Cause.CUDA_OOM, r"\bcu[A-Z]\w*.* failed: out of memory|\bcublas\w*.* failed with code: 3\."),
-    Signature(Cause.RESOURCE_LIMIT, r"Resource limit \(\d+\) exceeded"),
-    Signature(
-        Cause.ALLOCATION_REFUSED, r"\[(metal::)?malloc\w*\] (Attempting to allocate|Unable to allocate)"
-    ),
-    Signature(Cause.ALLOCATION_REFUSED, r"^(MemoryError\b|std::bad_alloc)|terminating.*std::bad_alloc"),
-    Signature(Cause.PORT_TAKEN, r"Address already in use", loading=True),
-    Signature(
-        Cause.UNSUPPORTED_FLAG, r"error: (unrecognized arguments|argument -|ambiguous option)", loading=True
-    ),
-    Signature(
-        Cause.SERVER_MISSING, r"No module named ('mlx(_lm)?'|mlx_lm$)|^mlxguard: cannot run", loading=True
-    ),
-    Signature(Cause.BAD_MODEL, r"Model type .* not supported", loading=True),
-    Signature(Cause.BAD_MODEL, r"ValueError: (Missing|Received) \d+ parameters", loading=True),
-    Signature(Cause.BAD_MODEL, r"FileNotFoundError: .*(config\.json|[Ss]afetensors)", loading=True),
-    Signature(Cause.BAD_MODEL, r"\[load_safetensors\]", loading=True),
-    Signature(
-        Cause.BAD_MODEL, r"HFValidationError|RepositoryNotFoundError|RevisionNotFoundError", loading=True
-    ),
+    (Cause.CUDA_OOM, r"\bcu[A-Z]\w*.* failed: out of memory|\bcublas\w*.* failed with code: 3\."),
+    (Cause.RESOURCE_LIMIT, r"Resource limit \(\d+\) exceeded"),
+    (Cause.ALLOCATION_REFUSED, r"\[(metal::)?malloc\w*\] (Attempting to allocate|Unable to allocate)"),
+    (Cause.ALLOCATION_REFUSED, r"^(MemoryError\b|std::bad_alloc)|terminating.*std::bad_alloc"),
+)
+#: Texts that count only before the first token.
+_LOADING_SIGNATURES = (
+    (Cause.PORT_TAKEN, r"Address already in use"),
+    (Cause.UNSUPPORTED_FLAG, r"error: (unrecognized arguments|argument -|ambiguous option)"),
+    (Cause.SERVER_MISSING, r"No module named ('mlx(_lm)?'|mlx_lm$)|^mlxguard: cannot run"),
+    (Cause.BAD_MODEL, r"Model type .* not supported"),
+    (Cause.BAD_MODEL, r"ValueError: (Missing|Received) \d+ parameters"),
+    (Cause.BAD_MODEL, r"FileNotFoundError: .*(config\.json|[Ss]afetensors)"),
+    (Cause.BAD_MODEL, r"\[load_safetensors\]"),
+    (Cause.BAD_MODEL, r"HFValidationError|RepositoryNotFoundError|RevisionNotFoundError"),
 )
 
 _BY_SIGNAL: dict[int, Cause] = {
@@ -156,10 +141,8 @@ def _external_act(cause: Cause, evidence: Evidence) -> str | None:
 
 def _by_text(lines: tuple[str, ...], loading: bool) -> Cause | None:
     tail = lines[-EVIDENCE_LINES:]
-    for signature in SIGNATURES:
-        if (loading or not signature.loading) and any(re.search(signature.pattern, line) for line in tail):
-            return signature.cause
-    return None
+    signatures = (*_SIGNATURES, *_LOADING_SIGNATURES) if loading else _SIGNATURES
+    return next((cause for cause, text in signatures if any(re.search(text, line) for line in tail)), None)
 
 
 def _by_status(evidence: Evidence) -> Cause:
@@ -185,14 +168,13 @@ def _with_status(explanation: str, cause: Cause, evidence: Evidence) -> str:
     return explanation
 
 
-#: The server writes this when its generation thread ends with an exception. A client's text could look the
-#: same, so it is a reason to ask /health at once, but no proof.
-_THREAD_DIED = re.compile(r"generation thread died")
-
-
 def suspicious(line: str) -> bool:
-    """Whether a line of the child's output is a reason to examine it at once."""
-    return _THREAD_DIED.search(line) is not None
+    """Whether a line of the child's output is a reason to examine it at once.
+
+    The server writes this when its generation thread ends with an exception. A client's text could look the
+    same, so it is no proof.
+    """
+    return "generation thread died" in line
 
 
 def lacks_memory(lines: tuple[str, ...]) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 from supervisor.lifecycle.diagnosis import MachinePressure
@@ -85,11 +85,6 @@ class MemoryHistory:
 
     def table(self, now: float) -> dict[str, Any]:
         """One row per sample for a report, oldest first; ages in seconds before `now`."""
-        rows = [
-            [round(now - s.at, 1), s.free, s.footprint, s.active, s.peak, s.cache, s.card_free]
-            for s in self._samples
-        ]
-        return {
-            "columns": ["age_s", "free", "footprint", "active", "peak", "cache", "card_free"],
-            "rows": rows,
-        }
+        sizes = [field.name for field in fields(MemorySample)[1:]]
+        rows = [[round(now - s.at, 1), *(getattr(s, name) for name in sizes)] for s in self._samples]
+        return {"columns": ["age_s", *sizes], "rows": rows}

@@ -93,6 +93,12 @@ class Life:
     history: History = field(default_factory=History)
     free_retries: int = 0
 
+    def next_restart_s(self, now: float) -> float | None:
+        """Seconds until a child that is down is started again; None if it is not waiting for a restart."""
+        if self.state not in (State.BACKOFF, State.FAILED) or self.deadline is None:
+            return None
+        return max(0.0, self.deadline - now)
+
 
 Step = tuple[Life, tuple[Effect, ...]]
 

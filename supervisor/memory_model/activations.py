@@ -27,17 +27,11 @@ _LOGITS_BYTES = 4 * 4
 
 @dataclass(frozen=True, slots=True)
 class _InFlight:
-    """What lives at once on a backend that receives new work before earlier work is done and freed.
+    """What lives at once on a backend that receives new work before earlier work is done and freed."""
 
-    Attributes:
-        layers: layers whose activations live.
-        most: matrices of attention scores that live, as long as they are small.
-        size: bytes of matrices that are not exceeded, unless `least` matrices are larger.
-    """
-
-    layers: int
-    most: int
-    size: int
+    layers: int  # layers whose activations live
+    most: int  # matrices of attention scores that live, as long as they are small
+    size: int  # bytes of matrices that are not exceeded, unless `least` matrices are larger
     least: int
 
 
@@ -53,47 +47,29 @@ _IN_FLIGHT = {
 
 @dataclass(frozen=True, slots=True)
 class Traced:
-    """What a trace has found out about a model (`supervisor.tracing`).
-
-    Attributes:
-        cost_model: the KV cost of one sequence.
-        reason: why the cost model is only an upper bound; None when it is exact.
-        batched: the server can run several requests of this model together.
-        rotating: some layers have a window, which `--kv-bits` cannot quantize.
-        attention: (query heads, key size, value size) of each kind of attention.
-        layer_width: elements of one token's activations in the widest layer.
-        backend: "metal", "cuda" or "cpu".
-        working_set: bytes that Metal recommends.
-        layers: caches that grow with the prompt.
-    """
+    """What a trace has found out about a model (`supervisor.tracing`)."""
 
     cost_model: CostModel
-    reason: str | None = None
-    batched: bool = True
-    rotating: bool = False
-    attention: tuple[tuple[int, int, int], ...] = ()
-    layer_width: int = 0
+    reason: str | None = None  # why the cost model is only an upper bound; None when it is exact
+    batched: bool = True  # the server can run several requests of this model together
+    rotating: bool = False  # some layers have a window, which `--kv-bits` cannot quantize
+    attention: tuple[tuple[int, int, int], ...] = ()  # (query heads, key size, value size) of each kind
+    layer_width: int = 0  # elements of one token's activations in the widest layer
     vocabulary: int = 0
     itemsize: int = 2
-    backend: str = "cpu"
-    working_set: int | None = None
-    layers: int = 1
+    backend: str = "cpu"  # or "metal" or "cuda"
+    working_set: int | None = None  # bytes that Metal recommends
+    layers: int = 1  # caches that grow with the prompt
 
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """What the estimate needs to know of the child.
+    """What the estimate needs to know of the child."""
 
-    Attributes:
-        weights: bytes of the model, the draft model and the adapter.
-        cost_model: KV cost of one sequence, the caches of the draft model included.
-        batched: requests can run together; otherwise they run one after the other.
-    """
-
-    weights: int
-    cost_model: CostModel
+    weights: int  # bytes of the model, the draft model and the adapter
+    cost_model: CostModel  # includes the caches of the draft model
     traced: Traced
-    batched: bool
+    batched: bool  # requests can run together; otherwise they run one after the other
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,7 +37,10 @@ COPIES_ALONE = 2
 
 
 def kv(serving: Serving, members: Sequence[SequenceDemand]) -> int:
-    """Bytes of KV once all have been generated; a batch is padded, so each costs as much as the longest."""
+    """Bytes of KV once all have been generated; a batch is padded, so each costs as much as the longest.
+
+    The first of these to end leaves as much behind until it is evicted: the buffer of all.
+    """
     return len(members) * max((each.end for each in map(buffers_of(serving), members)), default=0)
 
 
@@ -46,7 +49,7 @@ def peak(serving: Serving, members: Sequence[SequenceDemand], retained: int = 0)
 
     Args:
         retained: bytes that finished sequences hold now: idle active memory without the weights. Add what
-            sequences that ended since then have left behind: see `left`.
+            sequences that ended since then have left behind: see `kv`.
     """
     if not members:
         return PeakMemory(serving.model.weights, retained, 0)
@@ -63,11 +66,6 @@ def peak(serving: Serving, members: Sequence[SequenceDemand], retained: int = 0)
         stages += [_prefill(serving, padded, number, some, longest) for some in range(2, together + 1)]
     caches, activations = max(stages, key=sum)
     return PeakMemory(serving.model.weights, retained + caches, activations)
-
-
-def left(serving: Serving, members: Sequence[SequenceDemand]) -> int:
-    """Bytes that the first of these to end leaves behind until it is evicted: the buffer of all."""
-    return kv(serving, members)
 
 
 def stale(serving: Serving, last: SequenceDemand) -> int:

@@ -14,17 +14,11 @@ from supervisor.memory_model.activations import Model
 
 @dataclass(frozen=True, slots=True)
 class _Pace:
-    """The relative speeds of a backend.
+    """The relative speeds of a backend; overheads are expressed as the bytes that could be read meanwhile."""
 
-    Attributes:
-        fixed, layer: the overhead of a step (calls, kernels, Python), and each layer's part of it, expressed
-            as the bytes that could have been read in that time.
-        reads: prompt tokens that are read in the time in which one token is generated.
-    """
-
-    fixed: int
-    layer: int
-    reads: float
+    fixed: int  # overhead of a step (calls, kernels, Python)
+    layer: int  # overhead of each of its layers
+    reads: float  # prompt tokens that are read in the time in which one token is generated
 
 
 #: The fixed overhead is some 5 ms at 100 GB/s.

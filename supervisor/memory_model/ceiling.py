@@ -16,24 +16,16 @@ _CUDA_RESERVE = 1024 * _MIB
 
 @dataclass(frozen=True, slots=True)
 class Readings:
-    """Readings of the machine, in bytes; None where it has no such value.
-
-    Attributes:
-        available: RAM that can be allocated without swapping.
-        working_set: Metal's recommended working set (`mx.device_info`).
-        wired_limit: `sysctl iogpu.wired_limit_mb`, which replaces the working set when it is not 0.
-        cgroup_limit, cgroup_used: the tightest control group around this process, page cache not counted.
-        gpu_total, gpu_free: the card's memory, with the CUDA build.
-    """
+    """Readings of the machine, in bytes; None where it has no such value."""
 
     total: int
-    available: int
+    available: int  # RAM that can be allocated without swapping
     backend: str = "cpu"
-    working_set: int | None = None
-    wired_limit: int | None = None
-    cgroup_limit: int | None = None
-    cgroup_used: int = 0
-    gpu_total: int | None = None
+    working_set: int | None = None  # recommended by Metal (`mx.device_info`)
+    wired_limit: int | None = None  # `sysctl iogpu.wired_limit_mb`; replaces the working set when it is not 0
+    cgroup_limit: int | None = None  # of the tightest control group around this process
+    cgroup_used: int = 0  # without the page cache
+    gpu_total: int | None = None  # the card's memory, with the CUDA build
     gpu_free: int | None = None
 
 

@@ -56,17 +56,12 @@ class FlagOverrides:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """One value and its reason.
+    """One value and its reason."""
 
-    Attributes:
-        name: the key in [upstream].
-        given: whether the flag is passed to the child; False where its server has no such flag.
-    """
-
-    name: str
+    name: str  # the key in [upstream]
     value: int
     reason: str
-    given: bool = True
+    given: bool = True  # whether the flag is passed to the child; False where its server has no such flag
 
     @property
     def flag(self) -> str:
@@ -75,19 +70,13 @@ class Choice:
 
 @dataclass(frozen=True, slots=True)
 class FlagBudget:
-    """The memory and the lengths that the flags are chosen for.
-
-    Attributes:
-        available: bytes under the ceiling without MLX's cache; `headroom` also excludes the weights.
-        typical: rows of a long session; several sessions of this length should fit.
-        most: rows that a sequence can have at all.
-    """
+    """The memory and the lengths that the flags are chosen for."""
 
     model: Model
     ceiling: Ceiling
-    available: int
-    typical: int
-    most: int
+    available: int  # bytes under the ceiling without MLX's cache; `headroom` also excludes the weights
+    typical: int  # rows of a long session; several sessions of this length should fit
+    most: int  # rows that a sequence can have at all
 
     @property
     def headroom(self) -> int:

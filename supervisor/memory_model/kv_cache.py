@@ -30,24 +30,15 @@ class GrowthKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class CachePart:
-    """Caches of one kind and size.
-
-    Attributes:
-        row_bytes: bytes of one row of all these caches together; for CONSTANT, their whole size.
-        size: window, chunk or group, in tokens.
-        keep: WINDOW: rows at the start that are never overwritten.
-        itemsize: bytes of one element.
-        quantizable: `--kv-bits` turns it into a QuantizedKVCache.
-        caches: number of these caches.
-    """
+    """Caches of one kind and size."""
 
     kind: GrowthKind
-    row_bytes: int
-    size: int = 0
-    keep: int = 0
-    itemsize: int = 2
-    quantizable: bool = False
-    caches: int = 1
+    row_bytes: int  # bytes of one row of all these caches together; for CONSTANT, their whole size
+    size: int = 0  # window, chunk or group, in tokens
+    keep: int = 0  # WINDOW: rows at the start that are never overwritten
+    itemsize: int = 2  # bytes of one element
+    quantizable: bool = False  # `--kv-bits` turns it into a QuantizedKVCache
+    caches: int = 1  # number of these caches
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,18 +57,12 @@ class Quantization:
 
 @dataclass(frozen=True, slots=True)
 class HeldRows:
-    """One buffer.
-
-    Attributes:
-        offset: tokens that it has been fed.
-        index: where a rotating buffer writes next.
-        start: tokens that a chunked buffer has cut off.
-    """
+    """One buffer."""
 
     rows: int = 0
-    offset: int = 0
-    index: int = 0
-    start: int = 0
+    offset: int = 0  # tokens that it has been fed
+    index: int = 0  # where a rotating buffer writes next
+    start: int = 0  # tokens that a chunked buffer has cut off
     quantized: bool = False
 
 
@@ -198,20 +183,13 @@ def _grow(part: CachePart, held: HeldRows, tokens: int) -> HeldRows:
 
 
 def _rotate(part: CachePart, held: HeldRows, tokens: int) -> HeldRows:
-    return _rotate_one(part, held) if tokens == 1 else _rotate_many(part, held, tokens)
-
-
-def _rotate_many(part: CachePart, held: HeldRows, tokens: int) -> HeldRows:
-    """`RotatingKVCache._update_concat`: drops all but `size - 1` old rows, then appends the new ones."""
-    in_order = held.rows == held.index or held.index < held.offset
-    rows = held.rows if in_order else held.index
-    rows = rows - max(0, rows - part.size + 1) + tokens
-    return replace(held, rows=rows, offset=held.offset + tokens, index=rows)
-
-
-def _rotate_one(part: CachePart, held: HeldRows) -> HeldRows:
-    """`RotatingKVCache._update_in_place`: grows by a step up to `size`, then overwrites."""
+    """`RotatingKVCache`: many tokens by `_update_concat`, a single one by `_update_in_place`."""
     rows, index = held.rows, held.index
+    if tokens > 1:  # drops all but `size - 1` old rows, then appends the new ones
+        in_order = rows == index or index < held.offset
+        rows = min(rows if in_order else index, part.size - 1) + tokens
+        return replace(held, rows=rows, offset=held.offset + tokens, index=rows)
+    # Grows by a step up to `size`, then overwrites.
     if held.offset >= rows and rows < part.size:
         rows += min(STEP, part.size - held.offset)
         index = held.offset

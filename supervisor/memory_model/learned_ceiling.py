@@ -38,35 +38,25 @@ _MOST_BYTES, _LATEST = 2**60, 1e11
 
 @dataclass(frozen=True, slots=True)
 class MemoryDeath:
-    """One death from lack of memory, as telemetry reported it.
-
-    Attributes:
-        held: the most bytes that MLX had active in the last seconds.
-        ceiling: the ceiling in force, in bytes.
-        at: wall-clock seconds.
-    """
+    """One death from lack of memory, as telemetry reported it."""
 
     cause: Annotated[str, Field(max_length=64)]
-    held: Annotated[int, Field(ge=0, le=_MOST_BYTES)]
-    ceiling: Annotated[int, Field(ge=1, le=_MOST_BYTES)]
-    at: Annotated[float, Field(ge=0, le=_LATEST)]
+    held: Annotated[int, Field(ge=0, le=_MOST_BYTES)]  # the most that MLX had active in the last seconds
+    ceiling: Annotated[int, Field(ge=1, le=_MOST_BYTES)]  # the one in force, in bytes
+    at: Annotated[float, Field(ge=0, le=_LATEST)]  # wall-clock seconds
 
 
 @dataclass(frozen=True, slots=True)
 class LearnedCeiling:
     """What has been learned; the ranges are those that a file's values must have.
 
-    Attributes:
-        share: the part that is used of the ceiling that machine and settings give.
-        deaths: number of deaths that it follows from.
-        last: the newest of them; None while nothing has been learned.
-        worked_s: seconds of work since the share last changed.
+    `share` is the part that is used of the ceiling that machine and settings give.
     """
 
     share: Annotated[float, Field(ge=LEAST_SHARE, le=1.0)] = 1.0
-    deaths: Annotated[int, Field(ge=0, le=10**6)] = 0
-    last: MemoryDeath | None = None
-    worked_s: Annotated[float, Field(ge=0, le=_LATEST)] = 0.0
+    deaths: Annotated[int, Field(ge=0, le=10**6)] = 0  # number of deaths that it follows from
+    last: MemoryDeath | None = None  # the newest of them; None while nothing has been learned
+    worked_s: Annotated[float, Field(ge=0, le=_LATEST)] = 0.0  # seconds of work since the share last changed
 
     @property
     def stable_s(self) -> float:

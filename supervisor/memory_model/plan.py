@@ -35,33 +35,20 @@ SESSIONS = (1, 2, 4, 8)
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The plan, in bytes and tokens.
-
-    Attributes:
-        headroom: what weights and MLX's cache leave under the ceiling; negative when they do not fit.
-        choices: flags of the server.
-        cache_limit: MLX's cache of freed memory; None where nothing can set it.
-        running: requests that the gate lets run together.
-        max_active_kv: padded KV that running requests may use together; None: no such limit.
-        fits: rows that each session can have, by the number of sessions; 0 where not even one row fits.
-        max_prompt: longest prompt that is admitted; None: no limit is known.
-        serving: how the child runs, from which the gate predicts the memory of what runs together.
-        warnings: what the user should know, one sentence each.
-        advice: what the user could do to fit more, one sentence each.
-    """
+    """The plan, in bytes and tokens."""
 
     model: Model
     ceiling: Ceiling
-    headroom: int
-    choices: tuple[Choice, ...]
-    cache_limit: Choice | None
-    running: int
-    max_active_kv: int | None
-    fits: dict[int, int]
-    max_prompt: int | None
-    serving: Serving
-    warnings: tuple[str, ...]
-    advice: tuple[str, ...]
+    headroom: int  # what weights and MLX's cache leave under the ceiling; negative when they do not fit
+    choices: tuple[Choice, ...]  # flags of the server
+    cache_limit: Choice | None  # MLX's cache of freed memory; None where nothing can set it
+    running: int  # requests that the gate lets run together
+    max_active_kv: int | None  # padded KV that running requests may use together; None: no such limit
+    fits: dict[int, int]  # rows that each can have, by the number of sessions; 0: not even one row fits
+    max_prompt: int | None  # longest prompt that is admitted; None: no limit is known
+    serving: Serving  # how the child runs, from which the gate predicts the memory of what runs together
+    warnings: tuple[str, ...]  # what the user should know, one sentence each
+    advice: tuple[str, ...]  # what the user could do to fit more, one sentence each
 
     def summary(self) -> dict[str, int | bool | str | None]:
         """The main numbers by name, for the log."""

@@ -19,24 +19,16 @@ class SequenceDemand(NamedTuple):
     """What one request demands of the KV cache, in tokens.
 
     The gate and the memory model share this type. It is a tuple because every decision of the gate looks up
-    sets of demands in caches several times.
-
-    Attributes:
-        prompt: length of the whole prompt.
-        completion: upper bound on what is still expected to be generated.
-        cached: prompt tokens that the server's prompt cache supplies.
-        read_together: once it generates, an upper bound on the prompts that were read together with its own,
-            which counts too; 0 while the prompt is unread.
-        longest_prompt: length of the longest of those prompts.
-        segments: upper bound on the segments that the prompt is read in; a prefill step ends where one does.
+    sets of demands in caches several times. `read_together` is, once it generates, an upper bound on the
+    prompts that were read together with its own, which counts too; 0 while the prompt is unread.
     """
 
     prompt: int = 0
-    completion: int = 0
-    cached: int = 0
+    completion: int = 0  # upper bound on what is still expected to be generated
+    cached: int = 0  # prompt tokens that the server's prompt cache supplies
     read_together: int = 0
-    longest_prompt: int = 0
-    segments: int = MOST_SEGMENTS
+    longest_prompt: int = 0  # length of the longest of the prompts that were read together
+    segments: int = MOST_SEGMENTS  # upper bound; a prefill step ends where a segment of the prompt does
 
     def no_less_than(self, other: SequenceDemand) -> bool:
         """Whether it never needs less memory than `other`, as long as both prompts are unread."""
@@ -50,20 +42,14 @@ class SequenceDemand(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Serving:
-    """How the child runs: the model, and its flags.
-
-    Attributes:
-        step: --prefill-step-size.
-        decodes, prompts: --decode-concurrency, --prompt-concurrency.
-        prompt_cache_size, prompt_cache_bytes: --prompt-cache-size, --prompt-cache-bytes; None: no limit.
-    """
+    """How the child runs: the model, and its flags."""
 
     model: Model
-    step: int
-    decodes: int
-    prompts: int
+    step: int  # --prefill-step-size
+    decodes: int  # --decode-concurrency
+    prompts: int  # --prompt-concurrency
     prompt_cache_size: int
-    prompt_cache_bytes: int | None = None
+    prompt_cache_bytes: int | None = None  # None: no limit
     _hash: int = field(init=False, repr=False, compare=False)  # computed once: a model has many parts
 
     def __post_init__(self) -> None:
@@ -77,25 +63,17 @@ class Serving:
 class Buffers(NamedTuple):
     """The caches of one sequence, in bytes. A NamedTuple because maxima over its fields are on the hot path.
 
-    Attributes:
-        reading, activations: caches and activations at the peak of prefill.
-        prompt: caches after prefill, which its snapshot pins.
-        end: caches once everything has been generated.
-        slack: how much larger `end` can be after it was cut out of a padded buffer, since it grows from
-            there.
-        layer: the largest single cache, in prefill or at the end.
-        keeps_snapshot: its snapshot stays after it has ended.
-        copied: what exists twice as it begins to generate: one cache after the other, where the generation
-            buffer differs in size from the one that the snapshot pins.
+    `copied` is what exists twice as it begins to generate: one cache after the other, where the generation
+    buffer differs in size from the one that the snapshot pins.
     """
 
-    reading: int
-    activations: int
-    prompt: int
-    end: int
-    slack: int
-    layer: int
-    keeps_snapshot: bool
+    reading: int  # caches at the peak of prefill
+    activations: int  # at the same moment
+    prompt: int  # caches after prefill, which its snapshot pins
+    end: int  # caches once everything has been generated
+    slack: int  # how much larger `end` can be once it was cut out of a padded buffer, and grows from there
+    layer: int  # the largest single cache, in prefill or at the end
+    keeps_snapshot: bool  # its snapshot stays after it has ended
     copied: int
 
 

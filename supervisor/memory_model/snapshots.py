@@ -14,11 +14,7 @@ from supervisor.memory_model.sequence import Buffers, SequenceDemand, Serving, b
 
 
 class Snapshots:
-    """The buffers that snapshots may pin.
-
-    Attributes:
-        sizes: bytes of each, the largest first.
-    """
+    """The buffers that snapshots may pin; `sizes` has the bytes of each, the largest first."""
 
     def __init__(self, sizes: Iterable[int]) -> None:
         self.sizes = sorted(sizes, reverse=True)
@@ -36,9 +32,8 @@ def snapshots(
     unread: Sequence[SequenceDemand],
 ) -> Snapshots:
     """Snapshots of the members that generate (`read_together` is known) and of those that are unread."""
-    sizes = [_known(serving, m, b) for m, b in zip(members, buffers, strict=True) if m.read_together]
-    sizes += _unread(serving, unread)
-    return Snapshots(sizes)
+    known = [_known(serving, m, b) for m, b in zip(members, buffers, strict=True) if m.read_together]
+    return Snapshots([*known, *_unread(serving, unread)])
 
 
 def _known(serving: Serving, member: SequenceDemand, buffer: Buffers) -> int:
@@ -54,11 +49,10 @@ def _unread(serving: Serving, members: Sequence[SequenceDemand]) -> list[int]:
         return [buffers_of(serving)(each).prompt for each in members]
     chunks = [min(serving.step, each.prompt - each.cached) for each in members]
     second, most = sorted(chunks)[-2:]
-    sizes_of = leading_sizes(serving)
+    sizes_of, number = leading_sizes(serving), len(members)
     led_by = [
         sizes_of(each, most if chunk < most else second) for each, chunk in zip(members, chunks, strict=True)
     ]
-    number = len(members)
     rows = sorted(chain.from_iterable([steps[:number] for steps in led_by]), reverse=True)
     left = sum(map(min, sorted(map(len, led_by)), range(1, number + 1)))
     sizes = []

@@ -22,6 +22,8 @@ _HEADS = (
     "mamba_num_heads",
 )
 _HEAD_SIZES = ("head_dim", "v_head_dim", "global_head_dim", "linear_value_head_dim", "kv_channels")
+#: Their sum is the size of a compressed row of latent attention, or of a key made of its two halves.
+_LATENT_SIZES = ("kv_lora_rank", "qk_rope_head_dim", "qk_nope_head_dim")
 _WIDTHS = ("hidden_size", "d_model", "n_embd", "model_dim", "hidden_dim", "mamba_d_ssm", "intermediate_size")
 _STATES = (
     "state_size",
@@ -42,21 +44,15 @@ def bound(config: Mapping[str, Any]) -> CostModel:
     layers = max(_numbers(every, _LAYERS), default=1) * max(_numbers(every, ("num_loops",)), default=1)
     width = max(_numbers(every, _WIDTHS), default=1)
     heads = max(_numbers(every, _HEADS), default=1)
-    size = max((*_numbers(every, _HEAD_SIZES), width // heads, _latent(every)), default=1)
+    size = max(*_numbers(every, _HEAD_SIZES), width // heads, sum(_numbers(every, _LATENT_SIZES)))
     row = layers * _BUFFERS * max(heads * size, width) * _ITEM
-    state = max((*_numbers(every, _STATES), size, 16))
+    state = max(*_numbers(every, _STATES), size, 16)
     return CostModel(
         (
             CachePart(GrowthKind.GROWING, row, itemsize=_ITEM, caches=layers),
             CachePart(GrowthKind.CONSTANT, row * state, itemsize=_ITEM, caches=layers),
         )
     )
-
-
-def _latent(config: Mapping[str, Any]) -> int:
-    """Size of a compressed row of multi-head latent attention, or of a key made of its two halves."""
-    parts = ("kv_lora_rank", "qk_rope_head_dim", "qk_nope_head_dim")
-    return sum(_numbers(config, parts))
 
 
 def _numbers(config: Mapping[str, Any], names: Iterable[str]) -> list[int]:

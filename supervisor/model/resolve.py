@@ -33,17 +33,12 @@ class ModelUnavailable(Exception):
 
 @dataclass(frozen=True, slots=True)
 class ModelFacts:
-    """Facts from config.json and the headers of the weights; None where these do not say.
-
-    Attributes:
-        context_length: tokens.
-        dtype: type of most floating-point weights, as safetensors names it: "BF16".
-    """
+    """Facts from config.json and the headers of the weights; None where these do not say."""
 
     architecture: str
     layers: int | None
-    context_length: int | None
-    dtype: str | None
+    context_length: int | None  # tokens
+    dtype: str | None  # type of most floating-point weights, as safetensors names it: "BF16"
     quantization_bits: int | None
     weights_bytes: int
 

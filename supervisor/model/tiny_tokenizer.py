@@ -34,19 +34,12 @@ _TEMPLATE = Path(__file__).with_name("tiny_template.jinja")
 
 @dataclass(frozen=True, slots=True)
 class TinyTokenizer:
-    """A tokenizer's files and the tokens that the weights are made for.
+    """A tokenizer's files and the tokens that the weights are made for."""
 
-    Attributes:
-        files: texts by file name.
-        ids: token ids by spelling in the vocabulary.
-        readable: tokens that are printable text by themselves.
-        scripts: the texts given to `build`, as tokens that are all different.
-    """
-
-    files: dict[str, str]
-    ids: dict[str, int]
-    readable: tuple[int, ...]
-    scripts: tuple[tuple[int, ...], ...]
+    files: dict[str, str]  # texts by file name
+    ids: dict[str, int]  # token ids by spelling in the vocabulary
+    readable: tuple[int, ...]  # tokens that are printable text by themselves
+    scripts: tuple[tuple[int, ...], ...]  # the texts given to `build`, as tokens that are all different
 
 
 def build(vocab: int, texts: Sequence[str], context: int) -> TinyTokenizer:
@@ -60,10 +53,21 @@ def build(vocab: int, texts: Sequence[str], context: int) -> TinyTokenizer:
     for spelling in dict.fromkeys(piece for cut in cuts for piece in cut):
         known.setdefault(spelling, len(known))
     ids = known | {token: len(known) + index for index, token in enumerate(_SPECIAL + _MARKERS)}
-    trained["added_tokens"] = [_added(ids[token], token) for token in _SPECIAL + _MARKERS]
+    flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
+    trained["added_tokens"] = [
+        {"id": ids[token], "content": token, **flags, "special": token in _SPECIAL}
+        for token in _SPECIAL + _MARKERS
+    ]
+    config = {
+        "tokenizer_class": "PreTrainedTokenizerFast",  # with any other, transformers builds its own splitting
+        "eos_token": END_OF_TURN,
+        "pad_token": END_OF_TEXT,
+        "model_max_length": context,
+        "clean_up_tokenization_spaces": False,
+    }
     files = {
         "tokenizer.json": json.dumps(trained, ensure_ascii=False, indent=1),
-        "tokenizer_config.json": json.dumps(_config(context), indent=1),
+        "tokenizer_config.json": json.dumps(config, indent=1),
         "chat_template.jinja": _TEMPLATE.read_text(encoding="utf-8"),
     }
     readable = tuple(index for spelling, index in known.items() if _is_readable(spelling))
@@ -129,18 +133,3 @@ def _spell(text: str) -> str:
 def _is_readable(spelling: str) -> bool:
     text = decoders.ByteLevel().decode([spelling])
     return "\ufffd" not in text and all(char.isprintable() or char == "\n" for char in text)
-
-
-def _added(index: int, token: str) -> dict[str, Any]:
-    flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
-    return {"id": index, "content": token, **flags, "special": token in _SPECIAL}
-
-
-def _config(context: int) -> dict[str, Any]:
-    return {
-        "tokenizer_class": "PreTrainedTokenizerFast",  # with any other, transformers builds its own splitting
-        "eos_token": END_OF_TURN,
-        "pad_token": END_OF_TEXT,
-        "model_max_length": context,
-        "clean_up_tokenization_spaces": False,
-    }

@@ -1,4 +1,4 @@
-"""Reads and writes small, versioned JSON files atomically."""
+"""Reads and writes small, versioned JSON files: bounded, and replaced as a whole."""
 
 from __future__ import annotations
 
@@ -8,8 +8,20 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-#: The version of all files; a file of another version is ignored.
+from pydantic_core import from_json
+
+#: The version of all files; a file of another version is not used.
 VERSION = 1
+#: A larger file is not ours: even the crash report of a child that wrote only control characters is smaller.
+_MOST_BYTES = 2 * 2**20
+
+
+class DamagedState(ValueError):
+    """Says in one line which file cannot be used, and why."""
+
+    def __init__(self, file: Path, reason: object) -> None:
+        super().__init__(f"{file}: {reason}")
+        self.file = file
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
@@ -25,11 +37,27 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def read_json(path: Path) -> dict[str, Any] | None:
-    """The content; None if the file is missing, unreadable as JSON, or of another version."""
+def read_document(path: Path) -> dict[str, Any] | None:
+    """The content; None if the file is missing. Raises OSError, or DamagedState if it is not ours."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):
+        with path.open("rb") as file:
+            content = file.read(_MOST_BYTES + 1)
+    except FileNotFoundError:
         return None
-    known = isinstance(content, dict) and content.get("version") == VERSION
-    return content if known else None
+    if len(content) > _MOST_BYTES:
+        raise DamagedState(path, f"larger than {_MOST_BYTES} bytes")
+    try:
+        document = from_json(content, allow_inf_nan=False)
+    except ValueError as error:
+        raise DamagedState(path, error) from error
+    if not isinstance(document, dict) or document.get("version") != VERSION:
+        raise DamagedState(path, f"not of version {VERSION}")
+    return document
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """As `read_document`, but a damaged file counts as missing."""
+    try:
+        return read_document(path)
+    except DamagedState:
+        return None

@@ -29,8 +29,6 @@ from supervisor.tracing.cache_classes import Untraceable, leaves, parts_of
 _EXPERTS = ("num_experts_per_tok", "num_experts_per_token", "moe_topk", "top_k_experts", "moe_top_k", "moe_k")
 #: mlx's name of each type, by its name in safetensors.
 _DTYPES = {"BF16": "bfloat16", "F16": "float16", "F32": "float32"}
-#: Bytes of one element, by the name in safetensors.
-_ITEMSIZES = {"BF16": 2, "F16": 2, "F32": 4}
 #: Seconds between two looks at this process's memory.
 _WATCH_S = 0.05
 
@@ -66,7 +64,7 @@ def trace(config: dict[str, Any], dtypes: dict[str, str], folder: Path | None = 
         "layers": max(1, layers),
         "layer_width": _layer_width(config, modules),
         "vocabulary": _text(config).get("vocab_size") or 0,
-        "itemsize": _ITEMSIZES[_common_dtype(config, dtypes)],
+        "itemsize": getattr(mx, _DTYPES[_common_dtype(config, dtypes)]).size,
     }
 
 

@@ -30,8 +30,8 @@ from proxy.gate.budget import Budget
 from proxy.gate.gate import Gate
 from proxy.prompt.counter import TokenCounter
 from proxy.upstream.client import Upstream
-from proxy.upstream.exchange import SupervisorPort
 from supervisor.child.generation import Generation
+from supervisor.supervisor import Supervisor
 from tests.bench.law_stand import Stand, prompt_of, stand, tiny
 from tests.figures import ROOT, bar
 
@@ -84,7 +84,7 @@ async def run(child: Stand, seed: int, only_completions: bool) -> list[float]:
     draw = random.Random(seed)
     upstream = Upstream()
     own = InternalRequests(
-        cast("SupervisorPort", _Serves(child.port)),
+        cast("Supervisor", _Serves(child.port)),
         Gate(Budget(max_running=99), max_waiting=99, on_sample=lambda _: None),
         upstream,
         CacheClient(cast("TokenCounter", _NoPredictor()), SearchTimes(lambda _: None)),

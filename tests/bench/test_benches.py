@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from supervisor.memory_model.activations import Model, Traced
-from supervisor.memory_model.batch import left, peak
+from supervisor.memory_model.batch import kv, peak
 from supervisor.memory_model.kv_cache import CachePart, CostModel, GrowthKind
 from supervisor.memory_model.sequence import SequenceDemand, Serving
 from tests.bench import curves, document, law, load, soak
@@ -72,7 +72,7 @@ def test_the_law_is_asked_at_each_grant_with_what_was_left_behind() -> None:
     serving = Serving(Model(0, traced.cost_model, traced, batched=True), 512, 2, 2, 10)
     sent = [law.Sent(_answer(start, end), at) for at, start, end in ((0, 9, 3), (1, 9, 9), (4, 9, 9))]
     one, pair = [SequenceDemand(300, 10, segments=1)], [SequenceDemand(300, 10, segments=1)] * 2
-    at_the_last = peak(serving, pair, 7 + left(serving, pair)).total
+    at_the_last = peak(serving, pair, 7 + kv(serving, pair)).total
     assert law.predicted(serving, sent, (), 7) == at_the_last > peak(serving, pair, 7).total
     assert law.predicted(serving, sent[:1], (), 7) == peak(serving, one, 7).total
 

@@ -14,7 +14,8 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
-from proxy.cache.search_stalls import FollowedAttempt, FollowedJob, SearchStalls
+from proxy.cache.search_stalls import FollowedJob, SearchStalls
+from proxy.config.settings import QueueSettings
 from proxy.errors import GatewayError
 from proxy.gate.budget import Budget
 from proxy.gate.gate import Gate
@@ -22,11 +23,11 @@ from proxy.job import Job
 from proxy.planning.learned_state import LearnedFile
 from proxy.prompt.fit import Fitted
 from proxy.prompt.output_check import OutputCheck
+from proxy.relay.client import response_headers
 from proxy.relay.disconnects import Disconnects
 from proxy.relay.quarantine import Quarantine
 from proxy.relay.registry import Registry
-from proxy.relay.relay import Relay, RelayOptions
-from proxy.relay.response_headers import response_headers
+from proxy.relay.relay import Relay
 from proxy.request.completion import ChatPrompt, CompletionRequest
 from proxy.stream.answer import Answer
 from proxy.upstream.client import Upstream
@@ -34,7 +35,7 @@ from supervisor.lifecycle.causes import Cause
 from tests.support.fake_child import FakeChild, FakeSupervisor
 
 PROMPT = ChatPrompt(messages=({"role": "user", "content": "hi"},), tools=None, template_kwargs={})
-KEEP_QUIET = RelayOptions(hold_grace_s=60, keepalive_s=60)
+KEEP_QUIET = QueueSettings(headers_after_s=60, keepalive_s=60)
 
 
 class NullSearchStalls(SearchStalls):
@@ -61,16 +62,12 @@ class _NullJob(FollowedJob):
         self.stalls.steps.append("ask again")
 
     @asynccontextmanager
-    async def attempt(self) -> AsyncIterator[FollowedAttempt]:
+    async def attempt(self) -> AsyncIterator[None]:
         self.stalls.steps.append("asked")
         try:
-            yield _NullAttempt(self.stalls, self.job, 0)
+            yield
         finally:
             self.stalls.steps.append("attempt ended")
-
-
-class _NullAttempt(FollowedAttempt):
-    stalls: NullSearchStalls
 
     def answer_began(self) -> None:
         self.stalls.steps.append("answer began")
@@ -89,7 +86,7 @@ class Stand:
     gate: Gate = field(
         default_factory=lambda: Gate(Budget(max_running=8), max_waiting=8, on_sample=lambda _: None)
     )
-    options: RelayOptions = KEEP_QUIET
+    options: QueueSettings = KEEP_QUIET
     max_wait_s: float = 60.0
     jobs: list[Job] = field(default_factory=list)
     quarantine: Quarantine = field(init=False)

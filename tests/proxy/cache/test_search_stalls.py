@@ -13,7 +13,7 @@ import pytest
 
 from proxy.cache.client import CacheClient
 from proxy.cache.internal_requests import InternalRequestKind, InternalRequests
-from proxy.cache.search_stalls import FollowedAttempt, FollowedJob, SearchStalls
+from proxy.cache.search_stalls import FollowedJob, SearchStalls
 from proxy.cache.search_times import SearchTimes
 from proxy.cache.simulator import CacheRules
 from proxy.job import Job, Outcome
@@ -136,12 +136,12 @@ async def test_how_long_a_search_takes_is_learned_from_one_that_was_alone(world:
     for alone in (False, True):
         made, other = (FollowedJob(world.search_stalls, job(id)) for id in "ab")
         async with AsyncExitStack() as attempts:
-            attempt = await attempts.enter_async_context(made.attempt())
+            await attempts.enter_async_context(made.attempt())
             if not alone:
                 await attempts.enter_async_context(other.attempt())
             made.job.asked = world.now
             world.now += 12.0
-            attempt.answer_began()
+            made.answer_began()
         assert len(world.measured) == alone
     ((predicted, observed),) = world.measured
     assert (round(predicted, 3), observed) == (3.0, 12.0)
@@ -152,12 +152,12 @@ async def test_how_long_a_search_takes_is_learned_from_one_that_was_alone(world:
 
 async def test_a_stream_tells_how_much_was_cached(world: World) -> None:
     made = job()
-    attempt = FollowedAttempt(world.search_stalls, made, 0)
+    followed = FollowedJob(world.search_stalls, made)
     made.fitted = replace(made.fitted, prompt_tokens=100)
     made.seen = StreamProgress(progress=(30, 40))
-    attempt.prompt_read()
+    followed.prompt_read()
     made.seen = StreamProgress()
-    attempt.prompt_read()
+    followed.prompt_read()
     assert [fields["cached"] for fields in world.worker.fields] == [60, None]
 
 

@@ -5,16 +5,9 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-import pytest
-
 from proxy.commands.check import summary
 from proxy.config.faults import KEYS
 from proxy.config.loader import load
-
-
-@pytest.fixture(autouse=True)
-def empty_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("proxy.commands.check.cache_folder", lambda: tmp_path / "cache")
 
 
 ROOT = Path(__file__).parents[3]

@@ -9,7 +9,7 @@ import pytest
 
 from proxy.doctor import settings
 from proxy.doctor.check_result import CheckVerdict
-from proxy.doctor.settings import ModelSeen, StateSeen
+from proxy.doctor.settings import StateSeen
 from supervisor.memory_model.ceiling import Readings, ceiling
 from tests.proxy.commands.test_plan import make
 from tests.proxy.doctor.test_machine import verdict
@@ -79,9 +79,9 @@ def test_port(fault: str | None, proxy_pid: int | None, expected: CheckVerdict) 
 
 def test_model() -> None:
     plan = replace(make(), warnings=())
-    assert verdict(settings.model(ModelSeen("m", plan))) is OK
-    assert verdict(settings.model(ModelSeen("m", replace(plan, warnings=("Little fits.",))))) is WARNING
+    assert verdict(settings.model("m", plan)) is OK
+    assert verdict(settings.model("m", replace(plan, warnings=("Little fits.",)))) is WARNING
     too_large = make(gigabytes=8)
-    assert verdict(settings.model(ModelSeen("m", too_large))) is FAILED
-    assert verdict(settings.model(ModelSeen("org/m", fault="is not there", downloadable=True))) is WARNING
-    assert verdict(settings.model(ModelSeen("./m", fault="is not there"))) is FAILED
+    assert verdict(settings.model("m", too_large)) is FAILED
+    assert verdict(settings.no_model("org/m", "is not there", downloadable=True)) is WARNING
+    assert verdict(settings.no_model("./m", "is not there", downloadable=False)) is FAILED

@@ -42,7 +42,7 @@ def test_memory_left_behind_and_memory_freed_by_the_next_request() -> None:
         [SequenceDemand(1000, 24), SequenceDemand(10, 10)],
         [SequenceDemand(1000, 24), SequenceDemand(10, 10)],
     )
-    assert COSTS.left(demands) == batch.left(COSTS.serving, members) > 0
+    assert COSTS.left(demands) == batch.kv(COSTS.serving, members) > 0
     assert COSTS.stale(demands[0]) == batch.stale(COSTS.serving, members[0])
 
 

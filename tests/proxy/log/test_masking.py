@@ -35,7 +35,7 @@ def test_configured_keys_are_masked_everywhere(emit: Callable[[], None], human: 
 
 def test_a_key_that_is_added_later_is_masked_too() -> None:
     def emit() -> None:
-        masking.mask(("sk-added-later",))
+        masking.MASK.add(("sk-added-later",))
         log.info("sent", extra={"header": f"sk-added-later {KEY}"})
 
     assert parsed(emit, keys=(KEY,))["header"] == "[key] [key]"

@@ -12,10 +12,11 @@ from hypothesis import strategies as st
 
 from proxy.gate.corrections import Correction, Corrections
 from proxy.planning.learned_limits import LIMITS, StoredLimits
-from proxy.planning.learned_state import FILE, DamagedState, LearnedFile, forget, read_section
+from proxy.planning.learned_state import FILE, LearnedFile, forget, read_section
 from proxy.relay.blame import MOST_RECORDS, CrashRecord
 from proxy.relay.quarantine import SUSPECTS, StoredLedger
 from supervisor.memory_model.learned_ceiling import LearnedCeiling, MemoryDeath, lowered
+from supervisor.state.json_file import DamagedState
 
 KEY = {"model": "abc", "mlx": "1.0", "mlx-lm": "2.0", "flags": "", "machine": "m"}
 LEARNED = lowered(LearnedCeiling(), MemoryDeath("cuda_oom", 9, 10, 5.0))

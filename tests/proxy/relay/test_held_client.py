@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
+from proxy.config.settings import QueueSettings
 from proxy.job import Outcome
 from proxy.prompt.output_check import OutputCheck
-from proxy.relay.relay import RelayOptions
 from proxy.request.template_traits import TemplateTraits
 from tests.proxy.prompt.test_output_check import JSON, LIMITS, Counts
 from tests.support import child_events
@@ -85,7 +85,7 @@ async def test_it_ends_in_a_clear_error(stand: Stand, stream: bool) -> None:
 
 
 async def test_a_stream_is_kept_alive_and_gets_all_of_it_at_the_end(stand: Stand) -> None:
-    stand.options = RelayOptions(hold_grace_s=0.0, keepalive_s=0.005)
+    stand.options = QueueSettings(headers_after_s=0.0, keepalive_s=0.005)
     asking = stand.ask(stream=True)
     call = await stand.child.call()
     await call.start()
@@ -106,7 +106,7 @@ async def test_a_stream_is_kept_alive_and_gets_all_of_it_at_the_end(stand: Stand
 
 
 async def test_a_stream_whose_headers_are_out_ends_with_the_error_in_it(stand: Stand) -> None:
-    stand.options = RelayOptions(hold_grace_s=0.0, keepalive_s=0.005)
+    stand.options = QueueSettings(headers_after_s=0.0, keepalive_s=0.005)
     asking = stand.ask(stream=True)
     for _ in range(3):
         call = await stand.child.call()

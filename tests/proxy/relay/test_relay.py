@@ -8,10 +8,10 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from proxy.config.settings import QueueSettings
 from proxy.gate.budget import Budget
 from proxy.gate.gate import Gate
 from proxy.job import Outcome, Stage
-from proxy.relay.relay import RelayOptions
 from supervisor.lifecycle.causes import Cause
 from tests.support import child_events
 from tests.support.relay_stand import Stand, a_stand, events_of, eventually, text_of
@@ -240,7 +240,7 @@ async def test_a_memory_killer_is_told_a_size_that_is_safe(stand: Stand) -> None
 
 
 async def test_a_held_stream_that_is_quarantined_ends_with_the_documented_error(stand: Stand) -> None:
-    stand.options = RelayOptions(hold_grace_s=0.0, keepalive_s=0.005)
+    stand.options = QueueSettings(headers_after_s=0.0, keepalive_s=0.005)
     held = await stand.ask(stream=True)
     for _ in range(2):
         call = await stand.child.call()

@@ -13,9 +13,9 @@ import aiohttp
 import pytest
 from aiohttp import web
 
+from proxy.config.settings import QueueSettings
 from proxy.gate.budget import Budget
 from proxy.job import Outcome, Stage
-from proxy.relay.relay import RelayOptions
 from proxy.stream import keepalive
 from tests.support import child_events
 from tests.support.fake_child import Call
@@ -91,7 +91,7 @@ async def test_a_slow_client_slows_its_child_and_loses_nothing(stand: Stand) -> 
 async def test_no_keep_alives_pile_up_before_a_client_that_does_not_read(
     stand: Stand, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    stand.options = RelayOptions(hold_grace_s=0.0, keepalive_s=0.001)
+    stand.options = QueueSettings(headers_after_s=0.0, keepalive_s=0.001)
     async with slow_client(stand) as client:
         flood = Flood(await stand.child.call(), events=20_000)
         running = asyncio.create_task(flood.run())
@@ -135,7 +135,7 @@ async def test_a_client_of_http_1_0_gets_a_plain_stream(stand: Stand) -> None:
 
 
 async def test_headers_are_sent_once_when_content_and_keep_alive_come_together(stand: Stand) -> None:
-    stand.options = RelayOptions(hold_grace_s=0.0, keepalive_s=0.001)
+    stand.options = QueueSettings(headers_after_s=0.0, keepalive_s=0.001)
     for _ in range(20):
         asking = stand.ask(stream=True)
         await (await stand.child.call()).answer(child_events.chat_stream("a", "b"))
@@ -145,7 +145,7 @@ async def test_headers_are_sent_once_when_content_and_keep_alive_come_together(s
 
 async def test_the_deadline_of_a_held_stream_ends_it_by_contract(stand: Stand) -> None:
     stand.supervisor.down()
-    stand.options = RelayOptions(hold_grace_s=0.01, keepalive_s=0.01)
+    stand.options = QueueSettings(headers_after_s=0.01, keepalive_s=0.01)
     stand.max_wait_s = 0.1
 
     response = await stand.ask(stream=True)
@@ -160,7 +160,7 @@ async def test_the_deadline_of_a_held_stream_ends_it_by_contract(stand: Stand) -
 
 
 async def test_a_held_stream_tells_where_it_is(stand: Stand) -> None:
-    stand.options = RelayOptions(hold_grace_s=0.0, keepalive_s=0.005)
+    stand.options = QueueSettings(headers_after_s=0.0, keepalive_s=0.005)
     stand.gate.set_budget(Budget(max_running=1))
     asking = stand.ask()
     call = await stand.child.call()
@@ -194,7 +194,7 @@ async def read_until(response: aiohttp.ClientResponse, line: bytes) -> None:
 
 async def test_a_long_silence_gets_empty_events(stand: Stand, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(keepalive, "EMPTY_EVENT_EVERY_S", 0.02)
-    stand.options = RelayOptions(hold_grace_s=0.0, keepalive_s=0.005)
+    stand.options = QueueSettings(headers_after_s=0.0, keepalive_s=0.005)
     stand.supervisor.down()
     held = await stand.ask(stream=True)
 

@@ -282,3 +282,14 @@ def test_the_end_of_a_child_and_a_stop_are_understood_wherever_one_can_run(story
     handle(RULES, story.life, Kill(), 0.0)
     if story.state in (State.STARTING, State.READY, State.DRAINING, State.STOPPING):
         handle(RULES, story.life, Exited(), 0.0)
+
+
+@pytest.mark.parametrize("state", [State.BACKOFF, State.FAILED])
+def test_the_time_until_the_next_restart(state: State) -> None:
+    assert Life(state, 1, 160.0).next_restart_s(100.0) == 60
+    assert Life(state, 1, 40.0).next_restart_s(100.0) == 0
+
+
+def test_a_running_child_has_no_next_restart() -> None:
+    assert Life(State.READY, 1, 160.0).next_restart_s(100.0) is None
+    assert Life(State.FAILED, 1, None).next_restart_s(100.0) is None

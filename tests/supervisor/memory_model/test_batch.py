@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from supervisor.memory_model.activations import Model, Traced
-from supervisor.memory_model.batch import kv, largest_prompt, left, peak
+from supervisor.memory_model.batch import kv, largest_prompt, peak
 from supervisor.memory_model.kv_cache import STEP, CachePart, CostModel, GrowthKind
 from supervisor.memory_model.sequence import SequenceDemand, Serving, buffers_of
 from supervisor.memory_model.snapshots import snapshots
@@ -138,7 +138,7 @@ def known(child: Child, now: int) -> tuple[list[SequenceDemand], int]:
     serving = rows(len(child.sequences), child.step, child.prompts)
     for each in sorted((each for each in arrived if child.ended[each] < now), key=child.ended.__getitem__):
         at = child.ended[each]
-        behind += left(
+        behind += kv(
             serving,
             [SequenceDemand(*child.sequences[other]) for other in there if child.arrivals[other] <= at],
         )

@@ -25,7 +25,7 @@ def test_files_are_replaced_as_a_whole(tmp_path: Path, monkeypatch: pytest.Monke
     assert list(tmp_path.iterdir()) == [path]
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", '{"version": 99}', '{"value": 1}'])
+@pytest.mark.parametrize("text", ["", "{", "[]", "[" * 100_000, '{"version": 99}', '{"value": 1}'])
 def test_a_file_that_is_not_understood_counts_as_missing(tmp_path: Path, text: str) -> None:
     path = tmp_path / "x.json"
     path.write_text(text)
