@@ -34,13 +34,9 @@ class EventSplitter:
         self._held: list[bytes] = []  # pieces of the event that has not ended
         self._held_bytes = 0
 
-    def is_whole(self, data: bytes) -> bool:
-        """Whether `data` is whole events, and none is buffered."""
-        return not self._held and data.endswith(END)
-
     def whole(self, data: bytes) -> list[bytes] | None:
         """What `feed` would return if `data` is whole events and none is buffered, else None. No effect."""
-        return data.split(END)[:-1] if self.is_whole(data) else None
+        return None if self._held or not data.endswith(END) else data.split(END)[:-1]
 
     def feed(self, data: bytes) -> list[bytes]:
         """The events that `data` completes, without their ending. Raises Malformed if one never ends."""

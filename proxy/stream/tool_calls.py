@@ -60,7 +60,7 @@ class StreamCalls:
         sent: how many calls the stream had so far.
     """
 
-    __slots__ = ("_is_chat", "_may_ask_again", "_mends", "_splitter", "_texts", "sent")
+    __slots__ = ("_holds", "_is_chat", "_may_ask_again", "_mends", "_splitter", "_texts", "sent")
 
     def __init__(
         self, mends: Counter[CallMend], *, is_chat: bool, may_ask_again: Callable[[], bool] = lambda: False
@@ -69,20 +69,23 @@ class StreamCalls:
         self._is_chat = is_chat
         self._may_ask_again = may_ask_again
         self._splitter = sse.EventSplitter()
+        self._holds = False  # maybe a part of an event
         self._texts = False
         self.sent = 0
 
     def is_plain(self, data: bytes) -> bool:
         """Whether `data` is whole events without calls; if so, they are noted, and go on as they are."""
-        if _MARK in data or not self._splitter.is_whole(data):
+        if _MARK in data or self._holds or not data.endswith(sse.END):
             return False
-        self._texts = self._texts or _TEXT in data
+        if not self._texts:
+            self._texts = _TEXT in data
         return True
 
     def feed(self, data: bytes) -> bytes:
         """The events that `data` completes, mended. Raises CallLost, Malformed."""
         if self.is_plain(data):
             return data
+        self._holds = not data.endswith(sse.END)
         return b"".join([self._mended(block) + sse.END for block in self._splitter.feed(data)])
 
     def end(self) -> bytes:

@@ -9,7 +9,6 @@ from proxy.commands.check import summary
 from proxy.config.faults import KEYS
 from proxy.config.loader import load
 
-
 ROOT = Path(__file__).parents[3]
 
 
