@@ -96,6 +96,23 @@ class NeverFits(PromptTooLong):
     """The prompt is within the limit, but there is not enough memory for it even if it runs alone."""
 
 
+class UnfitAnswer(InvalidRequest):
+    """The model's answers did not have the form that the request demands.
+
+    `problem` is about the client's own answer, which it may see; it goes into no log.
+    """
+
+    status = 422
+    code = "structured_output_failed"
+
+    def __init__(self, problem: str, *, answers: int, param: str) -> None:
+        super().__init__(
+            f"The model's answer does not have the form that {param} demands, asked {answers} times. "
+            f"In the last one, {problem}",
+            param=param,
+        )
+
+
 class Unauthorized(ClientError):
     """The API key is missing or unknown."""
 

@@ -131,6 +131,13 @@ class FollowedJob:
         """How its prompt will be read, if that is known before it queues."""
         return await self.stalls.cache.predict(self.job.answer.id, self.job.fitted.prompt, self.job.request)
 
+    async def ask_again(self) -> None:
+        """The child has generated a whole answer, and keeps it in its cache; another one is asked for."""
+        job, cache = self.job, self.stalls.cache
+        cached = job.usage.cached_tokens if job.usage else None
+        cache.ended(job.answer.id, job.completion_tokens, cached, complete=True)
+        await self.predict()
+
     @asynccontextmanager
     async def attempt(self) -> AsyncIterator[None]:
         """Prepare the child for the job, which it has within the block."""

@@ -171,6 +171,25 @@ class TokenCounter:
         text, count = await self._ask(request, prompt)
         return TextPrompt(text), count
 
+    async def json_problem(self, schema: dict[str, Any], value: Any) -> str | None:
+        """What of a JSON value is not valid by a JSON Schema; None if all is.
+
+        Raises:
+            InvalidRequest: the schema is none.
+            Unavailable: there is no worker at present.
+        """
+        try:
+            problem: str | None = await self._ask_worker(
+                {"op": "json_problem", "schema": schema, "value": value, "incremental": self._incremental}
+            )
+        except (TokenizerRefused, WorkerStalled) as refusal:
+            reason = mask_statuses(str(refusal))[:_LONGEST_REASON]
+            message = f"The JSON Schema cannot be applied: {reason}"
+            raise InvalidRequest(message, param="response_format") from refusal
+        except (WorkerDied, TokenizerUnavailable) as error:
+            raise Unavailable("tokenizer_unavailable") from error
+        return problem
+
     async def ask_predictor(self, do: str, prompt: Prompt | None = None, **fields: Any) -> Any | None:
         """Call a method of the worker's `CachePredictor`; None if it fails, since nothing depends on it."""
         request = {"op": "predictor", "do": do, "incremental": self._incremental, **fields}

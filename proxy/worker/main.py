@@ -25,6 +25,7 @@ from typing import Any, BinaryIO, NoReturn
 from proxy.prompt import frames
 from proxy.prompt.conversation_delta import PROMPTS, Receiver
 from proxy.worker.cache_predictor import CachePredictor
+from proxy.worker.json_check import json_problem
 from proxy.worker.prompt_ids import PromptIds
 from proxy.worker.server_tokenizer import ServerTokenizer
 
@@ -47,6 +48,8 @@ def _run(tokenizer: ServerTokenizer, predictor: CachePredictor, request: dict[st
             return tokenizer.shared(request["prompt"], request["other"], incremental=request["incremental"])
         case "trim":
             return tokenizer.trim(request["text"], request["head"], request["limit"])
+        case "json_problem":
+            return json_problem(request["schema"], request["value"])
         case "predictor":
             return predictor.answer(request)
     raise ValueError("unknown operation")

@@ -83,6 +83,15 @@ def test_replays_and_a_count_that_differs_from_the_childs_are_seen() -> None:
     assert got["mlxguard_prompt_count_mismatches_total", ()] == 1
 
 
+def test_mended_tool_calls_are_counted_and_no_replays() -> None:
+    metrics, job = Metrics(), ended(counted=7, attempts=2)
+    job.ask_again()
+    metrics.request_ended(job)
+    got = samples(metrics)
+    assert got["mlxguard_mended_tool_calls_total", (("kind", "asked_again"),)] == 1
+    assert got["mlxguard_replays_total", ()] == 0
+
+
 def test_internal_requests_are_not_counted_as_requests() -> None:
     metrics = Metrics()
     metrics.internal_request("eviction", True, 0.1)
