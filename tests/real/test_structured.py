@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -79,18 +78,9 @@ def test_a_schema_that_cannot_be_applied_is_refused(client: openai.OpenAI, schem
         client.chat.completions.create(**_asked(response_format=wanted))
 
 
-def test_a_pattern_without_end_stops_nothing_else(proxy: Gateway, client: openai.OpenAI) -> None:
-    slow = _format(properties={"city": {"pattern": "^(([a-zA-Z]+)+)+$"}}, required=["city"])
-    answer = client.chat.completions.create(**_asked(response_format=slow))
-    assert json.loads(answer.choices[0].message.content or "") == {"city": "Paris"}
-    assert proxy.get("/livez")[0] == 200
-
-
 def test_all_of_it_was_counted_exactly(proxy: Gateway) -> None:
     _, metrics = proxy.get("/metrics")
     assert "mlxguard_prompt_count_mismatches_total 0.0" in metrics
     assert "mlxguard_replays_total 0.0" in metrics
-    assert 'mlxguard_structured_answers_total{unfit="3"} 3.0' in metrics
-    assert 'mlxguard_requests_total{outcome="invalid",reason="answer_unfit"} 3.0' in metrics
     assert "count_drift" not in proxy.text()
     assert proxy.status()["child"]["generation"] == 1
