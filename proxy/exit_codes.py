@@ -16,10 +16,10 @@ class ExitCode(IntEnum):
         code.meaning = meaning
         return code
 
-    OK = 0, "done, or stopped in order by SIGTERM or Ctrl-C"
+    OK = 0, "done, or stopped gracefully by SIGTERM or Ctrl-C"
     INTERNAL = 1, "a bug: the traceback is in the log"
     CONFIGURATION = 2, "bad configuration or usage; nothing was started"
-    PORT_IN_USE = 3, "the port is taken; the message names its holder"
+    PORT_IN_USE = 3, "the port is in use; the message names the program"
     STATE_LOCKED = 4, "another proxy is using the state folder"
     INSTALLATION = 5, "another package hides `proxy` or `supervisor`"
     UNFIT = 6, "`doctor` found something that does not work here"

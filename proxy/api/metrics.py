@@ -16,6 +16,7 @@ from prometheus_client.registry import Collector
 from proxy.gate.corrections import PeakSample
 from proxy.job import Job
 from proxy.relay.drop_detection import DropEvidence
+from proxy.request.mends import Mends
 from proxy.request.parse import MEANINGLESS
 
 __all__ = ["CONTENT_TYPE", "Metrics"]
@@ -47,6 +48,19 @@ class Metrics:
             "dropped_fields",
             "Request fields that were ignored, by name; names that no known client sends are `other`.",
             "field",
+        )
+        self._mended = self._counter(
+            "mended_items", "Items of requests that were mended instead of refused, by what was done.", "kind"
+        )
+        self._call_mends = self._counter(
+            "mended_tool_calls",
+            "Tool calls of the model that were mended, asked for again or left out, by what was done.",
+            "kind",
+        )
+        self._structured = self._counter(
+            "structured_answers",
+            "Requests that demand a form of their answer, by how many answers did not have it.",
+            "unfit",
         )
         self._internal_requests = self._counter(
             "internal_requests", "Requests that the proxy itself sent to the child.", "kind", "outcome"
@@ -94,8 +108,12 @@ class Metrics:
         """Count one completion request at its end."""
         self._requests(job.outcome.value, job.reason).inc()
         self._queue_time.observe(job.queue_s)
-        if job.answer.attempts > 1:
-            self._replays.inc(job.answer.attempts - 1)
+        for kind, count in job.call_mends.items():
+            self._call_mends.labels(kind.value).inc(count)
+        if job.output_check is not None:
+            self._structured.labels(str(job.output_check.unfit)).inc()
+        if (replays := job.answer.attempts - 1 - job.asked_anew) > 0:
+            self._replays.inc(replays)
         if job.first_content_s is not None:
             self._time_to_first_token.observe(job.first_content_s)
         if job.usage is None:
@@ -127,6 +145,11 @@ class Metrics:
         """Count ignored request fields. Clients choose names, so only known ones become labels."""
         for name in names:
             self._dropped_fields.labels(name if name in MEANINGLESS else "other").inc()
+
+    def mended(self, mends: Mends) -> None:
+        """Count what was mended in one request."""
+        for kind, count in mends.counts.items():
+            self._mended.labels(kind.value).inc(count)
 
     def http_response(self, status: int) -> None:
         """Count one HTTP response; not by path, since clients choose paths."""

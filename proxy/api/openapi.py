@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from proxy import errors
+from proxy.dialects.errors import MESSAGES_PATH
 from proxy.request.allowlist import USUAL_ARGUMENTS
 from proxy.request.messages import ROLES
 
@@ -29,15 +30,20 @@ def document(version: str) -> dict[str, Any]:
     schemas["ChatRequest"]["properties"]["chat_template_kwargs"]["properties"] = {
         name: {"type": ["string", "number", "boolean", "null"]} for name in USUAL_ARGUMENTS
     }
-    failures = {str(status): _failure(status) for status in sorted(set(_statuses(errors.GatewayError)))}
-    for operations in description["paths"].values():
+    for path, operations in description["paths"].items():
+        schema = "MessagesError" if path.startswith(MESSAGES_PATH) else "Error"
         for operation in operations.values():
-            operation["responses"] = failures | operation["responses"]
+            operation["responses"] = _failures(schema) | operation["responses"]
     return description
 
 
-def _failure(status: int) -> dict[str, Any]:
-    reference = {"schema": {"$ref": "#/components/schemas/Error"}}
+def _failures(schema: str) -> dict[str, Any]:
+    statuses = sorted(set(_statuses(errors.GatewayError)))
+    return {str(status): _failure(status, schema) for status in statuses}
+
+
+def _failure(status: int, schema: str) -> dict[str, Any]:
+    reference = {"schema": {"$ref": f"#/components/schemas/{schema}"}}
     return {"description": HTTPStatus(status).phrase, "content": {"application/json": reference}}
 
 

@@ -11,6 +11,7 @@ from aiohttp import web
 from proxy.api import openapi
 from proxy.api.metrics import CONTENT_TYPE, Metrics
 from proxy.api.status import Status
+from proxy.dialects.models import model_list, with_anthropic_fields
 from proxy.http.responses import json_response
 from proxy.planning.preparation import Preparation
 from proxy.request.model_names import ModelNames
@@ -41,8 +42,12 @@ class Pages:
             return json_response({"status": "ok"})
         return json_response({"status": "unavailable", "state": child.state, "reason": reason}, status=503)
 
+    async def hello(self, _: web.Request) -> web.Response:
+        """200: Claude Code asks at its start whether there is a server."""
+        return web.Response()
+
     async def models(self, _: web.Request) -> web.Response:
-        return json_response({"object": "list", "data": [self._model()]})
+        return json_response(model_list([self._model()]))
 
     async def model(self, request: web.Request) -> web.Response:
         self.names.check(request.match_info["id"])
@@ -67,9 +72,9 @@ class Pages:
         }
         prepared = self.preparation.prepared
         if prepared is None:
-            return entry
+            return with_anthropic_fields(entry)
         context, limit = prepared.limits.context_length, prepared.limits.max_prompt_tokens
         for name in ("context_length", "max_model_len", "context_window"):
             entry[name] = limit
         entry["meta"] = {"n_ctx": limit, "n_ctx_train": context}
-        return entry
+        return with_anthropic_fields(entry)

@@ -25,8 +25,7 @@ from supervisor.supervisor import Supervisor
 class Status(Collector):
     """Reads the state of all parts when asked, and stores nothing that could become stale.
 
-    Args:
-        started_at: Unix time in whole seconds.
+    `started_at`: Unix time in whole seconds.
     """
 
     def __init__(
@@ -116,6 +115,7 @@ class Status(Collector):
             "overflow_policy": prepared.limits.policy,
             "vocab_size": prepared.tokenizer.vocab_size,
             "count_differences": self._preparation.count_differences,
+            "warnings": prepared.tokenizer.warnings,
         }
 
 

@@ -32,8 +32,8 @@ InternalRequestKind = Literal["eviction", "search_shortcut", "exact_hit"]
 class InternalRequests:
     """Sends internal requests, one for each call; any number may be out together.
 
-    Args:
-        on_sent: called at the end of each with its kind, whether the child answered, and the seconds it took.
+    `on_sent`: called at the end of each with its kind, whether the child answered, and the seconds it took.
+    `out`: how many are at the child now.
     """
 
     def __init__(
@@ -53,12 +53,7 @@ class InternalRequests:
         self._on_sent = on_sent
         self._clock = clock
         self._numbers = itertools.count(1)
-        self._out = 0
-
-    @property
-    def out(self) -> int:
-        """How many are at the child now."""
-        return self._out
+        self.out = 0
 
     async def send(
         self, kind: InternalRequestKind, body: Mapping[str, Any], *, abandon: bool = False
@@ -91,18 +86,17 @@ class InternalRequests:
             body: one with `messages` is a chat, any other a completion.
             abandon: disconnect as soon as the child begins to answer; it ends the request at its next write.
 
-        Returns:
-            False if the child did not answer: it is not ready, a suspect has it to itself, or it refused.
+        Returns False if the child did not answer: it is not ready, a suspect has it to itself, or it refused.
         """
         with self._gate.internal_request() as allowed:
             if not allowed:
                 return False
             began = self._clock()
-            self._out += 1
+            self.out += 1
             try:
                 answered = await self._ask(kind, body, abandon=abandon)
             finally:
-                self._out -= 1
+                self.out -= 1
         self._on_sent(kind, answered, self._clock() - began)
         return answered
 

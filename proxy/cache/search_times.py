@@ -22,8 +22,7 @@ _DOUBT = 3.0
 class SearchTimes:
     """Seconds per unit of search cost (`CachePrediction.cost`), learned from searches that were measured.
 
-    Args:
-        expect_silence: told until when, on `clock`, the child may show no sign of life.
+    `expect_silence`: told until when, on `clock`, the child may show no sign of life.
     """
 
     def __init__(

@@ -45,7 +45,8 @@ def listing(reports: Sequence[Report]) -> str:
 def _row(report: Report) -> tuple[str, ...]:
     work = report["in_flight"]
     suspects = sum(1 for each in work if each["suspect"])
-    return report["id"], _when(report), str(report["cause"]), str(len(work)), str(suspects), _then(report)
+    then = report["done"][-1]["what"] if report["done"] else "-"
+    return report["id"], _when(report), str(report["cause"]), str(len(work)), str(suspects), then
 
 
 def explanation(report: Report) -> str:
@@ -126,10 +127,6 @@ def _end(report: Report) -> str:
     if report["signal"] is not None:
         return f" by signal {report['signal']}"
     return "" if report["exit_code"] is None else f" with code {report['exit_code']}"
-
-
-def _then(report: Report) -> str:
-    return report["done"][-1]["what"] if report["done"] else "-"
 
 
 def _when(report: Report) -> str:

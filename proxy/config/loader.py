@@ -11,6 +11,7 @@ import os
 import re
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
@@ -64,12 +65,9 @@ class _Given(NamedTuple):
 def load(path: Path | None, environ: Mapping[str, str], sets: Sequence[str]) -> Loaded:
     """The settings from all sources.
 
-    Args:
-        path: None reads ./proxy.toml if it exists.
-        sets: options such as `server.port=9000`.
+    `path`: None reads ./proxy.toml if it exists. `sets`: options such as `server.port=9000`.
 
-    Raises:
-        ConfigurationError: with every fault.
+    Raises ConfigurationError with every fault.
     """
     file = path or (DEFAULT_FILE if DEFAULT_FILE.exists() else None)
     items = [*(_from_file(file) if file else ()), *_from_environment(environ), *_from_options(sets)]
@@ -184,19 +182,13 @@ def _from_options(sets: Sequence[str]) -> Iterator[_Given | Fault]:
 
 def _meant(path: Key, text: str) -> object:
     """The value of a text: as TOML, else as a string, else as the only item of a list."""
-    candidates: list[object] = [*_as_toml(text), text.strip(), [text.strip()]]
+    candidates: list[object] = [text.strip(), [text.strip()]]
+    with suppress(tomllib.TOMLDecodeError):
+        document = tomllib.loads(f"value = {text}")
+        candidates[:0] = [document["value"]] if len(document) == 1 else []
     section, key = path
     fitting = (value for value in candidates if not _errors({section: {key: value}}))
     return next(fitting, candidates[0])
-
-
-def _as_toml(text: str) -> Iterator[object]:
-    try:
-        document = tomllib.loads(f"value = {text}")
-    except tomllib.TOMLDecodeError:
-        return
-    if len(document) == 1:
-        yield document["value"]
 
 
 def _tree(given: Iterable[_Given]) -> dict[str, dict[str, Any]]:

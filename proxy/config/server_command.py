@@ -74,11 +74,9 @@ class NotAServerCommand(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class ServerCommand:
-    """A command as settings.
+    """A command as settings: `server.port` -> value.
 
-    Attributes:
-        values: setting, as `server.port`, -> value.
-        remarks: what the user should know about the translation, one sentence each.
+    `remarks`: what the user should know about the translation, one sentence each.
     """
 
     values: Mapping[str, object]
@@ -100,8 +98,7 @@ def setting_of_flag(word: str) -> str | None:
 def read(command: str) -> ServerCommand:
     """The settings that make the proxy do what the command does, at the same address.
 
-    Raises:
-        NotAServerCommand: with the reason.
+    Raises NotAServerCommand with the reason.
     """
     words, remarks = _of_shell(command)
     runner, flags = _at_server(words)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
@@ -18,8 +19,7 @@ _MAX_PEAKS = 256
 class PlannedCosts:
     """The batch cost model for a child that runs as planned; see proxy.gate.budget.Costs.
 
-    Attributes:
-        alone, together: factors on the predicted bytes above the weights, for one request and for several.
+    `alone`, `together`: factors on the predicted bytes above the weights, for one request and for several.
     """
 
     serving: Serving
@@ -33,6 +33,11 @@ class PlannedCosts:
     @property
     def weights(self) -> int:
         return self.serving.model.weights
+
+    @property
+    def cache_bytes(self) -> float:
+        limit = self.serving.prompt_cache_bytes
+        return math.inf if limit is None else limit
 
     def kv(self, demands: Sequence[SequenceDemand], /) -> int:
         return batch.kv(self.serving, demands)

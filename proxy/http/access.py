@@ -67,20 +67,24 @@ class AccessControl:
         """Whether a page that this gateway served sent the request. Only plain http; TLS ends before us."""
         return authority is not None and origin.lower() == f"http://{authority.lower()}"
 
-    def client_of(self, authorization: Sequence[str]) -> str:
-        """The client's name, from all Authorization header lines as sent.
+    def client_of(self, authorization: Sequence[str], api_keys: Sequence[str] = ()) -> str:
+        """The client's name, from all Authorization and x-api-key header lines as sent.
+
+        Clients of Anthropic's API send either, or both with the same key or with a placeholder in one.
 
         Raises:
-            Unauthorized: keys are configured, and there is not exactly one known key.
+            Unauthorized: keys are configured, and neither header has exactly one known key.
         """
         if not self.keys:
             return ANONYMOUS
-        scheme, _, sent = (authorization[0] if len(authorization) == 1 else "").partition(" ")
-        given = sent.strip().encode(errors="surrogateescape")
-        found = [name for key, name in self.keys.items() if hmac.compare_digest(key.encode(), given)]
-        if scheme.lower() != "bearer" or not found:
-            raise errors.Unauthorized("Missing or unknown API key.")
-        return found[0]
+        scheme, _, bearer = (authorization[0] if len(authorization) == 1 else "").partition(" ")
+        sent = [bearer.strip()] if scheme.lower() == "bearer" else []
+        sent += [key.strip() for key in api_keys] if len(api_keys) == 1 else []
+        for given in (key.encode(errors="surrogateescape") for key in sent):
+            found = [name for key, name in self.keys.items() if hmac.compare_digest(key.encode(), given)]
+            if found:
+                return found[0]
+        raise errors.Unauthorized("Missing or unknown API key.")
 
 
 @lru_cache(maxsize=64)  # nearly all requests send the same Host, and parsing an address takes 20 us

@@ -48,8 +48,7 @@ LAST = web.RequestKey("last", bool)
 class Site(web.BaseSite):
     """A listener whose connections are `Connection`s.
 
-    Args:
-        on_response: called with the status of each response that is sent without a handler.
+    `on_response`: called with the status of each response that is sent without a handler.
     """
 
     def __init__(

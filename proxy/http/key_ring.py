@@ -15,8 +15,7 @@ log = logging.getLogger("mlxguard.keys")
 class KeyRing:
     """The keys in force.
 
-    Attributes:
-        keys: key -> name of its client. The same mapping for the life of the gateway, changed in place.
+    `keys`: key -> name of its client. The same mapping for the life of the gateway, changed in place.
     """
 
     def __init__(self, server: ServerSettings) -> None:

@@ -104,7 +104,7 @@ def _error_response(request: web.Request, error: errors.GatewayError) -> web.Res
     """
     if request.get(_BEGUN):
         raise ConnectionResetError("the response had begun")
-    return error_response(error)
+    return error_response(error, request.path)
 
 
 def _log_refusal(request: web.Request, error: errors.GatewayError) -> None:
@@ -125,7 +125,9 @@ async def _checked(request: web.Request, handler: Handler, access: AccessControl
     if request.method == "OPTIONS":
         return await cors.options(request)
     if request.path not in _OPEN_PATHS:
-        request[CLIENT] = access.client_of(request.headers.getall("Authorization", ()))
+        request[CLIENT] = access.client_of(
+            request.headers.getall("Authorization", ()), request.headers.getall("x-api-key", ())
+        )
     return await handler(request)
 
 

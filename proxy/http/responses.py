@@ -11,6 +11,7 @@ import orjson
 from aiohttp import web
 
 from proxy import errors
+from proxy.dialects.errors import error_body, error_headers
 from proxy.log.setup import new_request_id
 
 REQUEST_ID = "x-request-id"
@@ -29,10 +30,13 @@ def json_response(document: Mapping[str, Any], *, status: int = 200) -> web.Resp
     return web.Response(body=orjson.dumps(document), status=status, content_type="application/json")
 
 
-def error_response(error: errors.GatewayError) -> web.Response:
-    """An error as JSON, with the headers that tell agents whether and when to retry."""
-    response = json_response(error.body(), status=error.status)
-    response.headers.update(_retry_headers(error))
+def error_response(error: errors.GatewayError, path: str = "") -> web.Response:
+    """An error as JSON, with the headers that tell agents whether and when to retry.
+
+    `path`: of the request, since each protocol has a form of its own.
+    """
+    response = json_response(error_body(error, path), status=error.status)
+    response.headers.update(error_headers(error, path, _retry_after_s()))
     return response
 
 
@@ -40,7 +44,7 @@ def raw_error_response(error: errors.GatewayError) -> bytes:
     """The same as bytes, for a connection on which no request could be parsed."""
     body = orjson.dumps(error.body())
     headers = {
-        **_retry_headers(error),
+        **error.headers(_retry_after_s()),
         **_STANDARD_HEADERS,
         REQUEST_ID: new_request_id(),
         "Content-Type": "application/json",
@@ -52,5 +56,5 @@ def raw_error_response(error: errors.GatewayError) -> bytes:
     return "\r\n".join([*lines, "", ""]).encode() + body
 
 
-def _retry_headers(error: errors.GatewayError) -> Mapping[str, str]:
-    return error.headers(randint(*errors.RETRY_AFTER_RANGE))
+def _retry_after_s() -> int:
+    return randint(*errors.RETRY_AFTER_RANGE)

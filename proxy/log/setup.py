@@ -79,8 +79,7 @@ def lost_lines() -> int:
 def setup(settings: LogSettings, stream: TextIO | None = None, keys: Iterable[str] = ()) -> None:
     """Log to `stream` (default stderr), and to `settings.file` if it is set, with `keys` masked in both.
 
-    Raises:
-        OSError: the file cannot be opened.
+    Raises OSError if the file cannot be opened.
     """
     stream = stream or sys.stderr or Path(os.devnull).open("w")  # noqa: SIM115 - None if it was closed
     MASK.reset(keys)

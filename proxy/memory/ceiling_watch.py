@@ -33,11 +33,7 @@ Replan = Callable[[int], Awaitable[tuple[Plan, Plan] | None]]
 
 
 class CeilingWatch:
-    """Follows the ceiling for one gateway.
-
-    Args:
-        started: returns the plan that the child was started with.
-    """
+    """Follows the ceiling for one gateway. `started`: returns the plan that the child was started with."""
 
     def __init__(
         self,

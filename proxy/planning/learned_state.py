@@ -20,7 +20,7 @@ from pydantic import TypeAdapter, ValidationError
 from pydantic_core import to_json
 
 from supervisor.aio import Tasks
-from supervisor.state.json_file import DamagedState, load_json, read_json, write_json
+from supervisor.state.json_file import DamagedState, read_document, read_json, write_json
 from supervisor.state.saver import Saver
 
 log = logging.getLogger("mlxguard.learned")
@@ -109,9 +109,9 @@ def read_section(folder: Path, section: StateSection[_T]) -> _T | None:
         DamagedState: its content is not ours, or out of range.
     """
     file = folder / FILE
-    if (content := (load_json(file) or {}).get(section.name)) is None:
+    if (content := (read_document(file) or {}).get(section.name)) is None:
         file = folder / section.former
-        content = load_json(file)
+        content = read_document(file)
     if content is None:
         return None
     try:

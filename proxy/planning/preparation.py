@@ -19,6 +19,7 @@ from proxy.config.settings import RequestSettings, Settings
 from proxy.errors import RestartFailed, Unavailable
 from proxy.gate.costs import longest_alone
 from proxy.planning.learned_limits import LearnedLimits
+from proxy.planning.model_defaults import sampling_defaults
 from proxy.planning.planner import Planner
 from proxy.planning.server_flags import server_flags
 from proxy.prompt.counter import TokenCounter, TokenizerInfo, TokenizerUnavailable
@@ -62,6 +63,8 @@ class Preparation:
     Args:
         on_plan: called with each plan, before each start of the child.
         limits: what deaths have taught about memory.
+
+    `plan`: of the child's last start; None without one.
     """
 
     def __init__(
@@ -78,7 +81,7 @@ class Preparation:
         self._cache_dir = cache_dir
         self._on_plan = on_plan
         self._planner = Planner(settings, cache_dir, limits)
-        self._plan: Plan | None = None
+        self.plan: Plan | None = None
         self._outcome: asyncio.Future[Prepared] = asyncio.get_running_loop().create_future()
         self._tasks = Tasks()
         self._loading: asyncio.Task[None] | None = None
@@ -100,16 +103,10 @@ class Preparation:
         """Answers whose usage differed from our count, since the tokenizer was loaded; 0 is right."""
         return self._counter.differences
 
-    @property
-    def plan(self) -> Plan | None:
-        """The plan of the child's last start; None without one."""
-        return self._plan
-
     async def prepare(self) -> LaunchSpec:
         """Plan how to start the child, and begin to load the tokenizer.
 
-        Raises:
-            CannotStart: the model is not available; `explanation` says why.
+        Raises CannotStart if the model is not available; `explanation` says why.
         """
         if self._outcome.done() and self.prepared is None:
             self._outcome = asyncio.get_running_loop().create_future()
@@ -119,9 +116,11 @@ class Preparation:
         except ModelUnavailable as failure:
             self._fail(str(failure))
             raise CannotStart(Cause.BAD_MODEL, str(failure)) from failure
-        self._plan = await self._planned(folder)
+        self.plan = await self._planned(folder)
         await self._compare(await asyncio.to_thread(tokenizer_files, folder))
-        self._renew()
+        if (prepared := self.prepared) is not None:  # limits that clients are told change at a restart only
+            self._outcome = asyncio.get_running_loop().create_future()
+            self._outcome.set_result(replace(prepared, limits=self._limits(prepared.tokenizer)))
         launch = self._launch(folder)
         if not self._outcome.done() and (self._loading is None or self._loading.done()):
             self._loading = self._tasks.start(self._load(folder, launch.argv), "tokenizer", self._not_loaded)
@@ -141,7 +140,7 @@ class Preparation:
 
     async def replan(self, child: int) -> tuple[Plan, Plan] | None:
         """Plan for the machine as it is now, with the child's bytes; see `Planner.replan`."""
-        return None if self._plan is None else await self._planner.replan(self._plan, child)
+        return None if self.plan is None else await self._planner.replan(self.plan, child)
 
     async def ready(self, timeout_s: float) -> Prepared:
         """Wait at most `timeout_s` for the prepared model.
@@ -178,7 +177,12 @@ class Preparation:
             self._fail("the tokenizer's process died while it loaded, each time that it was tried")
             return
         log.info("model_prepared", extra={"vocab": tokenizer.vocab_size, "context": tokenizer.context_length})
-        checked_by = request_bounds(self._settings.request, tokenizer, folder)
+        for warning in tokenizer.warnings:
+            log.warning("template_warning", extra={"warning": warning})
+        args = self._settings.upstream.args
+        checked_by = request_bounds(self._settings.request, tokenizer, folder, args)
+        if checked_by.sampling:
+            log.info("model_sampling_defaults", extra={"fields": dict(checked_by.sampling)})
         self._outcome.set_result(Prepared(folder, tokenizer, self._limits(tokenizer), checked_by))
 
     def _not_loaded(self, error: BaseException) -> None:
@@ -201,12 +205,6 @@ class Preparation:
         self._on_plan(plan)
         return plan
 
-    def _renew(self) -> None:
-        """Renew the limits that clients are told; they change at the child's restart and at no other time."""
-        if (prepared := self.prepared) is not None:
-            self._outcome = asyncio.get_running_loop().create_future()
-            self._outcome.set_result(replace(prepared, limits=self._limits(prepared.tokenizer)))
-
     def _fail(self, explanation: str) -> None:
         log.error("model_not_prepared", extra={"reason": explanation})
         if not self._outcome.done():
@@ -216,7 +214,7 @@ class Preparation:
     def _limits(self, tokenizer: TokenizerInfo) -> Limits:
         prompt = self._settings.prompt
         fixed = prompt.max_prompt_tokens
-        known = [tokenizer.context_length, self._plan.max_prompt if self._plan else None]
+        known = [tokenizer.context_length, self.plan.max_prompt if self.plan else None]
         fitting = min((length for length in known if length is not None), default=None)
         return Limits(
             max_prompt_tokens=fitting if fixed == "auto" else fixed,
@@ -226,21 +224,21 @@ class Preparation:
             max_kv_size=prompt.max_kv_size,
             context_length=tokenizer.context_length,
             compaction_headroom=prompt.compaction_headroom_tokens,
-            fits_alone=longest_alone(self._plan) if self._plan else None,
+            fits_alone=longest_alone(self.plan) if self.plan else None,
             trim_tool_output=prompt.trim_tool_output,
         )
 
     def _launch(self, folder: Path) -> LaunchSpec:
         upstream = self._settings.upstream
         fixed = upstream.mlx_cache_limit
-        planned = self._plan.cache_limit if self._plan else None
+        planned = self.plan.cache_limit if self.plan else None
         return LaunchSpec(
-            argv=server_flags(self._settings, folder, self._plan),
+            argv=server_flags(self._settings, folder, self.plan),
             command=upstream.command,
             telemetry=upstream.telemetry == "on",
             env={},
             mlx_cache_limit=fixed if fixed != "auto" else planned.value if planned else None,
-            plan=self._plan,
+            plan=self.plan,
         )
 
 
@@ -256,7 +254,9 @@ def tokenizer_files(folder: Path) -> object:
     return folder, tuple(found)
 
 
-def request_bounds(settings: RequestSettings, tokenizer: TokenizerInfo, folder: Path) -> Bounds:
+def request_bounds(
+    settings: RequestSettings, tokenizer: TokenizerInfo, folder: Path, server_args: Sequence[str] = ()
+) -> Bounds:
     """What requests are checked against; `folder` is the model's, as on the child's command line."""
     allowlist = Allowlist(
         adapters=frozenset(settings.adapters),
@@ -266,7 +266,14 @@ def request_bounds(settings: RequestSettings, tokenizer: TokenizerInfo, folder: 
         model=str(folder),
     )
     images = image_policy(settings, tokenizer.image_obstacle)
-    return Bounds(vocab_size=tokenizer.vocab_size, allowlist=allowlist, images=images)
+    return Bounds(
+        vocab_size=tokenizer.vocab_size,
+        allowlist=allowlist,
+        images=images,
+        template=tokenizer.template,
+        structured_output=settings.structured_output,
+        sampling=sampling_defaults(folder, server_args) if settings.model_sampling_defaults else {},
+    )
 
 
 def image_policy(settings: RequestSettings, obstacle: str | None = None) -> ImagePolicy:

@@ -10,12 +10,11 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
-import re
 import sys
 from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +26,8 @@ from proxy.prompt.conversation_delta import PROMPTS, Sender
 from proxy.prompt.turns import ASKER, CountingTurns, Turn
 from proxy.prompt.worker_process import TokenizerRefused, Worker, WorkerDied, WorkerStalled
 from proxy.request.completion import ChatPrompt, Prompt, TextPrompt
+from proxy.request.fields import mask_statuses
+from proxy.request.template_traits import TemplateTraits, known, warnings
 
 log = logging.getLogger("mlxguard.tokens")
 
@@ -38,8 +39,16 @@ _MOST_STALLED = 64
 _ASKED_AGAIN = 2
 #: Attempts at starting a worker that dies before it has loaded the tokenizer.
 _STARTS = 3
-#: Agents match on the digits of statuses in error texts, and the text of a template's author may have any.
-_DIGITS = re.compile(r"\d+")
+#: What jinja2 raises about the template itself. Its text names attributes and filters, never the prompt.
+_TEMPLATE_FAULTS = frozenset(
+    {
+        "UndefinedError",
+        "SecurityError",
+        "TemplateSyntaxError",
+        "TemplateAssertionError",
+        "FilterArgumentError",
+    }
+)
 #: Longest text of a template that is passed on, in characters.
 _LONGEST_REASON = 200
 
@@ -53,6 +62,7 @@ class TokenizerInfo:
         context_length: in tokens; None if unknown.
         incremental: counting costs only what is new in a prompt; else every prompt is encoded in full.
         image_obstacle: why prompts cannot have images; None if they can.
+        template: what the chat template takes.
     """
 
     vocab_size: int
@@ -62,6 +72,14 @@ class TokenizerInfo:
     has_thinking: bool
     incremental: bool = False
     image_obstacle: str | None = "this model takes no images"
+    template: TemplateTraits = field(default_factory=TemplateTraits)
+
+    @property
+    def warnings(self) -> list[str]:
+        """What an operator should know of the model's chat template, in sentences."""
+        if not self.has_chat_template:
+            return ["The model has no chat template: conversations are sent as plain text."]
+        return warnings(self.template, parses_calls=self.has_tool_calling)
 
 
 class TokenizerUnavailable(Exception):
@@ -142,14 +160,16 @@ class TokenCounter:
         return int(await self._ask(request, prompt))
 
     async def count_and_predict(
-        self, prompt: Prompt, limit: int | None, *, of: str, batched: bool
+        self, prompt: Prompt, limit: int | None, *, of: str, batched: bool, session: str = ""
     ) -> tuple[int, dict[str, Any] | None]:
         """Count a prompt and, if it has at most `limit` tokens, predict its prompt cache search.
 
-        The worker's `CachePredictor` follows the request under the id `of` from now on. Raises as `count`.
+        The worker's `CachePredictor` follows the request, one of `session`, under the id `of` from now on.
+        Raises as `count`.
         """
-        request = {"op": "count_and_predict", "prompt": prompt.fields(), "limit": limit}
-        count, prediction = await self._ask({**request, "of": of, "batched": batched}, prompt)
+        request: dict[str, Any] = {"op": "count_and_predict", "prompt": prompt.fields(), "limit": limit}
+        request |= {"of": of, "batched": batched, "session": session}
+        count, prediction = await self._ask(request, prompt)
         return count, prediction
 
     async def shared(self, prompt: Prompt, other: Prompt) -> int:
@@ -165,6 +185,25 @@ class TokenCounter:
         request = {"op": "trim", "text": prompt.text, "head": head, "limit": limit}
         text, count = await self._ask(request, prompt)
         return TextPrompt(text), count
+
+    async def json_problem(self, schema: dict[str, Any], value: Any) -> str | None:
+        """What of a JSON value is not valid by a JSON Schema; None if all is.
+
+        Raises:
+            InvalidRequest: the schema is none.
+            Unavailable: there is no worker at present.
+        """
+        try:
+            problem: str | None = await self._ask_worker(
+                {"op": "json_problem", "schema": schema, "value": value, "incremental": self._incremental}
+            )
+        except (TokenizerRefused, WorkerStalled) as refusal:
+            reason = mask_statuses(str(refusal))[:_LONGEST_REASON]
+            message = f"The JSON Schema cannot be applied: {reason}"
+            raise InvalidRequest(message, param="response_format") from refusal
+        except (WorkerDied, TokenizerUnavailable) as error:
+            raise Unavailable("tokenizer_unavailable") from error
+        return problem
 
     async def ask_predictor(self, do: str, prompt: Prompt | None = None, **fields: Any) -> Any | None:
         """Call a method of the worker's `CachePredictor`; None if it fails, since nothing depends on it."""
@@ -207,7 +246,11 @@ class TokenCounter:
         try:
             return await self._ask_worker({**request, "incremental": self._incremental}, turn)
         except TokenizerRefused as refusal:
-            raise client_error(refusal, prompt) from refusal
+            error = client_error(refusal, prompt)
+            log.warning("prompt_refused", extra={"kind": refusal.kind, "reason": str(error)})
+            if isinstance(error, InvalidRequest) and await self._renders_without_tools(prompt):
+                raise InvalidRequest(error.message, param="tools") from refusal
+            raise error from refusal
         except WorkerStalled:
             self._stalled.append(_digest(prompt))
             raise _stalled(prompt) from None
@@ -215,6 +258,17 @@ class TokenCounter:
             raise Unavailable("tokenizer_unavailable") from error
         finally:
             turn.left()
+
+    async def _renders_without_tools(self, prompt: Prompt) -> bool:
+        """Whether the tools are what the template fails on."""
+        if not isinstance(prompt, ChatPrompt) or not prompt.tools:
+            return False
+        request = {"op": "count", "prompt": replace(prompt, tools=None).fields(), "limit": None}
+        try:
+            await self._ask_worker({**request, "incremental": self._incremental})
+        except (TokenizerRefused, WorkerStalled, WorkerDied, TokenizerUnavailable, Unavailable):
+            return False
+        return True
 
     async def _ask_worker(self, request: dict[str, Any], turn: Turn | None = None) -> Any:
         """The worker's result; asks new workers a few times if this one dies, as others may be the cause."""
@@ -269,7 +323,8 @@ class TokenCounter:
 
     async def _loaded(self, worker: Worker, load: dict[str, Any]) -> TokenizerInfo:
         try:
-            info = TokenizerInfo(**await worker.ask(load))
+            found = await worker.ask(load)
+            info = TokenizerInfo(**{**found, "template": known(found["template"])})
         except TokenizerRefused as refusal:
             raise TokenizerUnavailable(f"{refusal.kind}: {refusal}") from refusal
         except WorkerStalled:
@@ -287,15 +342,18 @@ def _stalled(prompt: Prompt) -> CountingStalled:
     return CountingStalled("messages" if isinstance(prompt, ChatPrompt) else "prompt")
 
 
-def client_error(refusal: TokenizerRefused, prompt: Prompt) -> Exception:
-    """The error for the client. Only a template's text is shown; other exceptions may quote the prompt."""
+def client_error(refusal: TokenizerRefused, prompt: Prompt) -> InvalidRequest | Unavailable:
+    """The error for the client. Texts that may quote the prompt are not shown."""
     if refusal.kind == "MemoryError":
         return Unavailable("tokenizer_memory")
+    said = mask_statuses(str(refusal))[:_LONGEST_REASON]
     reason = "The model's tokenizer does not accept it."
     if refusal.kind == "BadImage":
         reason = str(refusal)
     elif refusal.kind == "TemplateError":
-        reason = "The model's chat template says: " + _DIGITS.sub("N", str(refusal))[:_LONGEST_REASON]
+        reason = f"The model's chat template says: {said}"
+    elif refusal.kind in _TEMPLATE_FAULTS:
+        reason = f"The model's chat template fails: {refusal.kind}: {said}"
     elif isinstance(prompt, ChatPrompt):
-        reason = "The model's chat template does not accept this conversation."
+        reason = f"The model's chat template does not accept this conversation ({refusal.kind})."
     return InvalidRequest(reason, param="messages" if isinstance(prompt, ChatPrompt) else "prompt")

@@ -220,10 +220,12 @@ async def _cut_after(  # noqa: PLR0917 - one question with all its inputs
     async def fits(index: int) -> bool:
         cut = cuts[index]
         shorter = replace(prompt, messages=conversation.shortened(head, cut))
-        count = await _count_if_accepted(counter, shorter, target)
-        if count is not None:
-            seen[index] = _Sendable(shorter, count, conversation.positions(head, cut))
-        return count is not None and count <= target
+        try:
+            count = await counter.count(shorter, target)
+        except InvalidRequest:  # the template refuses what the cut has left
+            return False
+        seen[index] = _Sendable(shorter, count, conversation.positions(head, cut))
+        return count <= target
 
     found = await _first(len(cuts), fits)
     return seen.get(min(found, len(cuts) - 1))
@@ -255,14 +257,6 @@ async def _heads(
     found = await _first(len(conversation.ends) - 1, covers)
     head = conversation.ends[found]
     return list(dict.fromkeys((head, conversation.turn_end(head))))
-
-
-async def _count_if_accepted(counter: Counter, prompt: Prompt, limit: int) -> int | None:
-    """The count, or None if the template refuses what the cut has left."""
-    try:
-        return await counter.count(prompt, limit)
-    except InvalidRequest:
-        return None
 
 
 async def _first(end: int, holds: Callable[[int], Awaitable[bool]]) -> int:

@@ -1,19 +1,27 @@
-"""What the relay needs of a client, and the client that waits for a whole body.
+"""What the relay needs of a client, the headers of its response, and the client that waits for a whole body.
 
 A client is fed what the child sends, attempt by attempt; `answer.phase` says what it has been sent.
 """
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable
 from typing import Protocol
 
 from aiohttp import web
 
 from proxy.errors import GatewayError
+from proxy.http import via
 from proxy.job import Job
-from proxy.relay.response_headers import response_headers
+from proxy.request.parse import ignored
 from proxy.stream.aggregate import Aggregator, WholeBody
 from proxy.stream.child_stream import StreamProgress
+
+#: Names of tools come from the client, and a header must have no line ends.
+_UNPRINTABLE = re.compile(r"[^ -~]")
+#: Characters of a list of names in a header.
+_LONGEST_LIST = 512
 
 
 class ClientGone(Exception):
@@ -49,6 +57,38 @@ class Client(Protocol):
         """End what runs for this client."""
 
 
+def response_headers(job: Job) -> dict[str, str]:
+    """The proxy's own headers for a job in its present state. The middleware adds `x-request-id`."""
+    fitted = job.fitted
+    headers = {
+        "x-mlxguard-prompt-tokens": str(fitted.prompt_tokens),
+        "x-mlxguard-queue-ms": str(round(job.queue_s * 1000)),
+        "x-mlxguard-attempts": str(job.answer.attempts),
+        "Via": via.RESPONSE,
+    }
+    if fitted.clamped:
+        headers["x-mlxguard-max-tokens"] = str(fitted.max_tokens)
+    if fitted.dropped_messages or fitted.dropped_tokens:
+        truncated = f"messages={fitted.dropped_messages}; tokens={fitted.dropped_tokens}"
+        headers["x-mlxguard-truncated"] = truncated
+    if mended := job.request.mends.header():
+        headers["x-mlxguard-mended"] = mended
+    for name, names in (("left-out", job.left_out), ("ignored", ignored(job.request.dropped))):
+        if names:
+            headers[f"x-mlxguard-{name}"] = _header_list(names)
+    if job.output_check is not None:
+        headers["x-mlxguard-structured-output"] = f"answers={job.output_check.unfit + 1}"
+    if job.call_mends:
+        counts = sorted(job.call_mends.items())
+        headers["x-mlxguard-tool-calls"] = ", ".join(f"{kind}={count}" for kind, count in counts)
+    return headers
+
+
+def _header_list(names: Iterable[str]) -> str:
+    """Names that clients chose, with only what a header may hold."""
+    return _UNPRINTABLE.sub("?", ", ".join(dict.fromkeys(names)))[:_LONGEST_LIST]
+
+
 class WaitingClient:
     """Gets one JSON body at the end, and nothing before."""
 
@@ -72,9 +112,9 @@ class WaitingClient:
 
     async def finish(self) -> web.StreamResponse:
         """Send it at once: the client waits, and records can be written afterwards."""
-        response = web.Response(
-            body=self._whole.body(), headers=response_headers(self._job), content_type="application/json"
-        )
+        body = self._job.form.whole(self._whole.body())
+        headers = response_headers(self._job)
+        response = web.Response(body=body, headers=headers, content_type="application/json")
         try:
             await response.prepare(self._http_request)
             await response.write_eof()

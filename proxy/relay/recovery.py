@@ -27,26 +27,44 @@ class Recovery:
         self._supervisor = supervisor
         self._quarantine = quarantine
 
-    async def settle(self, job: Job, generation: Generation, broken: UpstreamBroken) -> None:
-        """Return if the request is to be run again. Raises the GatewayError that ends it otherwise."""
+    async def settle(self, job: Job, generation: Generation, broken: UpstreamBroken) -> bool:
+        """Whether the request is to be run again; if not, its answer ends with what was sent of it.
+
+        Raises the GatewayError that ends it otherwise.
+        """
         if broken.how in (BreakKind.NOT_CONNECTED, BreakKind.NOT_ASKED):
             job.answer.attempts -= 1
-        explained = broken.how in (BreakKind.INVALID, BreakKind.ENDED, BreakKind.NOT_ASKED)
+        explained = broken.how in (
+            BreakKind.INVALID,
+            BreakKind.ENDED,
+            BreakKind.NOT_ASKED,
+            BreakKind.CALL_LOST,
+        )
         death = None if explained else await self._supervisor.judge(generation)
         ended = broken.how is BreakKind.ENDED
+        choked = (
+            broken.port is not None
+            and broken.how is BreakKind.CUT
+            and self._supervisor.choked_on_tool_call(broken.port)
+        )
         verdict = judge_break(
             job.answer,
             broken.how,
             dead=death is not None,
             short_of_memory=death is None and (ended or self._supervisor.short_of_memory()),
+            choked=death is None and choked,
+            asked_again=job.asked_again,
+            asked_anew=job.asked_anew,
             retried=job.retried,
         )
         _log_failure(job, generation, broken, death, verdict)
         match verdict:
-            case BreakVerdict.REPLAY:
-                return
+            case BreakVerdict.CALL_UNREADABLE:
+                return False
             case BreakVerdict.RETRY:
                 job.retried = True
+            case BreakVerdict.ASK_AGAIN:
+                job.ask_again()
             case BreakVerdict.INVALID:
                 raise InvalidRequest(broken.detail) from broken
             case BreakVerdict.FAILED:
@@ -62,6 +80,7 @@ class Recovery:
                         smaller = max(1, job.fitted.prompt_tokens * 3 // 4)
                         raise job.too_long(smaller, NeverFits) from broken
                 raise Unavailable("child_died" if death else "no_memory") from broken
+        return True
 
 
 def _log_failure(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import Callable
 from contextlib import aclosing
@@ -21,10 +22,11 @@ from proxy.errors import GatewayError
 from proxy.gate.gate import Gate
 from proxy.gate.slot import NoRoomEver, Slot
 from proxy.job import Job, Outcome, Stage
-from proxy.relay.attempt import Attempts
+from proxy.relay.attempt import Attempts, conclude
 from proxy.relay.blame import Isolation
 from proxy.relay.client import Client, ClientGone, WaitingClient
 from proxy.relay.disconnects import Disconnects
+from proxy.relay.held_client import HeldClient
 from proxy.relay.quarantine import Quarantine
 from proxy.relay.recovery import Recovery
 from proxy.relay.streaming_client import StreamingClient
@@ -79,7 +81,10 @@ class Relay:
                 job.outcome, job.reason = Outcome.CLIENT_GONE, "reset"
                 return gone.response
             except asyncio.CancelledError:
-                job.outcome, job.reason = _outcome_of_cancelling(http_request)
+                if not _was_sent_whole(job):
+                    job.outcome, job.reason = _outcome_of_cancelling(http_request)
+                elif job.outcome is not Outcome.OK:
+                    self._completed(job)
                 raise
             finally:
                 job.end(self._clock())
@@ -87,9 +92,9 @@ class Relay:
     async def _answer(self, job: Job, client: Client, followed: FollowedJob) -> web.StreamResponse:
         try:
             await self._complete(job, client, followed)
-            job.outcome = Outcome.OK
-            self._gate.answered(job.client, job.completion_tokens)
-            self._quarantine.completed(job)
+            if isinstance(client, HeldClient):
+                await self._until_it_fits(job, client, followed)
+            self._completed(job)
         except GatewayError as error:
             job.outcome, job.reason = _outcome_of(error, job)
             return await client.fail(error)
@@ -105,6 +110,25 @@ class Relay:
             job.outcome, job.reason = Outcome.FAILED, "internal_error"
             return await client.fail(errors.InternalError())
         return await client.finish()
+
+    def _completed(self, job: Job) -> None:
+        job.outcome = Outcome.OK
+        self._gate.answered(job.client, job.completion_tokens)
+        self._quarantine.completed(job)
+
+    async def _until_it_fits(self, job: Job, client: HeldClient, followed: FollowedJob) -> None:
+        """Ask again, with what was wrong, until the answer has the form that its request demands.
+
+        Raises UnfitAnswer when it never does.
+        """
+        check = job.output_check
+        assert check is not None
+        while (examined := await check.examine(choice := client.choice())).problem is not None:
+            job.request, job.fitted = await check.corrected(job.request, choice, examined.problem)
+            log.info("answer_unfit", extra={"demanded_by": check.wanted.param, "answers": check.unfit})
+            await followed.ask_again()
+            await self._complete(job, client, followed)
+        client.accept(examined.content)
 
     async def _complete(self, job: Job, client: Client, followed: FollowedJob) -> None:
         """Run rounds until an attempt is complete. Raises GatewayError when none will be, ClientGone."""
@@ -134,7 +158,11 @@ class Relay:
                             job, client, generation, slot, followed, others_may_join=others_may_join
                         )
                     except UpstreamBroken as broken:
-                        await self._recovery.settle(job, generation, broken)
+                        asked_before = job.asked_again
+                        if not await self._recovery.settle(job, generation, broken):
+                            return await conclude(job, client)
+                        if job.asked_again and not asked_before:
+                            await followed.ask_again()
                     await self._disconnects.dropped(job)
                     isolation = self._isolation(job)
                 slot.requeue(alone=isolation is not Isolation.NONE)
@@ -169,6 +197,10 @@ class Relay:
             raise errors.Unavailable("not_ready") from error
 
     def _client(self, http_request: web.Request, job: Job) -> Client:
+        client = self._unheld_client(http_request, job)
+        return client if job.output_check is None else HeldClient(client, job)
+
+    def _unheld_client(self, http_request: web.Request, job: Job) -> Client:
         if not job.request.stream:
             return WaitingClient(http_request, job)
         return StreamingClient(
@@ -184,7 +216,9 @@ class Relay:
         """The text of a keep-alive comment."""
         match job.stage:
             case Stage.WAITING:
-                return f"queued position={self._gate.position(job.answer.id) or 0}"
+                expected = self._gate.expected_wait_s(job.answer.id)
+                hint = "" if expected is None else f", next in about {math.ceil(expected)} s"
+                return f"queued position={self._gate.position(job.answer.id) or 0}{hint}"
             case Stage.STARTING:
                 return "restarting" if job.answer.attempts else "starting"
             case Stage.PREFILL if job.seen and job.seen.progress:
@@ -201,10 +235,18 @@ def _outcome_of(error: GatewayError, job: Job) -> tuple[Outcome, str]:
             return Outcome.FAILED, reason
         case errors.NeverFits():
             return Outcome.INVALID, "never_fits"
+        case errors.UnfitAnswer():
+            return Outcome.INVALID, "answer_unfit"
         case errors.Quarantined() | errors.PromptTooLong():
             return Outcome.INVALID, "quarantined"
         case _:
             return Outcome.INVALID, "child_refused"
+
+
+def _was_sent_whole(job: Job) -> bool:
+    """Whether a stream has had its last event. Some clients (Codex) close the connection as soon as they read
+    it, which cancels the handler before it has ended the response."""
+    return job.request.stream and job.seen is not None and job.seen.done
 
 
 def _cancelled_by_administrator(job: Job) -> bool:

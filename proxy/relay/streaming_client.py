@@ -5,19 +5,18 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
+from contextlib import suppress
 
 from aiohttp import web
 from aiohttp.http import HttpVersion11
 
+from proxy.dialects.form import EventWriter
 from proxy.errors import GatewayError
 from proxy.job import Job
-from proxy.relay.client import ClientGone
-from proxy.relay.response_headers import response_headers
-from proxy.stream import sse
+from proxy.relay.client import ClientGone, response_headers
 from proxy.stream.answer import AnswerPhase
 from proxy.stream.child_stream import StreamProgress
-from proxy.stream.keepalive import KeepaliveClock, KeepaliveSign
-from proxy.stream.rewrite import Rewriter
+from proxy.stream.keepalive import KeepaliveClock
 
 log = logging.getLogger("mlxguard.relay")
 
@@ -54,24 +53,27 @@ class StreamingClient:
         self._response: web.StreamResponse | None = None
         self._chunked = False
         self._opening = asyncio.Lock()
+        self._unsent = b""  # the opening of the stream, between the headers and what is first sent after them
         self._withheld: list[bytes] = []
-        self._rewriter = self._new_rewriter()
+        self._content_ready = False
+        self._writer: EventWriter = job.form.writer()
         self._keeper: asyncio.Task[None] | None = asyncio.create_task(
             self._keep_alive(), name=f"keep-alive {self._answer.id}"
         )
 
     def begin(self) -> StreamProgress:
         self._withheld.clear()
-        self._rewriter = self._new_rewriter()
-        return self._rewriter.seen
+        self._writer = self._job.form.writer()
+        return self._writer.seen
 
     async def feed(self, data: bytes) -> None:
-        out = self._rewriter.feed(data)
+        out = self._writer.feed(data)
         if self._answer.phase is not AnswerPhase.CONTENT:
             self._withheld.append(out)
-            seen = self._rewriter.seen
+            seen = self._writer.seen
             if not (seen.content or seen.done):
                 return
+            self._content_ready = True
             await self._open()
             self._answer.reach(AnswerPhase.CONTENT)
             out = b"".join(self._withheld)
@@ -89,7 +91,7 @@ class StreamingClient:
         transport = self._http_request.transport
         if transport is None or transport.is_closing():
             return False
-        out = self._rewriter.pass_through(data)
+        out = self._writer.pass_through(data)
         if out is None:
             return False
         transport.write(b"%x\r\n%b\r\n" % (len(out), out) if self._chunked else out)
@@ -107,11 +109,8 @@ class StreamingClient:
         await self.aclose()
         if self._response is None:
             raise error
-        await self._write(sse.event(error.body()) + sse.DONE + sse.END)
+        await self._write(self._job.form.failure(error))
         return await self._close()
-
-    def _new_rewriter(self) -> Rewriter:
-        return Rewriter(self._answer, include_usage=self._job.request.include_usage)
 
     async def _open(self) -> web.StreamResponse:
         """Send the headers, once: the stream and the keep-alive task may both come first."""
@@ -125,6 +124,7 @@ class StreamingClient:
                 if not self._chunked:
                     response.force_close()  # its end ends the answer; aiohttp would keep it open on request
                 await response.prepare(self._http_request)
+                self._unsent = self._job.form.opening()
                 self._response = response
                 self._answer.reach(AnswerPhase.HEADERS)
             return self._response
@@ -132,17 +132,21 @@ class StreamingClient:
     async def _write(self, data: bytes) -> None:
         response = self._response or await self._open()
         try:
-            await response.write(data)
+            await response.write(self._opened(data))
         except ConnectionError as error:
             raise ClientGone(response) from error
         self._silence.event_sent(self._clock())
 
+    def _opened(self, data: bytes) -> bytes:
+        """What is sent for `data`: the first time, the opening precedes it."""
+        opening, self._unsent = self._unsent, b""
+        return opening + data
+
     async def _close(self) -> web.StreamResponse:
+        """End the response. Everything was sent, so a client that has closed its connection lacks nothing."""
         response = self._response or await self._open()
-        try:
+        with suppress(ConnectionError):
             await response.write_eof()
-        except ConnectionError as error:
-            raise ClientGone(response) from error
         return response
 
     async def _keep_alive(self) -> None:
@@ -160,15 +164,17 @@ class StreamingClient:
 
     async def _break_silence(self, now: float) -> bool:
         """Send a sign of life; False if the client has disconnected."""
-        empty_event = self._silence.sign(now) is KeepaliveSign.EMPTY_EVENT
-        sign = self._answer.empty_event() if empty_event else sse.comment(self._describe())
+        needs_event = self._silence.needs_event(now)
         response = await self._open()
+        if self._content_ready and self._answer.phase is not AnswerPhase.CONTENT:
+            return True  # the first content is about to be sent, and events of a protocol may be numbered
         # A client that does not read what it was sent needs no more. And only one task may wait in aiohttp's
         # drain(): two would share a future, and cancelling the keep-alive task would cancel the stream.
         if _congested(self._http_request):
             return True
+        sign = self._job.form.keepalive(self._describe(), empty_event=needs_event)
         try:
-            await response.write(sign)
+            await response.write(self._opened(sign))
         except ConnectionError:
             return False  # aiohttp cancels the handler, where a disconnect is dealt with
         return True

@@ -21,7 +21,12 @@ def refuse(param: str | None, what: str) -> NoReturn:
     keeps it.
     """
     text = f"`{param}` {what}." if param else f"The request {what}."
-    raise InvalidRequest(_RETRYABLE.sub("N", text), param=param)
+    raise InvalidRequest(mask_statuses(text), param=param)
+
+
+def mask_statuses(text: str) -> str:
+    """`text` with every number that an agent may take for a retryable status replaced by N."""
+    return _RETRYABLE.sub("N", text)
 
 
 def boolean(value: Any, param: str) -> bool:
@@ -80,12 +85,3 @@ def too_deep(value: Any, levels: int) -> bool:
             if type(child) is dict or type(child) is list
         ]
     return bool(layer)
-
-
-def contains_nul(value: Any) -> bool:
-    """Whether any string or key in `value` contains a NUL. Recursive: check `too_deep` first."""
-    if type(value) is str:
-        return "\0" in value
-    if type(value) is list:
-        return any(map(contains_nul, value))
-    return type(value) is dict and (any(map(contains_nul, value)) or any(map(contains_nul, value.values())))

@@ -10,7 +10,7 @@ from typing import Any
 
 import orjson
 
-from proxy.request.fields import contains_nul, mapping, refuse, string, too_deep
+from proxy.request.fields import mapping, refuse, string, too_deep
 from proxy.request.images import KINDS, ImagePolicy, Images
 
 #: Role of the client -> role that templates know.
@@ -26,11 +26,11 @@ MESSAGE_FIELDS = ("role", "content", "name", "tool_calls", "tool_call_id", "reas
 #: Most messages and tools per request. Real conversations have hundreds; the limits bound the time that the
 #: checks take on the event loop.
 _MOST_MESSAGES, _MOST_TOOLS = 20_000, 2_000
-#: Longest name or id, in characters.
-_LONGEST_NAME = 256
-#: Nesting levels of a body, a JSON Schema or tool arguments: far above real use, far below the depth at which
-#: recursive readers fail.
-DEEPEST = 64
+#: Longest name or id, in characters. Call ids of some providers carry a signed state of a few thousand.
+_LONGEST_NAME = 65_536
+#: Nesting levels of a body, a JSON Schema or tool arguments: far above real use (thirty nested objects of
+#: a schema take sixty), below the depth at which recursive writers fail (orjson: 254).
+DEEPEST = 200
 
 #: Type of a text part -> the field that contains its text.
 _TEXT_PARTS = {"text": "text", "input_text": "text", "output_text": "text", "refusal": "refusal"}
@@ -139,9 +139,10 @@ def _call(call: Any, where: str) -> dict[str, Any]:
 
 
 def _arguments(value: Any, where: str) -> Any:
-    """Tool arguments as an object or as its JSON text, which the server parses; null or empty means none.
+    """Tool arguments as JSON or as its text, which the server parses; null or empty means none.
 
-    The text is passed on unchanged: the server's own parser keeps integers of any size.
+    The text is passed on unchanged: the server's own parser keeps integers of any size. Arguments that are no
+    object are left to the template, as they are behind the bare server.
     """
     if value is None or (type(value) is str and not value.strip()):
         return {}
@@ -150,13 +151,9 @@ def _arguments(value: Any, where: str) -> Any:
         try:
             parsed = orjson.loads(value)
         except orjson.JSONDecodeError:
-            refuse(where, "must be the JSON text of an object")
-    if type(parsed) is not dict:
-        refuse(where, "must be an object or the JSON text of one")
+            refuse(where, "must be JSON text")
     if too_deep(parsed, DEEPEST):
         refuse(where, f"must not nest deeper than {DEEPEST} levels")
-    if type(value) is str and "\\u0000" in value and contains_nul(parsed):
-        refuse(where, "must not contain NUL characters")
     return value
 
 

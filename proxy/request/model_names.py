@@ -24,9 +24,7 @@ def served_name(path: str) -> str:
 class ModelNames:
     """The served name and its aliases, with the variants that clients send.
 
-    Args:
-        served: the name in responses.
-        aliases: other configured names, including the model's full path or hub id.
+    `served`: the name in responses. `aliases`: other names, including the model's full path or hub id.
     """
 
     served: str

@@ -22,7 +22,7 @@ class Answer:
     """The answer to one client; its identity is constant over keep-alives and replays.
 
     Attributes:
-        id: `chatcmpl-...` or `cmpl-...`, in the form that the child itself uses.
+        id: begins as its protocol has it; `chatcmpl-...` and `cmpl-...` are the forms of the child.
         created: Unix time in seconds.
         model: the served name, whatever name the client used.
         attempts: number of times the request was sent to the child so far.
@@ -36,10 +36,15 @@ class Answer:
     attempts: int = 0
 
     @classmethod
-    def new(cls, *, unique: str, created: int, model: str, is_chat: bool) -> Answer:
-        """A fresh answer; `unique` is the random part of its id, such as `str(uuid.uuid4())`."""
-        prefix = "chatcmpl" if is_chat else "cmpl"
-        return cls(id=f"{prefix}-{unique}", created=created, model=model, is_chat=is_chat)
+    def new(
+        cls, *, unique: str, created: int, model: str, is_chat: bool, id_prefix: str | None = None
+    ) -> Answer:
+        """A fresh answer; `unique` is the random part of its id, such as `str(uuid.uuid4())`.
+
+        `id_prefix`: for a protocol that the child does not speak.
+        """
+        prefix = id_prefix or ("chatcmpl-" if is_chat else "cmpl-")
+        return cls(id=f"{prefix}{unique}", created=created, model=model, is_chat=is_chat)
 
     def identity(self, *, streamed: bool) -> dict[str, Any]:
         """The fields that replace the child's own in every event or body."""
@@ -52,8 +57,13 @@ class Answer:
         }
 
     def empty_event(self) -> bytes:
-        """An event without content, for clients whose timeouts count parsed chunks rather than bytes."""
-        part: dict[str, Any] = {"delta": {}} if self.is_chat else {"text": ""}
+        """An event without content, for clients whose timeouts count parsed chunks rather than bytes.
+
+        It has a role: LangChain.js loses tool calls of a stream whose first delta has none.
+        """
+        part: dict[str, Any] = (
+            {"delta": {"role": "assistant", "content": ""}} if self.is_chat else {"text": ""}
+        )
         choice = {"index": 0, **part, "finish_reason": None}
         return sse.event({**self.identity(streamed=True), "choices": [choice]})
 

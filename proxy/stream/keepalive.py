@@ -3,17 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import Enum, auto
 
 #: Some agents' timeouts count parsed chunks only; the shortest known is 120 s, so half of that is safe.
 EMPTY_EVENT_EVERY_S = 60.0
-
-
-class KeepaliveSign(Enum):
-    """What to send: a comment, which parsers skip, or an event without content."""
-
-    COMMENT = auto()
-    EMPTY_EVENT = auto()
 
 
 @dataclass(slots=True)
@@ -40,10 +32,13 @@ class KeepaliveClock:
         self.last_event = now
         self.due = now + self.keepalive_s
 
-    def sign(self, now: float) -> KeepaliveSign:
-        """What to send now (recorded as sent): an empty event if the next keep-alive would be too late."""
+    def needs_event(self, now: float) -> bool:
+        """Whether an event without content must be sent now, as the next keep-alive would be too late for it.
+
+        If not, a comment will do, which parsers skip. Either is recorded as sent.
+        """
         self.due = now + self.keepalive_s
-        if self.due - self.last_event <= EMPTY_EVENT_EVERY_S:
-            return KeepaliveSign.COMMENT
-        self.last_event = now
-        return KeepaliveSign.EMPTY_EVENT
+        needed = self.due - self.last_event > EMPTY_EVENT_EVERY_S
+        if needed:
+            self.last_event = now
+        return needed

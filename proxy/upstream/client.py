@@ -105,7 +105,8 @@ class Upstream:
             how = BreakKind.CUT
             if connection is None:
                 how = BreakKind.NOT_ASKED if is_own_shortage(error) else BreakKind.NOT_CONNECTED
-            raise UpstreamBroken(how, describe(error)) from error
+            port = None if connection is None else connection.port
+            raise UpstreamBroken(how, describe(error), port=port) from error
 
     async def _connected(self, generation: Generation) -> Http10Connection:
         """Connect within the child's small backlog. Only this is retried, since nothing was asked yet."""

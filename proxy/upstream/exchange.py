@@ -42,8 +42,7 @@ OnEnd = Callable[[AbortedExchange | None], None]
 class Exchange:
     """One request and its answer.
 
-    Attributes:
-        over: the child is done with it: the answer ended, or its reader knows that nothing will follow.
+    `over`: the child is done with it: the answer ended, or its reader knows that nothing will follow.
     """
 
     def __init__(self, connection: Http10Connection, generation: Generation) -> None:
@@ -57,11 +56,15 @@ class Exchange:
     def status(self) -> int:
         return self._connection.status
 
+    @property
+    def port(self) -> int:
+        """The gateway's own port of the connection."""
+        return self._connection.port
+
     async def read(self, sink: Sink | None = None) -> bytes:
         """All bytes that have arrived, at least one; b"" at the end, which may also have been a reset.
 
-        Args:
-            sink: is offered at once what arrives while this waits; what it takes is not returned.
+        `sink`: is offered at once what arrives while this waits; what it takes is not returned.
 
         Raises:
             UpstreamBroken: the body ended before its announced length, the child is dead and silent, or the
@@ -74,7 +77,7 @@ class Exchange:
             data = await self._connection.read(partial(self._offer, sink) if sink else None)
         except OSError as error:
             self._raise_if_given_up()
-            raise UpstreamBroken(BreakKind.CUT, describe(error)) from error
+            raise UpstreamBroken(BreakKind.CUT, describe(error), port=self.port) from error
         self._note_progress()
         self.over = self.over or not data
         return data

@@ -112,8 +112,7 @@ class Http10Connection:
     async def read(self, sink: Sink | None = None) -> bytes:
         """All of the body that has arrived, at least one byte; b"" at its end, also if that is a reset.
 
-        Args:
-            sink: is offered at once what arrives while this waits; what it takes is not returned.
+        `sink`: is offered at once what arrives while this waits; what it takes is not returned.
 
         Raises:
             OSError: the body ended before its announced length, or `interrupt` was called while this waited.

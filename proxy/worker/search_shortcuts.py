@@ -119,10 +119,8 @@ class SearchShortcuts:
         if not messages:
             return None
         last = messages[high - 1]
-        cut = {
-            **prompt,
-            "messages": [*messages[: high - 1], {**last, "content": _start(last, _LITTLE_ALIKE)}],
-        }
+        shortened = {**last, "content": _start(last, _LITTLE_ALIKE)}
+        cut = {**prompt, "messages": [*messages[: high - 1], shortened]}
         return cut if self._reach(cut, ids) >= shared else {**prompt, "messages": messages[:high]}
 
     def _reach(self, prompt: Prompt, ids: Ids) -> int:

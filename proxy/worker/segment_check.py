@@ -48,45 +48,36 @@ def checked_segments(
     without encoding.
     """
     try:
-        return _segments(wrapper, template_args, encode, render)
+        from tokenizers import Tokenizer  # noqa: PLC0415 - slow to import
+
+        tokenizer = wrapper._tokenizer
+        backend = getattr(tokenizer, "backend_tokenizer", None)
+        if not isinstance(backend, Tokenizer) or not _renders_text(wrapper, template_args):
+            return None
+        # transformers does this before each encoding; once is enough, as nothing changes the tokenizer later.
+        backend.no_truncation()
+        backend.no_padding()
+
+        def encode_segments(texts: Sequence[str]) -> list[Ids]:
+            # Without offsets and without the interpreter lock. The variable is read at each call.
+            os.environ["TOKENIZERS_PARALLELISM"] = str(sum(map(len, texts)) >= _PARALLEL).lower()
+            return [found.ids for found in backend.encode_batch_fast(texts, add_special_tokens=False)]
+
+        def encode_whole(texts: Sequence[str]) -> list[Ids]:
+            return [tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
+
+        probes = _probes(render)
+        texts = [render(probe) for probe in probes]
+        added = [_described(token) for token in backend.get_added_tokens_decoder().values()]
+        separators = choose(safe(added, texts), texts)
+        if not separators or not agrees(separators, encode_segments, encode_whole):
+            return None
+        segments = Segments(separators, encode_segments)
+        counts = [segments.count(text) for text in texts]
+        return segments if counts == [len(encode(probe)) for probe in probes] else None
     except Exception:  # a model may bring anything; what is not understood is counted in full
         log.exception("segment_check_failed")
         return None
-
-
-def _segments(
-    wrapper: Any,
-    template_args: Mapping[str, Any],
-    encode: Callable[[Prompt], Sequence[int]],
-    render: Callable[[Prompt], str],
-) -> Segments | None:
-    from tokenizers import Tokenizer  # noqa: PLC0415 - slow to import
-
-    tokenizer = wrapper._tokenizer
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    if not isinstance(backend, Tokenizer) or not _renders_text(wrapper, template_args):
-        return None
-    # transformers does this before each encoding; once is enough, since nothing changes the tokenizer later.
-    backend.no_truncation()
-    backend.no_padding()
-
-    def encode_segments(texts: Sequence[str]) -> list[Ids]:
-        # Without offsets and without the interpreter lock. The variable is read at each call.
-        os.environ["TOKENIZERS_PARALLELISM"] = str(sum(map(len, texts)) >= _PARALLEL).lower()
-        return [found.ids for found in backend.encode_batch_fast(texts, add_special_tokens=False)]
-
-    def encode_whole(texts: Sequence[str]) -> list[Ids]:
-        return [tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
-
-    probes = _probes(render)
-    texts = [render(probe) for probe in probes]
-    added = [_described(token) for token in backend.get_added_tokens_decoder().values()]
-    separators = choose(safe(added, texts), texts)
-    if not separators or not agrees(separators, encode_segments, encode_whole):
-        return None
-    segments = Segments(separators, encode_segments)
-    counts = [segments.count(text) for text in texts]
-    return segments if counts == [len(encode(probe)) for probe in probes] else None
 
 
 def _renders_text(wrapper: Any, template_args: Mapping[str, Any]) -> bool:

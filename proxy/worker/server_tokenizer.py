@@ -19,6 +19,7 @@ from proxy.worker.jinja_speedup import fast_lookups
 from proxy.worker.render_cache import RenderCache
 from proxy.worker.segment_check import checked_segments
 from proxy.worker.segments import common_prefix
+from proxy.worker.template_probes import probe_template
 
 #: Keys of the longest context in config.json, by model family (gpt2, chatglm, mpt...).
 _CONTEXT_KEYS = ("max_position_embeddings", "n_positions", "max_sequence_length", "seq_length", "n_ctx")
@@ -42,10 +43,9 @@ def server_options(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--use-default-chat-template", action="store_true")
     parser.add_argument("--trust-remote-code", action="store_true")
     try:
-        options, _ = parser.parse_known_args(list(argv))
+        return parser.parse_known_args(list(argv))[0]
     except argparse.ArgumentError as error:
         raise ValueError(str(error)) from error
-    return options
 
 
 def config_number(config: dict[str, Any], *keys: str) -> int | None:
@@ -107,6 +107,7 @@ class ServerTokenizer:
             "has_tool_calling": bool(wrapper.has_tool_calling),
             "has_thinking": bool(wrapper.has_thinking),
             "incremental": self.segments is not None,
+            "template": probe_template(self.render) if wrapper.has_chat_template else {},
             "image_obstacle": self._images.obstacle(has_chat_template=bool(wrapper.has_chat_template)),
         }
 
@@ -180,7 +181,9 @@ class ServerTokenizer:
         nothing is decoded. Encoding the two parts together may merge or split tokens at the seam, hence the
         loop.
         """
-        text = _ends(text, limit * _CHARACTERS_PER_TOKEN)
+        each = limit * _CHARACTERS_PER_TOKEN
+        if len(text) > max(_EXACT_CHARACTERS, 2 * each):  # the cut would remove its middle anyway
+            text = text[:each] + text[-each:]
         spans = self._spans(text)
         kept = limit
         while True:
@@ -203,8 +206,3 @@ class ServerTokenizer:
 def _characters(prompt: dict[str, Any]) -> int:
     """A cheap estimate of the prompt's length in characters, tools and arguments of calls included."""
     return characters([value for name, value in prompt.items() if name in ("prompt", "messages", "tools")])
-
-
-def _ends(text: str, each: int) -> str:
-    """`text` without its middle if it is huge: the cut would remove that anyway."""
-    return text if len(text) <= max(_EXACT_CHARACTERS, 2 * each) else text[:each] + text[-each:]

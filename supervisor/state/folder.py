@@ -22,7 +22,7 @@ from pydantic_core import to_json
 
 from supervisor.child.process import kill_group
 from supervisor.machine.system import created
-from supervisor.state.json_file import DamagedState, load_json, read_json, write_json
+from supervisor.state.json_file import DamagedState, read_document, read_json, write_json
 
 log = logging.getLogger("mlxguard.state")
 
@@ -149,7 +149,7 @@ class StateFolder:
         """What child.json says; damaged content is set aside, and never acted on."""
         file = self.folder / "child.json"
         try:
-            document = load_json(file)
+            document = read_document(file)
             return None if document is None else _CHILD_RECORD.validate_json(to_json(document), strict=True)
         except (OSError, DamagedState, ValidationError) as error:
             aside = file.with_name(f"{file.name}.bad")

@@ -49,7 +49,7 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
             Path(name).unlink(missing_ok=True)
 
 
-def load_json(path: Path) -> dict[str, Any] | None:
+def read_document(path: Path) -> dict[str, Any] | None:
     """The content; None if the file is missing.
 
     Raises:
@@ -82,8 +82,8 @@ def load_json(path: Path) -> dict[str, Any] | None:
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
-    """As `load_json`, but a damaged file counts as missing."""
+    """As `read_document`, but a damaged file counts as missing."""
     try:
-        return load_json(path)
+        return read_document(path)
     except DamagedState:
         return None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+from proxy.dialects.chat import ChatForm
 from proxy.job import Job, Outcome, Stage
 from proxy.prompt.fit import Fitted
 from proxy.request.completion import ChatPrompt, CompletionRequest
@@ -22,11 +23,13 @@ def a_job(*, stream: bool = False, logprobs: bool = False, **fit: int | bool) ->
         "dropped_messages": 0,
         "dropped_tokens": 0,
     }
+    answer = Answer.new(unique="u", created=42, model="served", is_chat=True)
     return Job(
         request_id="req-1",
         request=CompletionRequest(prompt=prompt, stream=stream, logprobs=logprobs),
         fitted=Fitted(prompt, **{**plain, **fit}),  # type: ignore[arg-type]
-        answer=Answer.new(unique="u", created=42, model="served", is_chat=True),
+        answer=answer,
+        form=ChatForm(answer, include_usage=False),
         client="anonymous",
         arrived=100.0,
         deadline=700.0,

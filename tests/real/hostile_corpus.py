@@ -128,7 +128,7 @@ def poison() -> Iterator[Hostile]:
         "adapters": {"adapters": "/etc"},
         "draft_model": {"draft_model": "mlx-community/x"},
         "n 2": {"n": 2},
-        "a schema": {"response_format": {"type": "json_schema", "json_schema": {"schema": {}}}},
+        "a schema that is text": {"response_format": {"type": "json_schema", "json_schema": {"schema": "x"}}},
         "an image": {"messages": [{"role": "user", "content": [_image("http://127.0.0.1:1/")]}]},
         "a data image": {"messages": [{"role": "user", "content": [_image("data:image/png;base64,AA==")]}]},
         "a file image": {"messages": [{"role": "user", "content": [_image("file:///etc/passwd")]}]},
@@ -232,6 +232,10 @@ def sizes() -> Iterator[Hostile]:
 GOOD = dumps({"max_tokens": 1, "messages": [USER]})
 
 
+#: What the bare server's JSON parser takes, too: replaced by U+FFFD, and served.
+_MENDED = ("escaped NUL", "high surrogate", "low surrogate", "swapped surrogates")
+
+
 def encodings() -> Iterator[Hostile]:
     texts: dict[str, bytes] = {
         "invalid UTF-8": b"\xff",
@@ -251,7 +255,8 @@ def encodings() -> Iterator[Hostile]:
     for name, text in texts.items():
         for field in (b'"content":"%b","role":"user"', b'"content":"a","role":"user","name":"%b"'):
             body = b'{"max_tokens":1,"messages":[{' + field % text + b"}]}"
-            yield Hostile(f"{name} in {field[1:5].decode()}", request(body), REFUSED)
+            expected = frozenset({200}) if name in _MENDED else REFUSED
+            yield Hostile(f"{name} in {field[1:5].decode()}", request(body), expected)
     for encoding in ("utf-16", "utf-16-le", "utf-32", "utf-7", "cp037"):
         body = GOOD.decode().encode(encoding)
         yield Hostile(encoding, request(body), REFUSED if encoding != "utf-7" else SERVED_OR_REFUSED)

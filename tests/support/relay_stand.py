@@ -16,17 +16,20 @@ from aiohttp.test_utils import TestServer
 
 from proxy.cache.search_stalls import FollowedJob, SearchStalls
 from proxy.config.settings import QueueSettings
+from proxy.dialects.chat import ChatForm
+from proxy.dialects.form import AnswerForm
 from proxy.errors import GatewayError
 from proxy.gate.budget import Budget
 from proxy.gate.gate import Gate
 from proxy.job import Job
 from proxy.planning.learned_state import LearnedFile
 from proxy.prompt.fit import Fitted
+from proxy.prompt.output_check import OutputCheck
+from proxy.relay.client import response_headers
 from proxy.relay.disconnects import Disconnects
 from proxy.relay.quarantine import Quarantine
 from proxy.relay.registry import Registry
 from proxy.relay.relay import Relay
-from proxy.relay.response_headers import response_headers
 from proxy.request.completion import ChatPrompt, CompletionRequest
 from proxy.stream.answer import Answer
 from proxy.upstream.client import Upstream
@@ -56,6 +59,9 @@ class _NullJob(FollowedJob):
 
     async def predict(self) -> None:
         self.stalls.steps.append("predict")
+
+    async def ask_again(self) -> None:
+        self.stalls.steps.append("ask again")
 
     @asynccontextmanager
     async def attempt(self) -> AsyncIterator[None]:
@@ -91,6 +97,7 @@ class Stand:
         default_factory=lambda: Disconnects(batched=lambda: True, on_dropped=lambda *_: None)
     )
     search_stalls: NullSearchStalls = field(default_factory=NullSearchStalls)
+    output_check: Callable[[], OutputCheck] | None = None
     server: TestServer | None = None
     session: aiohttp.ClientSession | None = None
 
@@ -119,6 +126,8 @@ class Stand:
         parts = (self.supervisor, self.gate, self.upstream, self.options, self.quarantine)
         relay = Relay(*parts, disconnects=self.disconnects, search_stalls=self.search_stalls)
         job = self.job(await http_request.json(), is_chat=http_request.match_info["kind"] == "chat")
+        if self.output_check is not None:
+            job.output_check = self.output_check()
         self.jobs.append(job)
         try:
             with self.registry.track(job):
@@ -127,17 +136,23 @@ class Stand:
             headers = {**error.headers(10), **response_headers(job)}
             return web.json_response(error.body(), status=error.status, headers=headers)
 
+    def form(self, answer: Answer, request: CompletionRequest) -> AnswerForm:
+        """How answers are written; tests of other protocols put another in its place."""
+        return ChatForm(answer, include_usage=request.include_usage)
+
     def job(self, wish: dict[str, Any], *, is_chat: bool) -> Job:
         now = asyncio.get_running_loop().time()
         number = len(self.jobs)
         answer = Answer.new(unique=str(number), created=42, model="served", is_chat=is_chat)
+        request = CompletionRequest(prompt=PROMPT, **wish)
         return Job(
             request_id=f"req-{number}",
-            request=CompletionRequest(prompt=PROMPT, **wish),
+            request=request,
             fitted=Fitted(
                 PROMPT, prompt_tokens=7, max_tokens=16, clamped=False, dropped_messages=0, dropped_tokens=0
             ),
             answer=answer,
+            form=self.form(answer, request),
             client="anonymous",
             arrived=now,
             deadline=now + self.max_wait_s,

@@ -13,6 +13,7 @@ from proxy.gate.budget import Budget
 from proxy.gate.gate import Gate
 from proxy.prompt.fit import Limits
 from proxy.request.completion import ChatPrompt, CompletionRequest
+from proxy.request.mends import Mend
 from tests.proxy.prompt.test_fit import CUTTING, FREE, Letters, chat
 
 
@@ -22,10 +23,20 @@ async def explained(
     return await explain(request, letters or Letters(), limits, PromptSettings(**settings))
 
 
+async def test_what_was_mended_is_told() -> None:
+    request = chat("u123", 7)
+    request.mends.counts[Mend.NUL] += 2
+    assert (await explained(request, FREE))["mended"] == {"nul_replaced": 2}
+
+
 async def test_a_prompt_that_fits() -> None:
     document = await explained(chat("s0 u123 a", 7), replace(FREE, context_length=10))
     assert document == {
         "prompt_tokens": 7,
+        "template_arguments": {},
+        "sampling": {"fields": {}, "from_model": []},
+        "ignored": [],
+        "mended": {},
         "tools_tokens": 0,
         "verdict": "unchanged",
         "reason": "The limit is 9 tokens.",

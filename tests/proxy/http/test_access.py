@@ -106,6 +106,19 @@ def test_keys_have_names() -> None:
     assert KEYED.client_of(["BEARER other"]) == "anonymous", "a name like any other"
 
 
+def test_a_key_may_come_in_either_header() -> None:
+    assert KEYED.client_of([], ["s3cret"]) == "laptop"
+    assert KEYED.client_of(["Bearer s3cret"], ["s3cret"]) == "laptop"
+    assert KEYED.client_of(["Bearer placeholder"], ["s3cret"]) == "laptop"
+    assert KEYED.client_of(["Bearer s3cret"], ["placeholder"]) == "laptop"
+
+
+@pytest.mark.parametrize("sent", [[""], ["wrong"], ["Bearer s3cret"], ["s3cret", "s3cret"], ["\udcff"]])
+def test_the_other_header_needs_a_known_key_too(sent: list[str]) -> None:
+    with pytest.raises(errors.Unauthorized):
+        KEYED.client_of(["Bearer wrong"], sent)
+
+
 @pytest.mark.parametrize(
     "sent",
     [

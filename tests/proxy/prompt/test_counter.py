@@ -19,6 +19,7 @@ from proxy.prompt.counter import TokenCounter, TokenizerInfo, TokenizerUnavailab
 from proxy.prompt.turns import ASKER, Asker
 from proxy.prompt.worker_process import TokenizerRefused
 from proxy.request.completion import ChatPrompt, Prompt, TextPrompt
+from proxy.request.template_traits import TemplateTraits
 from proxy.worker.images import BadImage
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")  # one worker serves most of the tests
@@ -43,7 +44,8 @@ async def tokens(tiny_model: Path) -> AsyncIterator[TokenCounter]:
 
 
 async def test_what_is_known_of_the_model(tokens: TokenCounter) -> None:
-    assert tokens.info == TokenizerInfo(1024, 32768, True, True, True, True)
+    traits = TemplateTraits(switches=("enable_thinking",))
+    assert tokens.info == TokenizerInfo(1024, 32768, True, True, True, True, template=traits)
 
 
 async def test_many_counts_at_once_each_get_their_own(tokens: TokenCounter) -> None:
@@ -304,7 +306,19 @@ async def test_a_template_that_hangs_does_not_keep_the_tokenizer_from_loading(ti
             "The model's chat template says: no roles after N",
         ),
         (SECRET_CHAT, "TemplateError", "x" * 999, "The model's chat template says: " + "x" * 200),
-        (SECRET_CHAT, "KeyError", "secret", "The model's chat template does not accept this conversation."),
+        (SECRET_CHAT, "TemplateError", "length 9!", "The model's chat template says: length 9!"),
+        (
+            SECRET_CHAT,
+            "UndefinedError",
+            "'dict object' has no attribute 'description'",
+            "The model's chat template fails: UndefinedError: 'dict object' has no attribute 'description'",
+        ),
+        (
+            SECRET_CHAT,
+            "KeyError",
+            "secret",
+            "The model's chat template does not accept this conversation (KeyError).",
+        ),
         (SECRET_CHAT, BadImage.__name__, "an image of no pixels", "an image of no pixels"),
         (SECRET_TEXT, "OverflowError", "secret", "The model's tokenizer does not accept it."),
     ],
@@ -316,6 +330,25 @@ async def test_only_the_text_of_a_template_is_passed_on(
     assert isinstance(error, InvalidRequest)
     assert str(error) == told
     assert error.param == ("messages" if prompt is SECRET_CHAT else "prompt")
+
+
+async def test_the_error_names_the_tools_where_the_conversation_renders_without_them(
+    tiny_model: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    template = (
+        "{% for m in messages %}{{ m.content }}{% endfor %}"
+        "{% for t in tools or [] %}{{ t.function.description.strip() }}{% endfor %}"
+    )
+    counter = TokenCounter(load_s=60)
+    await counter.start(tiny_model, ["--chat-template", template])
+    with pytest.raises(InvalidRequest, match="no attribute 'description'") as refusal:
+        tools = ({"type": "function", "function": {"name": "f"}},)
+        await counter.count(ChatPrompt(({"role": "user", "content": "hi"},), tools=tools))
+    await counter.stop()
+    assert refusal.value.param == "tools"
+    assert [record.message for record in caplog.records if record.levelname == "WARNING"] == [
+        "prompt_refused"
+    ]
 
 
 async def test_lack_of_memory_is_not_the_clients_fault() -> None:

@@ -60,13 +60,3 @@ def test_depth_within_the_limit(levels: int) -> None:
 @pytest.mark.parametrize("levels", [65, 200, 100_000])
 def test_depth_beyond_the_limit_needs_no_stack(levels: int) -> None:
     assert fields.too_deep(nested(levels), 64)
-
-
-@pytest.mark.parametrize("value", ["a\0", ["x", "\0"], {"k": {"\0": 1}}, {"k": [{"k": "\0"}]}])
-def test_a_nul_is_found_wherever_it_is(value: Any) -> None:
-    assert fields.contains_nul(value)
-
-
-@pytest.mark.parametrize("value", ["\\u0000", ["x", 0, None], {"k": True}, 1.5])
-def test_no_nul_is_found_where_none_is(value: Any) -> None:
-    assert not fields.contains_nul(value)

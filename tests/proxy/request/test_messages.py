@@ -105,14 +105,9 @@ def test_what_is_kept_of_a_message(message: dict[str, Any], expected: dict[str, 
             ([assistant(call(), call(arguments))], "messages[0].tool_calls[1].function.arguments")
             for arguments in (
                 "{",
-                "[]",
-                "null",
                 "NaN",
-                5,
-                [],
                 '{"a": "\\ud800"}',
-                '{"a": "\\u0000"}',
-                '{"a":' * 65 + "1" + "}" * 65,
+                '{"a":' * 201 + "1" + "}" * 201,
                 "[" * 5000,
             )
         ),
@@ -129,6 +124,12 @@ def test_arguments_pass_as_the_text_they_came_in() -> None:
     text = '{"n": 123456789012345678901234567890, "b": 1.10}'
     (message,) = parse_messages([assistant(call(text))])
     assert message["tool_calls"][0]["function"]["arguments"] == text
+
+
+@pytest.mark.parametrize("arguments", ["[]", "null", 5, []])
+def test_arguments_that_are_no_object_are_left_to_the_template(arguments: Any) -> None:
+    (message,) = parse_messages([assistant(call(arguments))])
+    assert message["tool_calls"][0]["function"]["arguments"] == arguments
 
 
 def test_refusals_do_not_quote_the_conversation() -> None:

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from proxy.errors import GatewayError, InvalidRequest
 from proxy.request import sampling
 from proxy.request.completion import Bounds, ChatPrompt, CompletionRequest, TextPrompt
-from proxy.request.parse import parse_chat, parse_text
+from proxy.request.mends import Mends
+from proxy.request.parse import ignored, load_body, parse_chat, parse_text
 
 BOUNDS = Bounds(vocab_size=1024)
 USER = {"role": "user", "content": "hi"}
@@ -124,11 +125,10 @@ def test_max_tokens(fields: dict[str, Any], expected: int | None) -> None:
         ({"best_of": 2}, "best_of"),
         ({"adapters": "x"}, "adapters"),
         ({"draft_model": "x"}, "draft_model"),
-        ({"response_format": {"type": "json_object"}}, "response_format.type"),
-        ({"response_format": {"type": "json_schema", "json_schema": {}}}, "response_format.type"),
-        ({"response_format": "json"}, "response_format"),
-        ({"functions": [{}]}, "functions"),
-        ({"function_call": {"name": "f"}}, "functions"),
+        (
+            {"response_format": {"type": "json_schema", "json_schema": {}}},
+            "response_format.json_schema.schema",
+        ),
         ({"chat_template_kwargs": []}, "chat_template_kwargs"),
         ({"chat_template_kwargs": {"tokenize": False}}, "chat_template_kwargs"),
         ({"chat_template_kwargs": {"chat_template": "{{ 1 }}"}}, "chat_template_kwargs"),
@@ -161,7 +161,7 @@ def test_what_asks_for_nothing_special_is_left_out(fields: dict[str, Any]) -> No
     assert chat(**fields) == chat()
 
 
-NESTED = b"[" * 200 + b"]" * 200
+NESTED = b"[" * 300 + b"]" * 300
 MESSAGES = b'"messages":[{"role":"user","content":"hi"}]'
 
 
@@ -174,18 +174,8 @@ MESSAGES = b'"messages":[{"role":"user","content":"hi"}]'
         (b"[]", None),
         (b'"x"', None),
         (b"{}", "messages"),
-        (b"{" + MESSAGES + b',"temperature":NaN}', None),
-        (b"{" + MESSAGES + b',"temperature":1e999}', None),
-        (b'{"messages":[{"role":"user","content":"\\ud800"}]}', None),
         (b'{"messages":[{"role":"user","content":"\xff"}]}', None),
-        (b'{"messages":[{"role":"user","content":"a\\u0000b"}]}', "messages[0].content"),
-        (
-            b'{"messages":[{"role":"user","content":[{"type":"text","text":"\\u0000"}]}]}',
-            "messages[0].content",
-        ),
         (b'{"messages":[{"role":"user","content":"x"},{"role":"\\u0000"}]}', "messages[1].role"),
-        (b"{" + MESSAGES + b',"stop":"\\u0000"}', "stop"),
-        (b"{" + MESSAGES + b',"tools":[{"\\u0000":1}]}', "tools"),
         (b"{" + MESSAGES + b',"x":' + NESTED + b"}", None),
         (b'{"messages":' + NESTED + b"}", None),
         (b"[" * 5000, None),
@@ -193,6 +183,50 @@ MESSAGES = b'"messages":[{"role":"user","content":"hi"}]'
 )
 def test_bad_bodies(body: bytes, param: str | None) -> None:
     assert refused(body) == param
+
+
+@pytest.mark.parametrize(
+    ("body", "said", "mends"),
+    [
+        (b'{"messages":[{"role":"user","content":"\\ud800"}]}', "\ufffd", "surrogate_replaced=1"),
+        (b'{"messages":[{"role":"user","content":"a\\u0000b"}]}', "a\ufffdb", "nul_replaced=1"),
+        (
+            b'{"messages":[{"role":"user","content":[{"type":"text","text":"\\u0000"}]}]}',
+            "\ufffd",
+            "nul_replaced=1",
+        ),
+        (b"{" + MESSAGES + b',"temperature":NaN}', "hi", "number_to_null=1"),
+        (b"{" + MESSAGES + b',"temperature":1e999}', "hi", "number_to_null=1"),
+        (b"{" + MESSAGES + b',"stop":"\\u0000"}', "hi", "nul_replaced=1"),
+    ],
+)
+def test_odd_characters_and_numbers_are_mended(body: bytes, said: str, mends: str) -> None:
+    request = parse_chat(body, BOUNDS)
+    assert isinstance(request.prompt, ChatPrompt)
+    assert (request.prompt.messages[0]["content"], request.mends.header()) == (said, mends)
+
+
+def test_a_nul_is_mended_in_every_string_of_a_request() -> None:
+    tool = {
+        "type": "function",
+        "function": {"name": "f", "description": "a\0", "parameters": {"k\0": ["\0"]}},
+    }
+    request = parse_chat(
+        json.dumps({"messages": [{"role": "system", "content": "s\0"}], "tools": [tool]}).encode(), BOUNDS
+    )
+    assert "\0" not in json.dumps(request.prompt.fields(), ensure_ascii=False)
+    assert request.mends.header() == "nul_replaced=4"
+
+
+def test_a_text_prompt_is_mended_too() -> None:
+    request = parse_text(b'{"prompt":"a\\u0000"}', BOUNDS)
+    assert (request.prompt, request.mends.header()) == (TextPrompt("a\ufffd"), "nul_replaced=1")
+
+
+def test_functions_are_tools() -> None:
+    request = chat(functions=[{"name": "f", "parameters": {}}, {"name": "g"}], function_call={"name": "g"})
+    assert isinstance(request.prompt, ChatPrompt)
+    assert request.prompt.tools == ({"type": "function", "function": {"name": "g"}},)
 
 
 def test_the_word_for_nul_in_source_code_is_not_a_nul() -> None:
@@ -295,3 +329,49 @@ def test_any_json_is_refused_or_understood_once_and_for_all(body: Any, parse: An
 def test_any_bytes_are_refused_with_an_error_of_ours(raw: bytes, parse: Any) -> None:
     with pytest.raises(InvalidRequest):
         parse(raw, BOUNDS)
+
+
+def without_odd_characters(text: str) -> str:
+    return text.replace("\0", "\ufffd").encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+@given(st.dictionaries(st.text(), st.text(st.characters(exclude_categories=()), max_size=20), max_size=3))
+def test_any_text_is_read_and_only_nul_and_lone_surrogates_change(fields: dict[str, str]) -> None:
+    assert load_body(json.dumps(fields).encode(), Mends()) == {
+        without_odd_characters(key): without_odd_characters(text) for key, text in fields.items()
+    }
+
+
+@pytest.mark.parametrize(
+    ("body", "value"),
+    [
+        (rb'{"a": "\u0000"}', "\ufffd"),
+        (rb'{"a": "\\u0000"}', "\\u0000"),
+        (rb'{"a": "\\\u0000"}', "\\\ufffd"),
+        (rb'{"a": "\ud83d cut"}', "\ufffd cut"),
+        (rb'{"a": "\ud83d\ude00"}', "\U0001f600"),
+        (b'\xef\xbb\xbf{"a": "x"}', "x"),
+    ],
+)
+def test_characters_that_are_mended(body: bytes, value: str) -> None:
+    assert load_body(body, Mends()) == {"a": value}
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b"[]", b"7", b"\xff", b'{"a": ' * 201 + b"1" + b"}" * 201])
+def test_bodies_that_no_parser_takes(body: bytes) -> None:
+    with pytest.raises(InvalidRequest):
+        load_body(body, Mends())
+
+
+def test_the_models_own_sampling_holds_where_the_request_names_none() -> None:
+    bounds = Bounds(vocab_size=1024, sampling={"temperature": 0.6, "top_p": 0.95, "top_k": 20})
+    body = {"messages": [USER], "temperature": 0, "top_k": -1}
+    request = parse_chat(orjson.dumps(body), bounds)
+    assert request.sampling == {"temperature": 0.0, "top_p": 0.95}
+    assert request.from_model == ("top_p",)
+    assert parse_text(orjson.dumps({"prompt": "hi"}), bounds).sampling == bounds.sampling
+
+
+def test_fields_that_ask_for_something_are_named_and_others_are_not() -> None:
+    request = chat(user="u", store=True, guided_json={}, grammar="g", format="json")
+    assert ignored(request.dropped) == ["format", "grammar", "guided_json"]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from supervisor.state.json_file import MOST_BYTES, DamagedState, load_json, read_json, write_json
+from supervisor.state.json_file import MOST_BYTES, DamagedState, read_document, read_json, write_json
 
 
 def test_files_are_replaced_as_a_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -55,4 +55,4 @@ def test_what_would_be_fatal_elsewhere_is_damaged(tmp_path: Path, text: str) -> 
     path.write_text(text)
     assert read_json(path) is None
     with pytest.raises(DamagedState):
-        load_json(path)
+        read_document(path)
