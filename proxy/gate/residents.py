@@ -124,8 +124,7 @@ class Residents:
         )
         if self._total + highest > _SHARE * memory.room:
             return False
-        longest = memory.kept(max(self._longest, request.rows))
-        return self._total + memory.kept(request.rows) + longest <= memory.cache_bytes
+        return self._total + memory.kept(request.rows) <= memory.cache_bytes
 
     def _fitting(self, newcomer: SessionRequest | None) -> dict[str, KeptSequence]:
         """The newest sequence of each session that fits, the newest first.
@@ -144,8 +143,10 @@ class Residents:
             longest = max(longest, sequence.rows if sequence.session else 0)
             if kept + max(own + memory.warm(longest), cold) > room:
                 break
-            if kept + own + memory.kept(longest) > memory.cache_bytes:
-                break  # the server would drop it as the longest one joins
+            # What a joining request has restored counts there too, but the oldest is dropped for it. Where
+            # residents take turns that is the request's own sequence, which has been restored already.
+            if kept + own > memory.cache_bytes:
+                break
             if sequence.session and sequence.session not in found and self._reused(sequence.session):
                 found[sequence.session] = sequence
         return found

@@ -202,7 +202,15 @@ class SessionRule:
     def expected_wait_s(self, id: str, waiting: Sequence[Ticket], now: float) -> float | None:
         """About how many seconds it still waits; None where it waits for its turn only."""
         outside = self._outside_of(waiting)
-        return expected_wait_s(id, outside, self.speed, swapped=self._swapped, bound_s=self._bound_s, now=now)
+        return expected_wait_s(
+            id,
+            outside,
+            self._resident_count,
+            self.speed,
+            swapped=self._swapped,
+            bound_s=self._bound_s,
+            now=now,
+        )
 
     def least_wait_s(self, id: str, waiting: Sequence[Ticket]) -> float:
         """Seconds that it waits at least: the cold reads of those from outside that are ahead of it."""
@@ -215,11 +223,15 @@ class SessionRule:
         """What is known now; `first`: the request that memory is made for."""
         return SessionsSnapshot(
             kept=self._sequences,
-            residents=len(self._residents.sessions) if self._residents else 0,
+            residents=self._resident_count,
             outside=len(self.outside),
             speed=self.speed,
             first=(first.id, first.session) if first else None,
         )
+
+    @property
+    def _resident_count(self) -> int:
+        return len(self._residents.sessions) if self._residents else 0
 
     def _outside_of(self, waiting: Sequence[Ticket]) -> list[SessionRequest]:
         by_id = {ticket.id: ticket for ticket in waiting}

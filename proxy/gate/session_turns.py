@@ -17,8 +17,11 @@ from proxy.gate.residents import KeptSequence, Memory, Residents, SessionRequest
 
 #: A slice is between this many cold reads of the request that waits for it...
 _LEAST_READS = 1.0
-#: ...and this many, or less if the last one that waits would be kept longer than the bound.
+#: ...and this many, or less if the last one that waits would be kept longer than the bound...
 _MOST_READS = 4.0
+#: ...or longer than this many times what cold reads of all sessions in order of arrival would take. The turns
+#: that run when a slice ends come on top: together no wait is to exceed 2.5 times that of order of arrival.
+_OVER_ARRIVAL = 1.25
 #: A resident that does not ask is held for at most this many seconds after its last answer.
 HOLD_S = 60.0
 #: A request is small if it is shorter than what this part of the memory holds.
@@ -82,7 +85,7 @@ def decide(
     """
     first, ids = outside[0], tuple(request.id for request in outside)
     free = [request for request in waiting if request.id not in ids]
-    at = swapped + slice_s(first, len(outside), speed, bound_s)
+    at = swapped + slice_s(first, len(outside), len(residents.sessions), speed, bound_s)
     if now >= at:
         small = [request.id for request in free if is_small(request, memory)]
         return TurnDecision((*small, first.id), ids, first.id, math.inf)
@@ -95,10 +98,13 @@ def decide(
     return TurnDecision((*order, first.id), ids, None, at)
 
 
-def slice_s(first: SessionRequest, outside: int, speed: ReadingSpeed, bound_s: float) -> float:
+def slice_s(
+    first: SessionRequest, outside: int, residents: int, speed: ReadingSpeed, bound_s: float
+) -> float:
     """Seconds that residents have to themselves before `first` of `outside` requests is let in."""
     read = speed.seconds(0, first.rows)
-    return max(_LEAST_READS * read, min(_MOST_READS * read, bound_s / outside - read))
+    fair = (_OVER_ARRIVAL * (outside + residents) / outside - 1) * read
+    return max(_LEAST_READS * read, min(_MOST_READS * read, fair, bound_s / outside - read))
 
 
 def _held_until(
@@ -133,6 +139,7 @@ def longest_wait_s(ahead: int, longest_read_s: float, longest_turn_s: float, bou
 def expected_wait_s(
     id: str,
     outside: Sequence[SessionRequest],
+    residents: int,
     speed: ReadingSpeed,
     *,
     swapped: float,
@@ -142,7 +149,7 @@ def expected_wait_s(
     """About how many seconds one of `outside` still waits, by slices and cold reads; None for others."""
     at = swapped
     for place, request in enumerate(outside):
-        at = max(now, at + slice_s(request, len(outside) - place, speed, bound_s))
+        at = max(now, at + slice_s(request, len(outside) - place, residents, speed, bound_s))
         if request.id == id:
             return at - now
         at += speed.seconds(request.cached, request.rows)

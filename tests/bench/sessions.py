@@ -12,8 +12,8 @@ below it, by resident memory beside what the ready server had. (A hard limit is 
 stacks of the server's threads are larger than its sessions.)
 
 Scenes: `growing`: every agent's prompt grows by as much in each turn. `fit`: the same by two agents, which
-both fit. `recorded`: sizes and pauses of recorded sessions from FILE, which is no part of the project, or
-drawn ones of the same statistics; lengths x0.02, pauses x0.05, eight agents.
+both fit. `one`: by one agent. `recorded`: sizes and pauses of recorded sessions from FILE, which is no part
+of the project, or drawn ones of the same statistics; lengths x0.02, pauses x0.05, eight agents.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
@@ -81,6 +82,7 @@ class Result:
     cached: float
     longest_s: float
     mean_s: float
+    served: float  # turns of the agent that was served least, as a share of those of the one served most
     broken: int
     refused: int
     deaths: int
@@ -91,7 +93,8 @@ class Result:
         return (
             f"{self.scene:9s} {self.side:28s} {self.turns:4d} turns in {self.seconds:.0f} s, "
             f"{100 * self.cached:3.0f} % cached, mean {self.mean_s:5.1f} s, longest {self.longest_s:5.1f} s, "
-            f"{self.broken} broken, {self.refused} refused, {self.deaths} deaths, {self.peak / 2**20:.0f} MiB"
+            f"least served {self.served:.2f}, {self.broken} broken, {self.refused} refused, "
+            f"{self.deaths} deaths, {self.peak / 2**20:.0f} MiB"
         )
 
 
@@ -231,6 +234,7 @@ def measured(side: str, scene: str, server: Running, o: argparse.Namespace) -> t
         cached=sum(turn.cached_tokens for turn in complete) / max(1, sum(t.prompt_tokens for t in complete)),
         longest_s=max(took),
         mean_s=sum(took) / len(took),
+        served=least_served(complete, len(agents)),
         broken=sum(turn.end in LOST for turn in turns),
         refused=sum(turn.end is End.ERROR for turn in turns),
         deaths=watched.deaths,
@@ -241,9 +245,16 @@ def measured(side: str, scene: str, server: Running, o: argparse.Namespace) -> t
     return result, [Turn(**{**asdict(t), "began": t.began - began, "ended": t.ended - began}) for t in turns]
 
 
+def least_served(turns: Sequence[Turn], agents: int) -> float:
+    """Turns of the agent that was served least, as a share of those of the one that was served most."""
+    counts = Counter(turn.agent for turn in turns)
+    least = min(counts.values(), default=0) if len(counts) == agents else 0
+    return least / max([1, *counts.values()])
+
+
 def made_agents(scene: str, record: Record, o: argparse.Namespace) -> list[Agent]:
     if scene != "recorded":
-        number = 2 if scene == "fit" else o.number
+        number = {"fit": 2, "one": 1}.get(scene, o.number)
         return [Agent(100 * o.seed + each, SCRIPT, record) for each in range(number)]
     sessions = load(o.traces, o.seed)
     rng = random.Random(o.seed)
@@ -275,7 +286,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=150.0)
     parser.add_argument("--number", type=int, default=6)
     parser.add_argument("--traces", type=Path, default=TRACES)
-    parser.add_argument("--scene", nargs="*", default=["growing", "fit"])
+    parser.add_argument("--scene", nargs="*", default=["growing", "fit", "one"])
     parser.add_argument("--tries", type=int, default=len(FIXED), help="fixed flags that are tried")
     parser.add_argument("--sides", default="bare,before,today")
     o = parser.parse_args()
@@ -286,7 +297,7 @@ def main() -> int:
     holds = True
     for scene in o.scene:
         results: dict[str, tuple[Result, list[Turn]]] = {}
-        if "bare" in o.sides and scene != "fit" and (best := fixed(model, scene, o)) is not None:
+        if "bare" in o.sides and scene not in ("fit", "one") and (best := fixed(model, scene, o)) is not None:
             results["fixed"] = best
         for side, tree in (("before", worktree), ("today", lambda: ROOT)):
             if side in o.sides:
@@ -306,7 +317,7 @@ def judged(scene: str, results: dict[str, Result]) -> bool:
     today, before, best = (results.get(side) for side in ("today", "before", "fixed"))
     if today is None:
         return True
-    name, least = f"sessions_{scene}", {"growing": 1.5, "recorded": 1.4, "fit": 0.97}[scene]
+    name, least = f"sessions_{scene}", {"growing": 1.5, "recorded": 1.4, "fit": 0.97, "one": 0.99}[scene]
     held = [bar(f"{name}_deaths", today.deaths, 0), bar(f"{name}_broken", today.broken, 0)]
     if before is not None:
         held.append(
@@ -314,6 +325,7 @@ def judged(scene: str, results: dict[str, Result]) -> bool:
         )
         if scene == "growing":
             held.append(bar(f"{name}_longest_over_before", today.longest_s / max(0.1, before.longest_s), 2.5))
+            held.append(bar(f"{name}_least_served", today.served, 1 / 3, at_least=True))
     if best is not None:
         held.append(bar(f"{name}_turns_over_fixed", today.turns / max(1, best.turns), least, at_least=True))
     if scene == "growing":

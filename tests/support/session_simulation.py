@@ -184,6 +184,7 @@ class Figures:
     grants: list[str] = field(repr=False)
     longest_read_s: float = 0.0
     longest_turn_s: float = 0.0
+    least_served: float = 0.0  # turns of the agent that was served least, as a share of the most
 
 
 class Simulation:
@@ -417,6 +418,7 @@ class Simulation:
             self.decide()
         waits = [(ask.begun or self.now) - ask.arrived for ask in [*self.done, *self.waiting]]
         total = sum(ask.prompt for ask in self.done) or 1
+        turns = [sum(ask.slot == slot for ask in self.done) for slot in range(len(self.at))]
         return Figures(
             turns_h=len(self.done) / self.now * 3600,
             cached=sum(ask.cached for ask in self.done) / total,
@@ -425,6 +427,7 @@ class Simulation:
             grants=self.grants,
             longest_read_s=self.longest_read,
             longest_turn_s=self.longest_turn,
+            least_served=min(turns) / max([1, *turns]),
         )
 
 

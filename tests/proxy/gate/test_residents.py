@@ -75,7 +75,7 @@ def test_a_resident_displaces_nobody_with_its_next_turn() -> None:
 
 def test_what_the_server_would_drop_itself_is_not_resident() -> None:
     sequences = [sequence("a"), sequence("b"), sequence("c")]
-    found = Residents(sequences, Rows(100_000, cache_bytes=3500), lambda _: True)
+    found = Residents(sequences, Rows(100_000, cache_bytes=2500), lambda _: True)
     assert [*found.sessions] == ["c", "b"]
     assert found.displaced_by(request("d")) == (sequence("b"),)
 

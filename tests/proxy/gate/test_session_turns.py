@@ -99,18 +99,24 @@ def test_small_ones_do_not_end_a_hold() -> None:
 
 
 def test_a_slice_is_at_least_a_cold_read_and_shorter_where_many_wait() -> None:
-    assert slice_s(waits("d"), 1, SPEED, BOUND_S) == pytest.approx(40.0)
-    assert slice_s(waits("d"), 20, SPEED, BOUND_S) == pytest.approx(20.0)
-    assert slice_s(waits("d"), 1000, SPEED, BOUND_S) == pytest.approx(10.0)
+    assert slice_s(waits("d"), 1, 3, SPEED, BOUND_S) == pytest.approx(40.0)
+    assert slice_s(waits("d"), 20, 100, SPEED, BOUND_S) == pytest.approx(20.0)
+    assert slice_s(waits("d"), 1000, 3, SPEED, BOUND_S) == pytest.approx(10.0)
+
+
+def test_a_slice_is_shorter_the_fewer_residents_use_it() -> None:
+    assert slice_s(waits("d"), 1, 2, SPEED, BOUND_S) == pytest.approx(27.5)
+    assert slice_s(waits("d"), 3, 3, SPEED, BOUND_S) == pytest.approx(15.0)
+    assert slice_s(waits("d"), 5, 1, SPEED, BOUND_S) == pytest.approx(10.0)
 
 
 def test_what_is_expected_grows_with_the_place_among_those_outside() -> None:
     outside = [waits("d"), waits("e", 1.0), waits("f", 2.0)]
     expected = [
-        expected_wait_s(each.id, outside, SPEED, swapped=0.0, bound_s=BOUND_S, now=20.0) for each in outside
+        expected_wait_s(id, outside, 3, SPEED, swapped=0.0, bound_s=BOUND_S, now=10.0)
+        for id in (*[each.id for each in outside], "a")
     ]
-    assert expected == [20.0, 70.0, 120.0]
-    assert expected_wait_s("a", outside, SPEED, swapped=0.0, bound_s=BOUND_S, now=20.0) is None
+    assert expected == [5.0, pytest.approx(36.25), pytest.approx(86.25), None]
     assert [least_wait_s(each.id, outside, SPEED) for each in outside] == [0.0, 10.0, 20.0]
 
 
