@@ -1,0 +1,92 @@
+"""Each client's recipe has the address, the key, the model and the limits where that client reads them."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from typing import Any
+
+import pytest
+import yaml
+
+from proxy.clients.recipes import ANY_KEY, RECIPES, Connection, recipe
+
+TO = Connection("http://127.0.0.1:8080", "qwen-9", 61234, 4321)
+WITH_KEY = Connection("http://127.0.0.1:8080", "qwen-9", 61234, 4321, key="sk-canary")
+NAMES = sorted(RECIPES)
+
+#: Clients whose files have no limit: llm and the SDKs have no such setting; Cline has it in its extension only.
+WITHOUT_LIMITS = {"llm", "openai", "anthropic", "cline"}
+
+
+def everything(name: str, to: Connection) -> str:
+    """All that a user sees of a recipe, but for its notes."""
+    made = recipe(name, to)
+    return "\n".join([*(file.text() for file in made.files), *made.environ.values(), *made.steps])
+
+
+def test_there_are_the_clients_that_people_use() -> None:
+    assert set(NAMES) == {
+        *("claude-code", "codex", "opencode", "pi", "qwen-code", "aider"),
+        *("llm", "cline", "continue", "zed", "openai", "anthropic"),
+    }
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_recipe_says_where_the_proxy_is(name: str) -> None:
+    said = everything(name, TO)
+    assert TO.url in said
+    assert (TO.base_url in said) != (name in {"claude-code", "anthropic"})
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_recipe_has_model_and_limits(name: str) -> None:
+    made = recipe(name, TO)
+    said = everything(name, TO) + " ".join([*made.start, *made.notes])
+    assert TO.model in said
+    if name not in WITHOUT_LIMITS:
+        assert str(TO.window) in everything(name, TO)
+        assert (str(TO.output) in said) != (name == "codex"), "Codex sends no limit of its own"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_key_is_there_but_never_on_a_command_line(name: str) -> None:
+    made = recipe(name, WITH_KEY)
+    assert "sk-canary" in everything(name, WITH_KEY)
+    commands = [*made.start, *(made.launch.command if made.launch else ())]
+    assert not any("sk-canary" in word for word in commands)
+    if made.launch is not None:
+        assert "sk-canary" in " ".join(made.launch.environ.values())
+
+
+@pytest.mark.parametrize("name", sorted(set(NAMES) - {"codex", "llm"}))
+def test_without_keys_any_key_will_do(name: str) -> None:
+    assert ANY_KEY in everything(name, TO)
+
+
+@pytest.mark.parametrize("to", [TO, WITH_KEY])
+@pytest.mark.parametrize("name", NAMES)
+def test_files_are_what_they_are_called_and_merging_twice_changes_nothing(name: str, to: Connection) -> None:
+    read: dict[str, Any] = {"json": json.loads, "toml": tomllib.loads, "yaml": yaml.safe_load}
+    for file in recipe(name, to).files:
+        text = file.text()
+        assert read[file.names[0].rpartition(".")[2].replace("yml", "yaml")](text)
+        assert file.merged(text) == text
+
+
+def test_what_codex_is_launched_with_equals_its_file() -> None:
+    made = recipe("codex", TO)
+    assert made.launch is not None
+    options = made.launch.command[2::2]
+    assert tomllib.loads("\n".join(options)) == tomllib.loads(made.files[0].text())
+
+
+def test_a_window_that_is_too_small_for_claude_code_is_told() -> None:
+    small = Connection(TO.url, TO.model, 32768, 4096, headroom=4096)
+    assert any("compacts all the time" in note for note in recipe("claude-code", small).notes)
+    assert not recipe("claude-code", Connection(TO.url, TO.model, 64000, 4096, headroom=4096)).notes
+
+
+@pytest.mark.parametrize("name", ["claude-code", "qwen-code"])
+def test_a_headroom_is_suggested_to_those_whose_compaction_is_longer(name: str) -> None:
+    assert any("compaction_headroom_tokens" in note for note in recipe(name, TO).notes)
