@@ -28,7 +28,7 @@ _COMPACTION_HEADROOM = 2048
 
 
 @dataclass(frozen=True, slots=True)
-class Connection:
+class ProxyDetails:
     """What there is to be told.
 
     `url`: the proxy's address, without `/v1`. `key`: None if it asks for none. `window`: the longest prompt
@@ -55,7 +55,7 @@ class Connection:
 
 
 @dataclass(frozen=True, slots=True)
-class Launch:
+class LaunchCommand:
     """How to start a client that needs no file; `environ` is added to the environment, `unset` is removed."""
 
     command: tuple[str, ...]
@@ -76,12 +76,12 @@ class Recipe:
     environ: Mapping[str, str] = field(default_factory=dict)
     either: bool = False
     start: tuple[str, ...] = ()
-    launch: Launch | None = None
+    launch: LaunchCommand | None = None
     steps: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
 
-def _claude_code(to: Connection) -> Recipe:
+def _claude_code(to: ProxyDetails) -> Recipe:
     environ = {
         "ANTHROPIC_BASE_URL": to.url,
         "ANTHROPIC_AUTH_TOKEN": to.any_key,
@@ -92,6 +92,8 @@ def _claude_code(to: Connection) -> Recipe:
         "CLAUDE_CODE_ATTRIBUTION_HEADER": "0",
         "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1",
     }
+    # Variables in its settings.json win over those of its environment; those in --settings win over both.
+    public = {name: value for name, value in environ.items() if value != to.key}
     notes = list(_headroom(to))
     if to.window < _CLAUDE_CODE_WINDOW:
         notes.append(
@@ -102,12 +104,14 @@ def _claude_code(to: Connection) -> Recipe:
         environ=environ,
         either=True,
         start=("claude",),
-        launch=Launch(("claude",), environ, unset=("ANTHROPIC_API_KEY",)),
+        launch=LaunchCommand(
+            ("claude", "--settings", json.dumps({"env": public})), environ, unset=("ANTHROPIC_API_KEY",)
+        ),
         notes=tuple(notes),
     )
 
 
-def _codex(to: Connection) -> Recipe:
+def _codex(to: ProxyDetails) -> Recipe:
     provider = {"name": _PROVIDER, "base_url": to.base_url, "wire_api": "responses"}
     with_token = provider | ({"experimental_bearer_token": to.key} if to.key else {})
     with_variable = provider | ({"env_key": _KEY_VARIABLE} if to.key else {})
@@ -127,14 +131,14 @@ def _codex(to: Connection) -> Recipe:
             ),
         ),
         start=("codex",),
-        launch=Launch(("codex", *words), {_KEY_VARIABLE: to.key} if to.key else {}),
+        launch=LaunchCommand(("codex", *words), {_KEY_VARIABLE: to.key} if to.key else {}),
         notes=(
             "It compacts at 90 % of model_context_window, so do not set that higher than the proxy's limit.",
         ),
     )
 
 
-def _opencode(to: Connection) -> Recipe:
+def _opencode(to: ProxyDetails) -> Recipe:
     values = {
         "model": f"{_PROVIDER}/{to.model}",
         "provider": {
@@ -155,11 +159,11 @@ def _opencode(to: Connection) -> Recipe:
             ),
         ),
         start=("opencode",),
-        launch=Launch(("opencode",), {"OPENCODE_CONFIG_CONTENT": json.dumps(values)}),
+        launch=LaunchCommand(("opencode",), {"OPENCODE_CONFIG_CONTENT": json.dumps(values)}),
     )
 
 
-def _pi(to: Connection) -> Recipe:
+def _pi(to: ProxyDetails) -> Recipe:
     model = {"id": to.model, "contextWindow": to.window, "maxTokens": to.output}
     provider = {
         "baseUrl": to.base_url,
@@ -179,7 +183,7 @@ def _pi(to: Connection) -> Recipe:
     )
 
 
-def _qwen_code(to: Connection) -> Recipe:
+def _qwen_code(to: ProxyDetails) -> Recipe:
     model = {
         "id": to.model,
         "name": _PROVIDER,
@@ -200,7 +204,7 @@ def _qwen_code(to: Connection) -> Recipe:
     )
 
 
-def _aider(to: Connection) -> Recipe:
+def _aider(to: ProxyDetails) -> Recipe:
     """As its documentation says: https://aider.chat/docs/config/adv-model-settings.html."""
     model = f"openai/{to.model}"
     limits = {
@@ -223,7 +227,7 @@ def _aider(to: Connection) -> Recipe:
     )
 
 
-def _llm(to: Connection) -> Recipe:
+def _llm(to: ProxyDetails) -> Recipe:
     entry: dict[str, Any] = {"model_id": to.model, "model_name": to.model, "api_base": to.base_url}
     entry |= {"supports_tools": True} | ({"api_key_name": _PROVIDER} if to.key else {})
     folders = (
@@ -240,7 +244,7 @@ def _llm(to: Connection) -> Recipe:
     )
 
 
-def _cline(to: Connection) -> Recipe:
+def _cline(to: ProxyDetails) -> Recipe:
     kind = "openai-compatible"
     entry = {
         "settings": {"provider": kind, "apiKey": to.any_key, "model": to.model, "baseUrl": to.base_url},
@@ -263,7 +267,7 @@ def _cline(to: Connection) -> Recipe:
     )
 
 
-def _continue(to: Connection) -> Recipe:
+def _continue(to: ProxyDetails) -> Recipe:
     """As its documentation says: https://docs.continue.dev/reference."""
     model = {
         "name": f"{to.model} ({_PROVIDER})",
@@ -286,7 +290,7 @@ def _continue(to: Connection) -> Recipe:
     )
 
 
-def _zed(to: Connection) -> Recipe:
+def _zed(to: ProxyDetails) -> Recipe:
     """As its documentation says: https://zed.dev/docs/ai/use-api-access. The key must be in a variable."""
     model = {
         "name": to.model,
@@ -312,11 +316,11 @@ def _zed(to: Connection) -> Recipe:
     )
 
 
-def _openai(to: Connection) -> Recipe:
+def _openai(to: ProxyDetails) -> Recipe:
     environ = {"OPENAI_BASE_URL": to.base_url, "OPENAI_API_KEY": to.any_key}
     return Recipe(
         environ=environ,
-        launch=Launch((), environ),
+        launch=LaunchCommand((), environ),
         notes=(
             f'In Python: OpenAI(base_url="{to.base_url}", api_key=...), model="{to.model}".',
             f"Prompts may have {to.window} tokens; ask for at most {to.output} (max_tokens).",
@@ -324,11 +328,11 @@ def _openai(to: Connection) -> Recipe:
     )
 
 
-def _anthropic(to: Connection) -> Recipe:
+def _anthropic(to: ProxyDetails) -> Recipe:
     environ = {"ANTHROPIC_BASE_URL": to.url, "ANTHROPIC_AUTH_TOKEN": to.any_key}
     return Recipe(
         environ=environ,
-        launch=Launch((), environ, unset=("ANTHROPIC_API_KEY",)),
+        launch=LaunchCommand((), environ, unset=("ANTHROPIC_API_KEY",)),
         notes=(
             f'In Python: Anthropic(base_url="{to.url}", auth_token=...), model="{to.model}".',
             f"Prompts may have {to.window} tokens; ask for at most {to.output} (max_tokens).",
@@ -336,7 +340,7 @@ def _anthropic(to: Connection) -> Recipe:
     )
 
 
-def _headroom(to: Connection) -> tuple[str, ...]:
+def _headroom(to: ProxyDetails) -> tuple[str, ...]:
     if to.headroom >= _COMPACTION_HEADROOM:
         return ()
     return (
@@ -346,7 +350,7 @@ def _headroom(to: Connection) -> tuple[str, ...]:
 
 
 #: Name of a client -> its title and its recipe.
-RECIPES: Mapping[str, tuple[str, Callable[[Connection], Recipe]]] = {
+RECIPES: Mapping[str, tuple[str, Callable[[ProxyDetails], Recipe]]] = {
     "claude-code": ("Claude Code", _claude_code),
     "codex": ("Codex", _codex),
     "opencode": ("OpenCode", _opencode),
@@ -362,6 +366,6 @@ RECIPES: Mapping[str, tuple[str, Callable[[Connection], Recipe]]] = {
 }
 
 
-def recipe(name: str, to: Connection) -> Recipe:
+def recipe(name: str, to: ProxyDetails) -> Recipe:
     """The configuration of a client in `RECIPES`."""
     return RECIPES[name][1](to)

@@ -74,7 +74,7 @@ def _is_header(row: str, table: Path) -> bool:
     inner: Any = tomllib.loads(row) if row.lstrip().startswith("[") and _parses(row) else None
     for part in table:
         inner = inner.get(part) if isinstance(inner, dict) else None
-    return inner == {}
+    return isinstance(inner, dict) and not inner
 
 
 def _parses(text: str) -> bool:

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from proxy.clients.config_file import ConfigFile
 from proxy.clients.merging import NotMergeable
-from proxy.clients.recipes import RECIPES, Connection, Recipe, recipe
+from proxy.clients.recipes import RECIPES, ProxyDetails, Recipe, recipe
 from proxy.config.api_keys import known_keys
 from proxy.config.settings import ServerSettings, Settings
 from proxy.exit_codes import ExitCode
@@ -31,7 +31,7 @@ from proxy.request.model_names import served_name
 _TIMEOUT_S = 3.0
 
 
-class ClientError(Exception):
+class ClientsFailure(Exception):
     """The command cannot be done; the text says why and what to do."""
 
 
@@ -69,7 +69,7 @@ def run(
         return ExitCode.OK
     try:
         if name not in RECIPES:
-            raise ClientError(f"there is no client {name!r}; there are {', '.join(RECIPES)}")
+            raise ClientsFailure(f"there is no client {name!r}; there are {', '.join(RECIPES)}")
         to, source = connection(settings, name)
         made = recipe(name, to)
         if write:
@@ -78,7 +78,7 @@ def run(
             _launch(made, name, launch, environ)
         elif not write:
             sys.stdout.write("\n".join(screen(made, to, source, environ)) + "\n")
-    except ClientError as error:
+    except ClientsFailure as error:
         sys.stderr.write(f"{error}\n")
         return ExitCode.CONFIGURATION
     return ExitCode.OK
@@ -86,7 +86,7 @@ def run(
 
 def listing() -> Iterator[str]:
     """The clients, and the files or variables by which each is configured."""
-    example = Connection("", "", 1, 1)
+    example = ProxyDetails("", "", 1, 1)
     for name, (title, make) in RECIPES.items():
         made = make(example)
         places = [file.usual_path for file in made.files] or [", ".join(made.environ)]
@@ -94,7 +94,7 @@ def listing() -> Iterator[str]:
 
 
 def screen(
-    made: Recipe, to: Connection, source: str, environ: Mapping[str, str] = os.environ
+    made: Recipe, to: ProxyDetails, source: str, environ: Mapping[str, str] = os.environ
 ) -> Iterator[str]:
     """A recipe for people: what goes where. Lines that are not part of a file or command begin with #."""
     yield f"# {to.model} at {to.base_url}: prompts of up to {to.window} tokens ({source})"
@@ -116,7 +116,7 @@ def screen(
 
 
 def changes(made: Recipe, environ: Mapping[str, str] = os.environ) -> list[ConfigChange]:
-    """What would be written to each file of a recipe. Raises ClientError."""
+    """What would be written to each file of a recipe. Raises ClientsFailure."""
     found = []
     for file in made.files:
         path = _path(file, environ)
@@ -128,7 +128,7 @@ def changes(made: Recipe, environ: Mapping[str, str] = os.environ) -> list[Confi
         except (NotMergeable, OSError, ValueError) as error:
             reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
             message = f"{path} was left as it is: {reason}. Add this to it by hand:\n\n{file.text()}"
-            raise ClientError(message) from error
+            raise ClientsFailure(message) from error
     return found
 
 
@@ -156,8 +156,8 @@ def apply(change: ConfigChange) -> Path | None:
     return backup
 
 
-def connection(settings: Settings, client: str) -> tuple[Connection, str]:
-    """What the client must be told, and where the limits are from. Raises ClientError."""
+def connection(settings: Settings, client: str) -> tuple[ProxyDetails, str]:
+    """What the client must be told, and where the limits are from. Raises ClientsFailure."""
     server, prompt = settings.server, settings.prompt
     url, key = address(server), _key(server, client)
     model = settings.model.served_name or served_name(settings.model.path)
@@ -169,13 +169,13 @@ def connection(settings: Settings, client: str) -> tuple[Connection, str]:
     if window is None:
         window, source = _planned(settings), "as planned; no proxy answers"
     output = prompt.default_max_tokens
-    return Connection(url, model, window, output, key, prompt.compaction_headroom_tokens), source
+    return ProxyDetails(url, model, window, output, key, prompt.compaction_headroom_tokens), source
 
 
 def address(server: ServerSettings) -> str:
-    """The URL for clients on this machine. Raises ClientError."""
+    """The URL for clients on this machine. Raises ClientsFailure."""
     if not server.port:
-        raise ClientError("server.port is 0, so the port is not known; name it with --port")
+        raise ClientsFailure("server.port is 0, so the port is not known; name it with --port")
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(server.host, server.host)
     return f"http://{f'[{host}]' if ':' in host else host}:{server.port}"
 
@@ -204,7 +204,7 @@ def _running(url: str, key: str | None) -> tuple[str, int | None] | None:
 
 
 def _planned(settings: Settings) -> int:
-    """The longest prompt by the plan, which looks at the model on this machine. Raises ClientError."""
+    """The longest prompt by the plan, which looks at the model on this machine. Raises ClientsFailure."""
     import asyncio  # noqa: PLC0415 - planning is slow to import, and mostly not needed
     import logging  # noqa: PLC0415
 
@@ -221,15 +221,15 @@ def _planned(settings: Settings) -> int:
         limits = LearnedLimits(LearnedFile(state_folder(settings.supervisor.state_dir)))
         longest = asyncio.run(Planner(settings, cache_folder(), limits).plan(folder)).max_prompt
     except (ModelUnavailable, OSError, ValueError) as failure:
-        raise ClientError(f"{failure} {remedy}") from failure
+        raise ClientsFailure(f"{failure} {remedy}") from failure
     if longest is None:
-        raise ClientError(f"The model has no known context length. {remedy}")
+        raise ClientsFailure(f"The model has no known context length. {remedy}")
     return longest
 
 
 def _write(made: Recipe, name: str, environ: Mapping[str, str]) -> None:
     if not made.files:
-        raise ClientError(
+        raise ClientsFailure(
             f"{name} reads variables only: export what `clients {name}` prints, or use --launch"
         )
     for change in changes(made, environ):
@@ -240,7 +240,7 @@ def _write(made: Recipe, name: str, environ: Mapping[str, str]) -> None:
         try:
             backup = apply(change)
         except OSError as error:
-            raise ClientError(f"{change.path}: {error.strerror}") from error
+            raise ClientsFailure(f"{change.path}: {error.strerror}") from error
         sys.stdout.write(f"wrote {change.path}{f'; as it was: {backup}' if backup else ''}\n")
     if made.environ and not made.either:
         sys.stdout.writelines(f"export {key}={shlex.quote(value)}\n" for key, value in made.environ.items())
@@ -254,15 +254,18 @@ def _launch(made: Recipe, name: str, words: Sequence[str], environ: Mapping[str,
     elif written:
         command, added, removed = made.start, made.environ, made.launch.unset if made.launch else ()
     else:
-        raise ClientError(f"{name} reads its limits from a file only: add --write")
+        raise ClientsFailure(f"{name} reads its limits from a file only: add --write")
     full = [*command, *words]
     if not full:
-        raise ClientError("name the program to start after --launch")
+        raise ClientsFailure("name the program to start after --launch")
     if (program := shutil.which(full[0], path=environ.get("PATH"))) is None:
-        raise ClientError(f"{full[0]} is not on the PATH")
+        raise ClientsFailure(f"{full[0]} is not on the PATH")
     sys.stdout.flush()
     kept = {key: value for key, value in environ.items() if key not in removed}
-    os.execve(program, full, {**kept, **added})
+    try:
+        os.execve(program, full, {**kept, **added})
+    except OSError as error:
+        raise ClientsFailure(f"{program}: {error.strerror}") from error
 
 
 def _path(file: ConfigFile, environ: Mapping[str, str]) -> Path:

@@ -24,6 +24,9 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 PACKAGES = ROOT / "tests" / "agents"
 DOCUMENT = (ROOT / "docs" / "agents.md").read_text()
 
+#: Packages whose install script must run.
+NATIVE = ("opencode-ai", "@anthropic-ai/claude-code")
+
 #: A port that nobody listens on: what an agent wants from the network, but for the proxy, fails at once.
 NOWHERE = "http://127.0.0.1:9"
 
@@ -83,7 +86,8 @@ def install() -> Path:
 
     `npm install` and not `npm ci`, which refuses a lock without other platforms' optional packages, such as
     one that was made with a registry that does not carry them; all versions are exact all the same.
-    Of the packages' install scripts only OpenCode's runs: it puts this platform's program in its place.
+    Of the packages' install scripts only OpenCode's and Claude Code's run: they put this platform's program
+    in its place.
     """
     found = tools.node()
     lock = (PACKAGES / "package-lock.json").read_bytes()
@@ -95,7 +99,7 @@ def install() -> Path:
             shutil.rmtree(folder, ignore_errors=True)
             shutil.copytree(PACKAGES, folder)
             environ = os.environ | {"PATH": f"{found.folder}:{os.environ['PATH']}"}
-            for words in (("install", "--ignore-scripts"), ("rebuild", "opencode-ai")):
+            for words in (("install", "--ignore-scripts"), ("rebuild", *NATIVE)):
                 command = [*found.npm, *words, "--no-audit", "--no-fund", "--loglevel=error"]
                 subprocess.run(command, cwd=folder, env=environ, check=True)
             complete.touch()

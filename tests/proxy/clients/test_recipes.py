@@ -9,17 +9,17 @@ from typing import Any
 import pytest
 import yaml
 
-from proxy.clients.recipes import ANY_KEY, RECIPES, Connection, recipe
+from proxy.clients.recipes import ANY_KEY, RECIPES, ProxyDetails, recipe
 
-TO = Connection("http://127.0.0.1:8080", "qwen-9", 61234, 4321)
-WITH_KEY = Connection("http://127.0.0.1:8080", "qwen-9", 61234, 4321, key="sk-canary")
+TO = ProxyDetails("http://127.0.0.1:8080", "qwen-9", 61234, 4321)
+WITH_KEY = ProxyDetails("http://127.0.0.1:8080", "qwen-9", 61234, 4321, key="sk-canary")
 NAMES = sorted(RECIPES)
 
-#: Clients whose files have no limit: llm and the SDKs have no such setting; Cline has it in its extension only.
+#: Clients whose files have no limit: llm and the SDKs have no such setting; Cline's is in its extension.
 WITHOUT_LIMITS = {"llm", "openai", "anthropic", "cline"}
 
 
-def everything(name: str, to: Connection) -> str:
+def everything(name: str, to: ProxyDetails) -> str:
     """All that a user sees of a recipe, but for its notes."""
     made = recipe(name, to)
     return "\n".join([*(file.text() for file in made.files), *made.environ.values(), *made.steps])
@@ -66,7 +66,9 @@ def test_without_keys_any_key_will_do(name: str) -> None:
 
 @pytest.mark.parametrize("to", [TO, WITH_KEY])
 @pytest.mark.parametrize("name", NAMES)
-def test_files_are_what_they_are_called_and_merging_twice_changes_nothing(name: str, to: Connection) -> None:
+def test_files_are_what_they_are_called_and_merging_twice_changes_nothing(
+    name: str, to: ProxyDetails
+) -> None:
     read: dict[str, Any] = {"json": json.loads, "toml": tomllib.loads, "yaml": yaml.safe_load}
     for file in recipe(name, to).files:
         text = file.text()
@@ -82,9 +84,9 @@ def test_what_codex_is_launched_with_equals_its_file() -> None:
 
 
 def test_a_window_that_is_too_small_for_claude_code_is_told() -> None:
-    small = Connection(TO.url, TO.model, 32768, 4096, headroom=4096)
+    small = ProxyDetails(TO.url, TO.model, 32768, 4096, headroom=4096)
     assert any("compacts all the time" in note for note in recipe("claude-code", small).notes)
-    assert not recipe("claude-code", Connection(TO.url, TO.model, 64000, 4096, headroom=4096)).notes
+    assert not recipe("claude-code", ProxyDetails(TO.url, TO.model, 64000, 4096, headroom=4096)).notes
 
 
 @pytest.mark.parametrize("name", ["claude-code", "qwen-code"])

@@ -271,7 +271,9 @@ def launched(*words: str) -> _Started:
 def test_what_needs_no_file_is_started_without_one(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ANTHROPIC_API_KEY", "sk-cloud")
     started = launched("claude-code", *LIMIT, "--launch", "-p", "hi")
-    assert started.words == ["claude", "-p", "hi"]
+    assert started.words[:2] == ["claude", "--settings"]
+    assert started.words[3:] == ["-p", "hi"]
+    assert json.loads(started.words[2])["env"]["ANTHROPIC_BASE_URL"] == "http://127.0.0.1:9"
     assert started.environ["CLAUDE_CODE_MAX_CONTEXT_TOKENS"] == "60000"
     assert started.environ["HOME"] == str(home)
     assert "ANTHROPIC_API_KEY" not in started.environ
