@@ -89,6 +89,7 @@ class Gateway:
             Budget(max_running=DECODE_CONCURRENCY if running == "auto" else running),
             max_waiting=settings.queue.max_waiting,
             fairness=settings.queue.fairness,
+            max_wait_s=settings.queue.max_wait_s,
             on_sample=self._learn,
         )
         self._upstream = Upstream()
@@ -97,7 +98,9 @@ class Gateway:
         self._key_ring = KeyRing(settings.server)
         self.metrics = Metrics()
         self._disconnects = Disconnects(batched=lambda: self._batched, on_dropped=self.metrics.disconnected)
-        self._cache = CacheClient(counter, SearchTimes(self.supervisor.expect_silence))
+        self._cache = CacheClient(
+            counter, SearchTimes(self.supervisor.expect_silence), on_contents=self._gate.set_cache
+        )
         self._internal_requests = InternalRequests(
             self.supervisor,
             self._gate,
@@ -111,6 +114,7 @@ class Gateway:
             idle=lambda: self._gate.idle and not self._internal_requests.out,
             fits=lambda tokens: self._gate.preview("", tokens, 1) is AdmissionPreview.NOW,
             on_stall=self.metrics.search_stall,
+            on_read=self._gate.prompt_read,
         )
         self.supervisor.subscribe(self._cache.changed)
         self._memory = MemoryGuard(
@@ -183,6 +187,7 @@ class Gateway:
         self._watchers.cancel()
         await self._watchers.finish()
         await self._search_stalls.stop()
+        await self._cache.stop()
         await self.supervisor.stop()
         await self._preparation.stop()
         await self._upstream.stop()

@@ -8,6 +8,7 @@ other 4xx text contains a number that looks like a retryable status.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -95,6 +96,23 @@ class NeverFits(PromptTooLong):
     """The prompt is within the limit, but there is not enough memory for it even if it runs alone."""
 
 
+class UnfitAnswer(InvalidRequest):
+    """The model's answers did not have the form that the request demands.
+
+    `problem` is about the client's own answer, which it may see; it goes into no log.
+    """
+
+    status = 422
+    code = "structured_output_failed"
+
+    def __init__(self, problem: str, *, answers: int, param: str) -> None:
+        super().__init__(
+            f"The model's answer does not have the form that {param} demands, asked {answers} times. "
+            f"In the last one, {problem}",
+            param=param,
+        )
+
+
 class Unauthorized(ClientError):
     """The API key is missing or unknown."""
 
@@ -171,17 +189,23 @@ class Unavailable(GatewayError):
     """Busy or restarting: the same request may succeed later.
 
     `reason` goes to logs and metrics, never to the client: agents match on the constant text.
+    `retry_after_s`: when it may succeed, if that is known; otherwise the caller draws a time.
     """
 
     status = 503
     code = "503"
     retryable = True
 
-    def __init__(self, reason: str) -> None:
+    def __init__(self, reason: str, *, retry_after_s: float | None = None) -> None:
         super().__init__(
             "Service unavailable: the model server is overloaded or restarting. Please retry your request."
         )
         self.reason = reason
+        self._retry_after_s = retry_after_s
+
+    def headers(self, retry_after_s: int) -> Mapping[str, str]:
+        known = self._retry_after_s
+        return super().headers(retry_after_s if known is None else max(1, math.ceil(known)))
 
 
 class Cancelled(GatewayError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -10,10 +11,12 @@ from typing import Any
 from proxy.dialects.form import AnswerForm
 from proxy.errors import PromptTooLong
 from proxy.prompt.fit import Fitted
+from proxy.prompt.output_check import OutputCheck
 from proxy.request.completion import ChatPrompt, CompletionRequest, Prompt
 from proxy.request.images import image_urls
 from proxy.stream.answer import Answer
 from proxy.stream.child_stream import StreamProgress, Usage
+from proxy.stream.tool_calls import CallMend, ToolCalls
 
 
 class Stage(StrEnum):
@@ -59,6 +62,10 @@ class Job:
         give_up: ends the running attempt for lack of memory; None while the child has not begun to answer.
         reason: the label in metrics for an outcome other than OK.
         retried: it lacked memory once, and is run again alone.
+        asked_again: its first answer had a tool call that could not be read; another sample is asked for.
+        output_check: for an answer that must have a certain form.
+        tool_calls: those of the running attempt.
+        call_mends: what was done for the tool calls of its answer.
         predicted_bytes: memory that was reserved for it at its grant; None before.
         seen_bytes: by how much the child's memory rose while it ran; None if that is not known.
     """
@@ -85,6 +92,10 @@ class Job:
     cancelled: bool = False
     give_up: Callable[[], None] | None = None
     retried: bool = False
+    asked_again: bool = False
+    tool_calls: ToolCalls | None = None
+    output_check: OutputCheck | None = None
+    call_mends: Counter[CallMend] = field(default_factory=Counter)
     predicted_bytes: int | None = None
     seen_bytes: int | None = None
     _fingerprint: str = field(default="", init=False, repr=False)
@@ -104,6 +115,11 @@ class Job:
     def sequential(self) -> bool:
         """Whether the child runs it outside of its batch, whatever the model (server.py, _is_batchable)."""
         return has_images(self.request.prompt) or self.request.sampling.get("seed") is not None
+
+    @property
+    def asked_anew(self) -> int:
+        """How often the child was asked again because of what its answer was, not because it failed."""
+        return self.asked_again + (self.output_check.unfit if self.output_check else 0)
 
     @property
     def usage(self) -> Usage | None:
@@ -126,6 +142,12 @@ class Job:
         self.stage = Stage.DECODE
         if self.first_content_s is None:
             self.first_content_s = now - self.arrived
+
+    def ask_again(self) -> None:
+        """Let the next attempt ask for another sample."""
+        self.asked_again = True
+        self.call_mends[CallMend.ASKED_AGAIN] += 1
+        self.request = self.request.resampled()
 
     def memory_rose(self, rise: int) -> None:
         """Note by how many bytes the child's memory has risen since its admission."""
@@ -166,6 +188,7 @@ class Job:
             "predicted_bytes": self.predicted_bytes,
             "seen_bytes": self.seen_bytes,
             "prefill": self.seen.progress if self.seen else None,
+            "tool_call_mends": {kind.value: count for kind, count in self.call_mends.items()},
             "queue_ms": round(self.queue_s * 1000),
             "first_content_ms": None if self.first_content_s is None else round(self.first_content_s * 1000),
             "total_ms": None if self.total_s is None else round(self.total_s * 1000),

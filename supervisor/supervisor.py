@@ -24,7 +24,7 @@ from supervisor.crash_reports import CrashAttribution, CrashReports
 from supervisor.launcher import Launcher, not_started
 from supervisor.lifecycle import events, state_machine
 from supervisor.lifecycle.causes import CAUSE_INFO, IGNORES_SIGINT, Symptom
-from supervisor.lifecycle.diagnosis import Evidence, lacks_memory
+from supervisor.lifecycle.diagnosis import Evidence, choked_on_tool_call, lacks_memory
 from supervisor.lifecycle.state_machine import Life, State
 from supervisor.notifier import Notifier
 from supervisor.state.folder import StateFolder
@@ -130,6 +130,10 @@ class Supervisor:
     def short_of_memory(self) -> bool:
         """Whether the child's last lines say that it lacked memory, though it may still live."""
         return self._attempt is not None and lacks_memory(self._attempt.transcript.lines)
+
+    def choked_on_tool_call(self, port: int) -> bool:
+        """Whether the child failed at a tool call of its answer to the connection from this port."""
+        return self._attempt is not None and choked_on_tool_call(self._attempt.transcript.lines, port)
 
     async def recycle(self, reason: str) -> None:
         """Restart as planned: drain, stop in order, start. Also leaves FAILED. Returns at once.

@@ -33,11 +33,13 @@ from proxy.planning.preparation import Preparation, Prepared
 from proxy.prompt.compaction import OverflowHistory
 from proxy.prompt.counter import TokenCounter
 from proxy.prompt.fit import fit
+from proxy.prompt.output_check import OutputCheck
 from proxy.relay.registry import Registry
 from proxy.relay.relay import Relay
-from proxy.request.completion import Bounds
+from proxy.request.completion import Bounds, CompletionRequest
 from proxy.request.model_names import ModelNames
 from proxy.request.parse import parse_chat, parse_text
+from proxy.request.session import named_session
 from proxy.stream.answer import Answer
 
 log = logging.getLogger("mlxguard.answer")
@@ -116,6 +118,7 @@ class Completions:
         )
         with self.cache.counting(answer.id, request) as counter:
             fitted = await fit(request, counter, prepared.limits, refusals=self.overflow_history, now=arrived)
+            output_check = await self._output_check(request, prepared)
         job = Job(
             request_id=current_request_id.get(),
             request=request,
@@ -127,6 +130,7 @@ class Completions:
             deadline=arrived + self.queue.max_wait_s,
             via=via.forward(http_request.headers.getall("Via", ()), http_request.version),
             left_out=(*translation.left_out, *(f"tool {name}" for name in request.mends.omitted_tools)),
+            output_check=output_check,
         )
         with self.registry.track(job):
             try:
@@ -147,9 +151,19 @@ class Completions:
             prepared = await self.preparation.ready(min(PREPARATION_WAIT_S, self.queue.max_wait_s))
             translation = parse(body, prepared.bounds)
             request = translation.request
+            if named := named_session(http_request.headers):
+                request = replace(request, named_session=named)
             if request.remote:
                 request = request.with_images(await self.images.fetch(request.remote, account))
             return replace(translation, request=request.adapted(prepared.bounds.template)), prepared
+
+    async def _output_check(self, request: CompletionRequest, prepared: Prepared) -> OutputCheck | None:
+        """The check of an answer that must have a certain form. Raises InvalidRequest for a bad schema."""
+        if (wanted := request.wanted) is None:
+            return None
+        if wanted.schema is not None:
+            await self.counter.json_problem(wanted.schema, None)
+        return OutputCheck(wanted, self.counter, prepared.limits, prepared.bounds.template)
 
     def _record(self, job: Job) -> None:
         """Count and log how the request ended; the relay has released its slot."""

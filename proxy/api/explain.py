@@ -12,6 +12,7 @@ from proxy.errors import InvalidRequest, PromptTooLong
 from proxy.gate.gate import Gate
 from proxy.prompt.fit import Counter, Fitted, Limits, fit
 from proxy.request.completion import ChatPrompt, CompletionRequest
+from proxy.request.parse import ignored
 from supervisor.memory_model.plan import Plan
 
 #: Groups that a long conversation is divided into: each needs a count of everything before it.
@@ -56,6 +57,9 @@ async def explain(
     document: dict[str, Any] = {
         "prompt_tokens": count,
         "limits": _limits(limits, settings),
+        "template_arguments": prompt.template_kwargs,
+        "sampling": {"fields": request.sampling, "from_model": list(request.from_model)},
+        "ignored": ignored(request.dropped),
         "mended": {kind.value: number for kind, number in request.mends.counts.items() if number},
     }
     fitted: Fitted | None = None

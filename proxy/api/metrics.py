@@ -52,6 +52,16 @@ class Metrics:
         self._mended = self._counter(
             "mended_items", "Items of requests that were mended instead of refused, by what was done.", "kind"
         )
+        self._call_mends = self._counter(
+            "mended_tool_calls",
+            "Tool calls of the model that were mended, asked for again or left out, by what was done.",
+            "kind",
+        )
+        self._structured = self._counter(
+            "structured_answers",
+            "Requests that demand a form of their answer, by how many answers did not have it.",
+            "unfit",
+        )
         self._internal_requests = self._counter(
             "internal_requests", "Requests that the proxy itself sent to the child.", "kind", "outcome"
         )
@@ -98,8 +108,12 @@ class Metrics:
         """Count one completion request at its end."""
         self._requests(job.outcome.value, job.reason).inc()
         self._queue_time.observe(job.queue_s)
-        if job.answer.attempts > 1:
-            self._replays.inc(job.answer.attempts - 1)
+        for kind, count in job.call_mends.items():
+            self._call_mends.labels(kind.value).inc(count)
+        if job.output_check is not None:
+            self._structured.labels(str(job.output_check.unfit)).inc()
+        if (replays := job.answer.attempts - 1 - job.asked_anew) > 0:
+            self._replays.inc(replays)
         if job.first_content_s is not None:
             self._time_to_first_token.observe(job.first_content_s)
         if job.usage is None:

@@ -9,7 +9,7 @@ them.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -17,10 +17,12 @@ from typing import Any
 from proxy.cache.search_times import SearchTimes
 from proxy.cache.simulator import CacheRules
 from proxy.cache.staleness import CachePrediction, Insertions, holds
+from proxy.gate.residents import CacheContent
 from proxy.job import has_images
 from proxy.prompt.counter import TokenCounter
 from proxy.prompt.fit import Counter
 from proxy.request.completion import CompletionRequest, Prompt, TextPrompt
+from supervisor.aio import Tasks
 from supervisor.child.generation import Change
 from supervisor.lifecycle.state_machine import State
 from supervisor.memory_model.kv_cache import GrowthKind
@@ -40,9 +42,21 @@ class _TrackedRequest:
 
 
 class CacheClient:
-    """One per gateway. `searches`: how long the searches take that it predicts."""
+    """One per gateway.
 
-    def __init__(self, counter: TokenCounter, searches: SearchTimes) -> None:
+    Args:
+        searches: how long the searches take that it predicts.
+        on_contents: called with what the simulated cache contains, the oldest first, and with the ids of the
+            ended requests that this includes; with None when that is not known.
+    """
+
+    def __init__(
+        self,
+        counter: TokenCounter,
+        searches: SearchTimes,
+        *,
+        on_contents: Callable[[list[CacheContent] | None, Sequence[str]], None] | None = None,
+    ) -> None:
         self.searches = searches
         self._counter = counter
         self._rules, self._batched = CacheRules(), True
@@ -50,6 +64,10 @@ class CacheClient:
         self._simulated: int | None = None  # the child whose cache the worker simulates
         self._insertions = Insertions()
         self._tracked: dict[str, _TrackedRequest] = {}
+        self._on_contents = on_contents
+        self._unconfirmed: list[str] = []
+        self._tasks = Tasks()
+        self._asking_contents: asyncio.Task[None] | None = None
 
     @property
     def sequences(self) -> int:
@@ -65,6 +83,8 @@ class CacheClient:
         if change.state is State.READY:
             self._generation = change.generation
             self.searches.restart()
+            if self._on_contents is not None:
+                self._on_contents(None, ())
 
     # A request's steps, in order
 
@@ -87,7 +107,9 @@ class CacheClient:
             return await self._counter.count(prompt, limit)
         await self._follow_child()
         insertions, batched = self._insertions.count, self._runs_in_batch(request)
-        count, fields = await self._counter.count_and_predict(prompt, limit, of=id, batched=batched)
+        count, fields = await self._counter.count_and_predict(
+            prompt, limit, of=id, batched=batched, session=request.session()
+        )
         self._track(id, prompt, fields, insertions)
         return count
 
@@ -102,7 +124,8 @@ class CacheClient:
             return None
         await self._follow_child()
         batched, insertions = self._runs_in_batch(request), self._insertions.count
-        asking = self._counter.ask_predictor("predict", prompt, of=id, batched=batched)
+        session = request.session() if request else ""
+        asking = self._counter.ask_predictor("predict", prompt, of=id, batched=batched, session=session)
         return self._track(id, prompt, await _in_time(asking), insertions)
 
     async def ask(self, id: str, *, anyway: bool = False) -> CachePrediction | None:
@@ -138,6 +161,30 @@ class CacheClient:
             known = tracked.prediction
             self._insertions.add([*known.inserts, known.tokens + generated] if known else None)
         self._counter.tell_predictor("ended", of=id, generated=generated, cached=cached, complete=complete)
+        self._report_contents(id)
+
+    def _report_contents(self, id: str) -> None:
+        if self._on_contents is None:
+            return
+        self._unconfirmed.append(id)
+        if self._asking_contents is None or self._asking_contents.done():
+            self._asking_contents = self._tasks.start(self._ask_contents(), "cache contents")
+
+    async def stop(self) -> None:
+        """End what is under way."""
+        self._tasks.cancel()
+        await self._tasks.finish()
+
+    async def _ask_contents(self) -> None:
+        """Report what the cache contains until no request has ended meanwhile."""
+        while self._unconfirmed:
+            confirmed, self._unconfirmed = self._unconfirmed, []
+            await self._follow_child()
+            generation = self._simulated
+            found = await _in_time(self._counter.ask_predictor("contents"))
+            if generation == self._generation and self._on_contents is not None:
+                contents = None if found is None else [CacheContent(*each) for each in found]
+                self._on_contents(contents, confirmed)
 
     # Workarounds for defects of mlx-lm
 

@@ -23,6 +23,8 @@ class CacheEntry:
     kind: EntryKind
     length: int
     label: str
+    session: str = ""
+    number: int = 0
 
 
 @dataclass(slots=True, eq=False)

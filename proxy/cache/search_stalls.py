@@ -36,6 +36,8 @@ class SearchStalls:
     Args:
         idle: whether the child has nothing to do and no request waits.
         fits: whether there is memory for a prompt of this many tokens.
+        on_read: called with the tokens of a prompt that came from the cache, all of its tokens, and the
+            seconds in which the child read the rest of it, having nothing else to do.
         on_stall: called for each stall that could be measured, with the seconds predicted and observed.
     """
 
@@ -47,9 +49,11 @@ class SearchStalls:
         idle: Callable[[], bool],
         fits: Callable[[int], bool],
         on_stall: Callable[[float, float], None],
+        on_read: Callable[[int, int, float], None] = lambda *_: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.cache, self.on_stall, self.clock = cache, on_stall, clock
+        self.on_read = on_read
         self.attempts = 0  # that the child has now
         self._internal_requests, self._idle, self._fits = internal_requests, idle, fits
         self._tasks = Tasks()
@@ -111,21 +115,35 @@ class SearchStalls:
 
 @dataclass(slots=True)
 class FollowedJob:
-    """A job from its acceptance to its end. `cost`: of the search for its prompt in the running attempt."""
+    """A job from its acceptance to its end.
+
+    Attributes:
+        cost: of the search for its prompt in the running attempt.
+        alone: the child had no other job when this attempt began.
+    """
 
     stalls: SearchStalls
     job: Job
     cost: int = 0
+    alone: bool = False
 
     async def predict(self) -> CachePrediction | None:
         """How its prompt will be read, if that is known before it queues."""
         return await self.stalls.cache.predict(self.job.answer.id, self.job.fitted.prompt, self.job.request)
+
+    async def ask_again(self) -> None:
+        """The child has generated a whole answer, and keeps it in its cache; another one is asked for."""
+        job, cache = self.job, self.stalls.cache
+        cached = job.usage.cached_tokens if job.usage else None
+        cache.ended(job.answer.id, job.completion_tokens, cached, complete=True)
+        await self.predict()
 
     @asynccontextmanager
     async def attempt(self) -> AsyncIterator[None]:
         """Prepare the child for the job, which it has within the block."""
         self.cost = await self.stalls.ask(self.job.answer.id)
         self.stalls.attempts += 1
+        self.alone = self.stalls.attempts == 1
         try:
             yield
         finally:
@@ -145,6 +163,9 @@ class FollowedJob:
 
     def prompt_read(self) -> None:
         """The first content came, so the prompt is read. A stream tells how many tokens were to be read."""
-        progress = self.job.seen.progress if self.job.seen else None
-        cached = self.job.fitted.prompt_tokens - progress[1] if progress else None
-        self.stalls.cache.read(self.job.answer.id, cached)
+        stalls, job = self.stalls, self.job
+        progress = job.seen.progress if job.seen else None
+        cached = job.fitted.prompt_tokens - progress[1] if progress else None
+        stalls.cache.read(job.answer.id, cached)
+        if cached is not None and job.asked is not None and self.alone and stalls.attempts == 1:
+            stalls.on_read(cached, job.fitted.prompt_tokens, stalls.clock() - job.asked)

@@ -16,7 +16,7 @@ from __future__ import annotations
 from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import count, pairwise
 
 from proxy.cache.radix_tree import CacheEntry, EntryKind, Ids, Node, add, descend, follow, join
 
@@ -79,6 +79,7 @@ class CacheSimulator:
         self._queues: dict[EntryKind, dict[CacheEntry, None]] = {kind: {} for kind in _ORDER}
         self._bytes = 0
         self._unknown = 0
+        self._numbers = count(1)
 
     def __len__(self) -> int:
         return sum(map(len, self._queues.values()))
@@ -104,7 +105,9 @@ class CacheSimulator:
             return min(found.length - 1, found.shared)
         return found.shorter
 
-    def insert(self, ids: Ids, kind: EntryKind, *, unknown: int = 0, label: str = "") -> None:
+    def insert(
+        self, ids: Ids, kind: EntryKind, *, unknown: int = 0, label: str = "", session: str = ""
+    ) -> None:
         """`insert_cache`: `ids`, then `unknown` generated tokens."""
         if unknown:
             self._unknown += 1
@@ -112,7 +115,7 @@ class CacheSimulator:
         node = add(self._root, ids)
         if node.entry is not None:
             self._forget(node.entry)
-        node.entry = CacheEntry(node, kind, len(ids), label)
+        node.entry = CacheEntry(node, kind, len(ids), label, session, next(self._numbers))
         self._queues[kind][node.entry] = None
         self._bytes += self.rules.bytes_of(len(ids))
         if self.rules.trims(len(ids)):

@@ -11,6 +11,7 @@ from proxy.config.folders import state_folder
 from proxy.config.loader import Loaded
 from proxy.config.rules import is_loopback
 from proxy.config.settings import LogSettings, MemorySettings, PromptSettings, Settings, UpstreamSettings
+from proxy.planning.model_defaults import described, sampling_defaults
 from proxy.planning.server_flags import server_flags
 from proxy.request.model_names import served_name
 
@@ -33,6 +34,7 @@ def _rows(settings: Settings) -> Iterator[tuple[str, str]]:
     yield "child", _child(settings.upstream)
     yield "child flags", shlex.join(server_flags(settings, Path(model.path)))
     yield "prompts", _prompts(settings.prompt)
+    yield "sampling", _sampling(settings)
     yield "memory", _memory(settings.memory)
     yield "queue", f"at most {queue.max_waiting} requests, each for at most {queue.max_wait_s:g} s"
     yield "state folder", str(state_folder(settings.supervisor.state_dir))
@@ -59,6 +61,25 @@ def _prompts(prompt: PromptSettings) -> str:
     limit = "the model's context length" if longest == "auto" else f"{longest} tokens"
     overflow = "refused" if prompt.prompt_overflow_policy == "error" else "cut"
     return f"up to {limit}, longer ones are {overflow}; max_tokens is {prompt.default_max_tokens} by default"
+
+
+def _sampling(settings: Settings) -> str:
+    """The model's own defaults, if they are used and the model is on this machine."""
+    if not settings.request.model_sampling_defaults:
+        return "the server's defaults where a request names none"
+    path = settings.model.path
+    folder: Path | None = Path(path)
+    if not Path(path).is_dir():
+        folder = _downloaded(path, settings.model.revision) if "/" in path else None
+    if folder is None:
+        return "the model's own defaults where a request names none"
+    return described(sampling_defaults(folder, settings.upstream.args))
+
+
+def _downloaded(path: str, revision: str | None) -> Path | None:
+    from supervisor.model.hub_cache import downloaded  # noqa: PLC0415 - only a model of the hub needs it
+
+    return downloaded(path, revision)
 
 
 def _memory(memory: MemorySettings) -> str:

@@ -15,6 +15,7 @@ from proxy.config.settings import Settings
 from proxy.exit_codes import ExitCode
 from proxy.planning.learned_limits import LearnedLimits
 from proxy.planning.learned_state import LearnedFile
+from proxy.planning.model_defaults import described, sampling_defaults, thinking_switches
 from proxy.planning.planner import Planner, local_folder
 from proxy.request.model_names import served_name
 from supervisor.memory_model.ceiling import gb
@@ -34,13 +35,32 @@ def run(settings: Settings, *, as_json: bool) -> int:
         sys.stderr.write(f"{failure}\n")
         return ExitCode.CONFIGURATION
     name = settings.model.served_name or served_name(settings.model.path)
+    used = settings.request.model_sampling_defaults
+    sampling = sampling_defaults(folder, settings.upstream.args) if used else {}
+    switches = thinking_switches(folder)
     if as_json:
-        whole = document(plan, facts, name) | {"learned": limits.document()}
+        more = {
+            "learned": limits.document(),
+            "sampling_defaults": sampling,
+            "thinking_switches": list(switches),
+        }
+        whole = document(plan, facts, name) | more
         text = orjson.dumps(whole, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE).decode()
     else:
-        text = screen(plan, facts, name, limits.factors) + "\n"
+        lines = [
+            screen(plan, facts, name, limits.factors),
+            "",
+            "Requests",
+            f"  {'sampling':<{_NAME - 2}}{described(sampling)}",
+            f"  {'thinking':<{_NAME - 2}}{_thinking(switches)}",
+        ]
+        text = "\n".join(lines) + "\n"
     sys.stdout.write(text)
     return ExitCode.OK
+
+
+def _thinking(switches: tuple[str, ...]) -> str:
+    return f"the template reads {', '.join(switches)}" if switches else "the template has no switch"
 
 
 #: Width of the column with the names, in characters.

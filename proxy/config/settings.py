@@ -213,6 +213,12 @@ class RequestSettings(Section):
     role_mapping: Flag = setting(False, "Allow role_mapping, for models without a chat template.")
     adapters: Unique[Text] = setting((), "Folders that `adapters` may name. Switching loads the model again.")
     draft_models: Unique[Text] = setting((), "What `draft_model` may name. Switching loads the model again.")
+    structured_output: Literal["retry", "ignore", "refuse"] = setting(
+        "retry", 'JSON answers, forced calls: check and ask again, "ignore" or "refuse".'
+    )
+    model_sampling_defaults: Flag = setting(
+        True, "Send the model's own sampling defaults where a request names none."
+    )
     max_images: Whole = setting(8, "Images per request, if the model accepts any. 0: none.")
     max_image_bytes: SomeBytes = setting(20 * 10**6, "Largest image.")
     max_image_pixels: Count = setting(50 * 10**6, "Pixels of all images of a request together.")

@@ -8,13 +8,15 @@ is done with the request, however long ago its client disconnected.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from proxy.gate.budget import Budget
 from proxy.gate.capacity import Capacity
 from proxy.gate.queue import FairQueue, Ticket
+from proxy.gate.residents import CacheContent
+from proxy.gate.session_rule import SessionRule
 from proxy.gate.snapshot import GateSnapshot
 from supervisor.memory_model.sequence import SequenceDemand
 
@@ -27,6 +29,8 @@ OVERTAKE_AGE_S = 60.0
 #: Seconds that the first request waits at an idle child for retained memory to be taken back. After that it
 #: is admitted all the same: the server evicts cache entries itself when it needs to.
 RECLAIM_WAIT_S = 5.0
+#: Queued requests that the rule of sessions considers in one decision.
+_RULED = 64
 
 
 class Reason(StrEnum):
@@ -35,6 +39,7 @@ class Reason(StrEnum):
     QUEUE_FULL = "queue_full"
     DEADLINE = "queue_deadline"
     NEVER_FITS = "never_fits"
+    TURN_TOO_LATE = "turn_too_late"
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,11 +52,17 @@ class Grant:
 
 @dataclass(frozen=True, slots=True)
 class Refuse:
-    """Request `id` is refused. `limit`: with NEVER_FITS, the longest prompt that fits, in tokens."""
+    """Request `id` is refused.
+
+    Attributes:
+        limit: with NEVER_FITS, the longest prompt that fits, in tokens.
+        retry_s: with TURN_TOO_LATE, the seconds after which its turn would have come.
+    """
 
     id: str
     reason: Reason
     limit: int | None = None
+    retry_s: float | None = None
 
 
 Effect = Grant | Refuse
@@ -81,14 +92,18 @@ class Admission:
     Attributes:
         capacity: the running requests and what is reserved for them; to be read only.
         queue: the waiting requests; to be read only.
+        sessions: the rule that decides where not all sessions fit.
     """
 
-    def __init__(self, budget: Budget, *, max_waiting: int) -> None:
+    def __init__(self, budget: Budget, *, max_waiting: int, sessions: SessionRule | None = None) -> None:
         self.capacity = Capacity(budget)
         self.queue = FairQueue()
+        self.sessions = sessions or SessionRule()
+        self.sessions.set_budget(budget)
         self._max_waiting = max_waiting
         self._overtaken: dict[str, _Overtaken] = {}
         self._unfitting: list[SequenceDemand] = []  # demands that did not fit since anything was last freed
+        self._next_up: Ticket | None = None  # the first that the rule of sessions lets run, if it decides
         self._reclaim_since: float | None = None  # since when only retained memory blocks the first request
 
     # One request's steps
@@ -98,6 +113,7 @@ class Admission:
         if ticket.id in self.queue or ticket.id in self.capacity:
             raise ValueError(f"{ticket.id} is here already")
         self.queue.enter(ticket)
+        self.sessions.arrived(ticket)
         return self._decide(now, newcomer=ticket)
 
     def requeue(self, id: str, now: float, *, alone: bool = False) -> list[Effect]:
@@ -114,6 +130,8 @@ class Admission:
         """A running request has generated `tokens` so far; its first ones may make room for another."""
         was_unread = self.capacity.is_unread(id)
         self.capacity.grow(id, tokens)
+        if was_unread:
+            self.sessions.read(id, now)
         return self._freed(now) if was_unread else []
 
     def end_isolation(self, id: str, now: float) -> list[Effect]:
@@ -134,9 +152,13 @@ class Admission:
 
         `measured`: `set_retained` will be called. Until then what this request leaves behind is estimated.
         """
+        capacity = self.capacity
+        if (running := capacity.get(id)) is not None:
+            held = capacity.budget.costs.left([each.demand for each in capacity.running])
+            self.sessions.ended(running.ticket, running.generated, held, now)
         if measured:
-            self.capacity.leave_behind(id)
-        self.capacity.release(id)
+            capacity.leave_behind(id)
+        capacity.release(id)
         self._dequeue(id)
         return self._freed(now)
 
@@ -145,12 +167,20 @@ class Admission:
     def set_budget(self, budget: Budget, now: float) -> list[Effect]:
         """Use another budget, and refuse the first in the queue if they can never fit into it."""
         self.capacity.budget = budget
+        self.sessions.set_budget(budget)
         return self._freed(now, recheck=True)
 
     def set_retained(self, size: int, now: float) -> list[Effect]:
         """Finished sequences hold `size` bytes now."""
         self.capacity.retained = size
         return self._freed(now)
+
+    def set_cache(
+        self, kept: Iterable[CacheContent] | None, confirmed: Iterable[str], now: float
+    ) -> list[Effect]:
+        """The child's prompt cache holds these sequences; see `SessionRule.set_cache`."""
+        self.sessions.set_cache(kept, confirmed, now)
+        return self._decide(now)
 
     def hold(self, on: bool, now: float) -> list[Effect]:
         """Grant nothing while `on`: memory is short, whatever was predicted."""
@@ -166,7 +196,7 @@ class Admission:
 
     def end_internal_request(self, now: float) -> list[Effect]:
         """One internal request has ended."""
-        self.capacity.internal_requests -= 1
+        self.capacity.end_internal_request()
         return self._freed(now)
 
     def wake(self, now: float) -> list[Effect]:
@@ -178,7 +208,14 @@ class Admission:
     def next_deadline(self) -> float | None:
         """When `wake` has something to do, if nothing else happens before."""
         reclaim = None if self._reclaim_since is None else self._reclaim_since + RECLAIM_WAIT_S
-        return min((at for at in (self.queue.next_deadline(), reclaim) if at is not None), default=None)
+        times = (self.queue.next_deadline(), reclaim, self.sessions.wake)
+        return min((at for at in times if at is not None), default=None)
+
+    def expected_wait_s(self, id: str, now: float) -> float | None:
+        """About how many seconds a request that waits for its slice still waits; None for all others."""
+        if id not in self.sessions.outside:
+            return None
+        return self.sessions.expected_wait_s(id, tuple(self.queue.first(_RULED)), now)
 
     def preview(self, ticket: Ticket, now: float) -> AdmissionPreview:
         """What would happen to `ticket` if it arrived now. Changes nothing."""
@@ -203,6 +240,7 @@ class Admission:
             generating_kv=capacity.generating_kv,
             eviction_needed=0 if first is None else capacity.eviction_needed(first),
             corrections=corrections,
+            sessions=self.sessions.snapshot(first),
         )
 
     # Decisions
@@ -228,6 +266,8 @@ class Admission:
                 effects.append(self._refuse(newcomer, Reason.DEADLINE))
             elif len(self.queue) > self._max_waiting:
                 effects.append(self._refuse(newcomer, Reason.QUEUE_FULL))
+            elif self.sessions.outside:
+                effects += self._refuse_too_late(newcomer, now)
         return effects
 
     def _refuse(self, ticket: Ticket, reason: Reason, limit: int | None = None) -> Refuse:
@@ -250,17 +290,33 @@ class Admission:
                 limit = budget.largest_prompt(ticket.least_demand.completion)
                 yield self._refuse(ticket, Reason.NEVER_FITS, limit)
 
+    def _refuse_too_late(self, newcomer: Ticket, now: float) -> Iterator[Effect]:
+        """Refuse a newcomer whose turn cannot come before its deadline, whatever the others do."""
+        waiting = tuple(self.queue.first(_RULED))
+        if self.sessions.least_wait_s(newcomer.id, waiting) > newcomer.deadline - now:
+            retry_s = self.sessions.expected_wait_s(newcomer.id, waiting, now)
+            yield replace(self._refuse(newcomer, Reason.TURN_TOO_LATE), retry_s=retry_s)
+
     def _grant(self, now: float) -> Iterator[Effect]:
         while (ticket := self._next(now)) is not None:
             self._dequeue(ticket.id)
             self.queue.took_turn(ticket)
+            self.sessions.granted(ticket, now)
             yield Grant(ticket.id, self.capacity.admit(ticket))
         self._reclaim_since = self._waiting_for_reclaim_since(now)
 
     def _next(self, now: float) -> Ticket | None:
         """The request that is granted now, having overtaken those before it."""
+        if self.sessions.may_object:
+            waiting = {ticket.id: ticket for ticket in self.queue.first(_RULED)}
+            decision = self.sessions.decide(tuple(waiting.values()), now)
+            if decision is not None:
+                return self._next_by_session([waiting[id] for id in decision.order], decision.due, now)
+        return self._first_that_may_run(self.queue.first(LOOK_AHEAD), now)
+
+    def _first_that_may_run(self, order: Iterable[Ticket], now: float) -> Ticket | None:
         overtaken: list[str] = []
-        for ticket in self.queue.first(LOOK_AHEAD):
+        for ticket in order:
             if self._may_run(ticket, now):
                 for id in overtaken:
                     self._overtaken.setdefault(id, _Overtaken(now)).times += 1
@@ -269,6 +325,21 @@ class Admission:
                 return None
             overtaken.append(ticket.id)
         return None
+
+    def _next_by_session(self, order: Sequence[Ticket], due: str | None, now: float) -> Ticket | None:
+        """The request that is granted now where not all sessions fit.
+
+        Memory is made for the first in order that is not small: small requests find room by themselves.
+        """
+        if due is not None and self._keeps_its_turn(order[-1], now):
+            order = order[-1:]
+        self._next_up = next((each for each in order if not self.sessions.is_small(each)), None)
+        if self._next_up is None and order:
+            self._next_up = order[0]
+        granted = self._first_that_may_run(order if due is not None else order[:LOOK_AHEAD], now)
+        if granted is not None and due not in (None, granted.id):
+            self._overtaken.setdefault(due, _Overtaken(now)).times += 1
+        return granted
 
     def _may_run(self, ticket: Ticket, now: float) -> bool:
         capacity = self.capacity
@@ -297,4 +368,7 @@ class Admission:
         return now if self._reclaim_since is None else self._reclaim_since
 
     def _first(self) -> Ticket | None:
+        """The request that retained memory is evicted for."""
+        if self.sessions.outside:
+            return self._next_up
         return next(self.queue.first(1), None)

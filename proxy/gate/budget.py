@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -15,6 +16,10 @@ class Costs(Protocol):
     @property
     def weights(self) -> int:
         """Bytes of the model, in use even when nothing runs."""
+
+    @property
+    def cache_bytes(self) -> float:
+        """Limit on the bytes that the server's prompt cache counts; infinite if it has none."""
 
     def kv(self, demands: Sequence[SequenceDemand], /) -> int:
         """Bytes of KV when all have generated what they are expected to."""
@@ -39,6 +44,7 @@ class _FreeCosts:
     """Every request is free of cost."""
 
     weights = 0
+    cache_bytes = math.inf
 
     def _nothing(self, *_: object) -> int:
         return 0

@@ -122,6 +122,10 @@ class Capacity:
         admitted.reserved = max(0, self.reserved - before)
         return admitted.reserved
 
+    def get(self, id: str) -> Running | None:
+        """The running request of this id."""
+        return self._running.get(id)
+
     def is_unread(self, id: str) -> bool:
         """Whether it runs and has not generated a token yet."""
         return id in self._running and not self._running[id].generated
@@ -152,6 +156,11 @@ class Capacity:
         """If it runs, free its slot but not its memory; at most `max_running` requests may be so."""
         if id in self._running:
             self._freed.add(id)
+
+    def end_internal_request(self) -> None:
+        """An internal request has ended. As it joined, the last snapshot went: no join frees that again."""
+        self.internal_requests -= 1
+        self._last = None
 
     def release(self, id: str) -> Ticket | None:
         """Remove it from the running requests; None if it did not run."""

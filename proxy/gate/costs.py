@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
@@ -32,6 +33,11 @@ class PlannedCosts:
     @property
     def weights(self) -> int:
         return self.serving.model.weights
+
+    @property
+    def cache_bytes(self) -> float:
+        limit = self.serving.prompt_cache_bytes
+        return math.inf if limit is None else limit
 
     def kv(self, demands: Sequence[SequenceDemand], /) -> int:
         return batch.kv(self.serving, demands)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -13,6 +13,8 @@ from proxy.gate.answer_lengths import AnswerLengths
 from proxy.gate.budget import Budget
 from proxy.gate.corrections import Corrections, Peaks, PeakSample
 from proxy.gate.queue import Fairness, Ticket, fairness_key
+from proxy.gate.residents import CacheContent
+from proxy.gate.session_rule import SessionRule
 from proxy.gate.slot import NoRoomEver, Slot
 from proxy.gate.snapshot import GateSnapshot
 from supervisor.aio import Timer
@@ -33,10 +35,11 @@ class Gate:
         *,
         max_waiting: int,
         fairness: Fairness = "key",
+        max_wait_s: float = 600.0,
         clock: Callable[[], float] = time.monotonic,
         on_sample: Callable[[PeakSample], None],
     ) -> None:
-        self._admission = Admission(budget, max_waiting=max_waiting)
+        self._admission = Admission(budget, max_waiting=max_waiting, sessions=SessionRule(max_wait_s))
         self._capacity = self._admission.capacity
         self._fairness: Fairness = fairness
         self._clock = clock
@@ -84,6 +87,7 @@ class Gate:
             least_demand=demand._replace(completion=min(expected, least_answer(prompt))),
             max_tokens=max_tokens,
             alone=alone,
+            session=session if segments else "",
         )
 
     @contextmanager
@@ -126,6 +130,12 @@ class Gate:
         """Position in the queue, from 1; None if it does not wait."""
         return self._admission.queue.position(id)
 
+    def expected_wait_s(self, id: str) -> float | None:
+        """About how many seconds it still waits for its turn among sessions that do not all fit; None if it
+        does not.
+        """
+        return self._admission.expected_wait_s(id, self._clock())
+
     def preview(self, client: str, prompt: int, max_tokens: int) -> AdmissionPreview:
         """What would happen to such a request if it arrived now. Changes nothing."""
         now = self._clock()
@@ -149,6 +159,15 @@ class Gate:
         """Finished sequences hold `retained` bytes: what an idle child has active, less the weights."""
         if retained != self._capacity.retained:
             self._apply(self._admission.set_retained(retained, self._clock()))
+
+    def set_cache(self, contents: Sequence[CacheContent] | None, confirmed: Sequence[str]) -> None:
+        """The child's prompt cache holds `contents`, those of the ended requests `confirmed` included."""
+        self._apply(self._admission.set_cache(contents, confirmed, self._clock()))
+
+    def prompt_read(self, cached: int, tokens: int, seconds: float) -> None:
+        """The child, at work on nothing else, read a prompt from token `cached` on in `seconds`."""
+        sessions = self._admission.sessions
+        sessions.speed = sessions.speed.observed(cached, tokens, seconds)
 
     def hold(self, on: bool) -> None:
         """Grant nothing while `on`."""
@@ -213,8 +232,8 @@ class Gate:
                     grant.set_result(reserved)
                 case Refuse(reason=Reason.NEVER_FITS, limit=limit):
                     grant.set_exception(NoRoomEver(limit or 0))
-                case Refuse(reason=reason):
-                    grant.set_exception(Unavailable(reason.value))
+                case Refuse(reason=reason, retry_s=retry_s):
+                    grant.set_exception(Unavailable(reason.value, retry_after_s=retry_s))
         self._set_timer()
 
     def _note_prediction(self, id: str) -> None:

@@ -26,6 +26,7 @@ class Ticket:
         least_demand: its demand if it generates little; enough to be admitted when it would run alone.
         max_tokens: limit on what it can generate.
         alone: it is a suspect, which runs only while nothing else does.
+        session: the session that it belongs to, for what the child keeps of it; "": that is not known.
     """
 
     id: str
@@ -36,6 +37,7 @@ class Ticket:
     least_demand: SequenceDemand = _UNKNOWN
     max_tokens: int = 0
     alone: bool = False
+    session: str = ""
 
 
 #: The client name of every request without a key. Such clients take turns by session.

@@ -22,7 +22,8 @@ _FIELD_NAMES = re.compile(r"[A-Za-z0-9_, -]{1,2000}\Z")
 _EXPOSED = (
     "x-request-id, retry-after, x-should-retry, x-mlxguard-prompt-tokens, x-mlxguard-queue-ms, "
     "x-mlxguard-attempts, x-mlxguard-max-tokens, x-mlxguard-truncated, "
-    "x-mlxguard-mended, x-mlxguard-left-out"
+    "x-mlxguard-mended, x-mlxguard-left-out, x-mlxguard-ignored, x-mlxguard-tool-calls, "
+    "x-mlxguard-structured-output"
 )
 
 

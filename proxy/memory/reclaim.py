@@ -9,12 +9,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Protocol
 
-from proxy.cache.eviction import enough, filler
+from proxy.cache.eviction import UNKNOWN_ENTRIES, enough, filler
+from proxy.cache.eviction_plan import EvictionPlan, FillerKind, plan_eviction
 from proxy.gate.gate import Gate
-from proxy.gate.snapshot import GateSnapshot
+from proxy.gate.residents import KeptSequence
+from proxy.gate.snapshot import GateSnapshot, SessionsSnapshot
 from proxy.memory.pressure import Marks, MemoryReading
 from proxy.memory.restart_backoff import RestartBackoff
 from supervisor.aio import Tasks
@@ -24,8 +26,6 @@ log = logging.getLogger("mlxguard.memory")
 
 #: An idle child that holds more than planned is left alone for this many seconds: its sessions may go on.
 _IDLE_S = 30.0
-#: Filler requests between two looks: one that evicts answers, one that evicts prompts.
-_TOGETHER = 2
 #: Seconds to wait for telemetry between filler requests; it normally comes ten times a second.
 _LOOK_S = 5.0
 #: The demand of a filler request that joins others.
@@ -119,22 +119,39 @@ class Reclaim:
         return 2 * self._entries() * pinned <= self._retained
 
     async def _evict(self, marks: Marks) -> None:
-        sent, most = 0, enough(self._entries())
+        entries = self._entries()
+        sent, most = 0, enough(entries)
         await self._next_look()
-        before = self._active
+        before, sessions = self._active, self._gate.snapshot().sessions
+        dropped: list[KeptSequence] = []
         while sent < most and self._is_still_wanted(marks):
-            if not await self._send_fillers():
+            plan = self._plan(entries, marks)
+            if not await self._send_fillers(plan.fillers):
                 break
-            sent += _TOGETHER
+            sent, dropped = sent + len(plan.fillers), [*dropped, *plan.dropped]
             await self._next_look()
-        log.info("reclaimed", extra={"sent": sent, "before": before, "after": self._active})
+        extra = {"sent": sent, "before": before, "after": self._active, **_told(sessions, dropped)}
+        log.info("reclaimed", extra=extra)
         if sent >= most and self._is_still_wanted(marks):
             self._failed_at = self._retained
             await self._recycle_if_it_helps()
 
-    async def _send_fillers(self) -> bool:
-        for _ in range(_TOGETHER):
-            each = filler(self._fillers)
+    def _plan(self, entries: int, marks: Marks) -> EvictionPlan:
+        """The fillers to send before the next look: just enough, or one of each kind if nothing is known."""
+        gate = self._gate.snapshot()
+        costs = gate.budget.costs
+        needed = gate.eviction_needed or costs.weights + self._retained - marks.soft
+        plan = plan_eviction(
+            gate.sessions.kept,
+            size=entries or UNKNOWN_ENTRIES,
+            needed=needed,
+            filler_bytes=costs.kv((*gate.demands.values(), _FILLER)),
+        )
+        return plan if plan.fillers else EvictionPlan(("assistant", "user"))
+
+    async def _send_fillers(self, kinds: Sequence[FillerKind]) -> bool:
+        for kind in kinds:
+            each = filler(self._fillers, kind)
             self._fillers += 1
             if not await self._send("eviction", each.body, abandon=each.abandon):
                 return False
@@ -167,3 +184,14 @@ class Reclaim:
             return
         self.backoff = self.backoff.after(now)
         await self._recycle("idle memory stays above plan")
+
+
+def _told(sessions: SessionsSnapshot, dropped: Sequence[KeptSequence]) -> dict[str, Any]:
+    """For the log: whose sequences went, for which request, and what reading them again will cost."""
+    gone = [
+        f"{each.session}: {each.rows} tokens, {sessions.speed.seconds(0, each.rows):.1f} s to read again"
+        for each in dropped
+        if each.session
+    ]
+    id, session = sessions.first or ("", "")
+    return {"dropped": gone, "for_answer": id, "for_session": session}

@@ -16,6 +16,7 @@ from proxy.config.settings import RequestSettings, Settings
 from proxy.errors import RestartFailed, Unavailable
 from proxy.gate.costs import longest_alone
 from proxy.planning.learned_limits import LearnedLimits
+from proxy.planning.model_defaults import sampling_defaults
 from proxy.planning.planner import Planner
 from proxy.planning.server_flags import server_flags
 from proxy.prompt.counter import TokenCounter, TokenizerInfo, TokenizerUnavailable
@@ -140,7 +141,10 @@ class Preparation:
         log.info("model_prepared", extra={"vocab": tokenizer.vocab_size, "context": tokenizer.context_length})
         for warning in tokenizer.warnings:
             log.warning("template_warning", extra={"warning": warning})
-        checked_by = request_bounds(self._settings.request, tokenizer, folder)
+        args = self._settings.upstream.args
+        checked_by = request_bounds(self._settings.request, tokenizer, folder, args)
+        if checked_by.sampling:
+            log.info("model_sampling_defaults", extra={"fields": dict(checked_by.sampling)})
         self._outcome.set_result(Prepared(folder, tokenizer, self._limits(tokenizer), checked_by))
 
     async def _planned(self, folder: Path) -> Plan | None:
@@ -196,7 +200,9 @@ class Preparation:
         )
 
 
-def request_bounds(settings: RequestSettings, tokenizer: TokenizerInfo, folder: Path) -> Bounds:
+def request_bounds(
+    settings: RequestSettings, tokenizer: TokenizerInfo, folder: Path, server_args: Sequence[str] = ()
+) -> Bounds:
     """What requests are checked against; `folder` is the model's, as on the child's command line."""
     allowlist = Allowlist(
         adapters=frozenset(settings.adapters),
@@ -207,7 +213,12 @@ def request_bounds(settings: RequestSettings, tokenizer: TokenizerInfo, folder: 
     )
     images = image_policy(settings, tokenizer.image_obstacle)
     return Bounds(
-        vocab_size=tokenizer.vocab_size, allowlist=allowlist, images=images, template=tokenizer.template
+        vocab_size=tokenizer.vocab_size,
+        allowlist=allowlist,
+        images=images,
+        template=tokenizer.template,
+        structured_output=settings.structured_output,
+        sampling=sampling_defaults(folder, server_args) if settings.model_sampling_defaults else {},
     )
 
 

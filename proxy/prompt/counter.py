@@ -145,14 +145,16 @@ class TokenCounter:
         return int(await self._ask(request, prompt))
 
     async def count_and_predict(
-        self, prompt: Prompt, limit: int | None, *, of: str, batched: bool
+        self, prompt: Prompt, limit: int | None, *, of: str, batched: bool, session: str = ""
     ) -> tuple[int, dict[str, Any] | None]:
         """Count a prompt and, if it has at most `limit` tokens, predict its prompt cache search.
 
-        The worker's `CachePredictor` follows the request under the id `of` from now on. Raises as `count`.
+        The worker's `CachePredictor` follows the request, one of `session`, under the id `of` from now on.
+        Raises as `count`.
         """
-        request = {"op": "count_and_predict", "prompt": prompt.fields(), "limit": limit}
-        count, prediction = await self._ask({**request, "of": of, "batched": batched}, prompt)
+        request: dict[str, Any] = {"op": "count_and_predict", "prompt": prompt.fields(), "limit": limit}
+        request |= {"of": of, "batched": batched, "session": session}
+        count, prediction = await self._ask(request, prompt)
         return count, prediction
 
     async def shared(self, prompt: Prompt, other: Prompt) -> int:
@@ -168,6 +170,25 @@ class TokenCounter:
         request = {"op": "trim", "text": prompt.text, "head": head, "limit": limit}
         text, count = await self._ask(request, prompt)
         return TextPrompt(text), count
+
+    async def json_problem(self, schema: dict[str, Any], value: Any) -> str | None:
+        """What of a JSON value is not valid by a JSON Schema; None if all is.
+
+        Raises:
+            InvalidRequest: the schema is none.
+            Unavailable: there is no worker at present.
+        """
+        try:
+            problem: str | None = await self._ask_worker(
+                {"op": "json_problem", "schema": schema, "value": value, "incremental": self._incremental}
+            )
+        except (TokenizerRefused, WorkerStalled) as refusal:
+            reason = mask_statuses(str(refusal))[:_LONGEST_REASON]
+            message = f"The JSON Schema cannot be applied: {reason}"
+            raise InvalidRequest(message, param="response_format") from refusal
+        except (WorkerDied, TokenizerUnavailable) as error:
+            raise Unavailable("tokenizer_unavailable") from error
+        return problem
 
     async def ask_predictor(self, do: str, prompt: Prompt | None = None, **fields: Any) -> Any | None:
         """Call a method of the worker's `CachePredictor`; None if it fails, since nothing depends on it."""

@@ -9,7 +9,8 @@ takes it through rounds, until one answer is complete:
 
 - `attempt` asks the child once and passes on what it answers; a failure is an `UpstreamBroken`.
 - `recovery` settles a failure: it asks the supervisor whether the child died, `break_policy` what follows
-  from that, and raises the client's error or returns, so that the request is run again.
+  from that, and raises the client's error or says whether the request is run again. A tool call that the
+  child could not read is asked for once more, with another sample; after that the answer ends with a text.
 - `quarantine` attributes a death to requests before any of them goes on (`blame` decides), and says how
   isolated each must be, once in each round before the attempt and once before it is requeued.
 - `disconnects` keeps the slot of a request whose connection was broken off until the child has dropped it

@@ -19,6 +19,8 @@ class BreakVerdict(StrEnum):
     UNAVAILABLE = "unavailable"
     FAILED = "failed"
     INVALID = "invalid"
+    ASK_AGAIN = "ask_again"  # once more, for another sample: its tool call could not be read
+    CALL_UNREADABLE = "call_unreadable"  # the answer ends with what was sent of it, and says so
 
 
 def judge_break(
@@ -27,6 +29,9 @@ def judge_break(
     *,
     dead: bool,
     short_of_memory: bool = False,
+    choked: bool = False,
+    asked_again: bool = False,
+    asked_anew: int = 0,
     retried: bool = False,
 ) -> BreakVerdict:
     """Decide about a failed attempt, once it is known whether the child died.
@@ -36,6 +41,9 @@ def judge_break(
 
     Args:
         short_of_memory: the child lives, but has just said that it lacks memory.
+        choked: the child lives, and failed at a tool call of this answer.
+        asked_again: another answer was already asked for because of a tool call.
+        asked_anew: how many of the attempts were not replays: an earlier answer was not good enough.
         retried: the request was already run alone for that reason.
     """
     # 1. The request is at fault, whatever else happened since.
@@ -45,16 +53,20 @@ def judge_break(
     # child that is too busy to accept connections lives; its watch finds one that never will again.
     if how is BreakKind.NOT_CONNECTED:
         return BreakVerdict.REPLAY
-    # 3. The child lives, but had no memory for the request: with nothing else running there may be enough.
+    # 3. The child lives, and could not read a tool call that the model wrote: another sample may be better.
+    if not dead and (choked or how is BreakKind.CALL_LOST):
+        again = not asked_again and answer.phase is not AnswerPhase.CONTENT
+        return BreakVerdict.ASK_AGAIN if again else BreakVerdict.CALL_UNREADABLE
+    # 4. The child lives, but had no memory for the request: with nothing else running there may be enough.
     if not dead and short_of_memory:
         if retried or answer.phase is AnswerPhase.CONTENT:
             return BreakVerdict.UNAVAILABLE
         return BreakVerdict.RETRY
-    # 4. The child lives: this request failed, nothing is restarted, and asking again would fail again.
+    # 5. The child lives: this request failed, nothing is restarted, and asking again would fail again.
     if not dead:
         return BreakVerdict.INVALID if how is BreakKind.REJECTED else BreakVerdict.FAILED
-    # 5. The client has seen content: another run would not continue it.
+    # 6. The client has seen content: another run would not continue it.
     if answer.phase is AnswerPhase.CONTENT:
         return BreakVerdict.UNAVAILABLE
-    # 6. The client has seen nothing but comments: run it again, within reason.
-    return BreakVerdict.REPLAY if answer.attempts <= _MAX_REPLAYS else BreakVerdict.UNAVAILABLE
+    # 7. The client has seen nothing but comments: run it again, within reason.
+    return BreakVerdict.REPLAY if answer.attempts - asked_anew <= _MAX_REPLAYS else BreakVerdict.UNAVAILABLE

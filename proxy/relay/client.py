@@ -6,6 +6,7 @@ A client is fed what the child sends, attempt by attempt; `answer.phase` says wh
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from typing import Protocol
 
 from aiohttp import web
@@ -13,6 +14,7 @@ from aiohttp import web
 from proxy.errors import GatewayError
 from proxy.http import via
 from proxy.job import Job
+from proxy.request.parse import ignored
 from proxy.stream.aggregate import Aggregator, WholeBody
 from proxy.stream.child_stream import StreamProgress
 
@@ -71,10 +73,20 @@ def response_headers(job: Job) -> dict[str, str]:
         headers["x-mlxguard-truncated"] = truncated
     if mended := job.request.mends.header():
         headers["x-mlxguard-mended"] = mended
-    if job.left_out:
-        names = ", ".join(dict.fromkeys(job.left_out))
-        headers["x-mlxguard-left-out"] = _UNPRINTABLE.sub("?", names)[:_LONGEST_LIST]
+    for name, names in (("left-out", job.left_out), ("ignored", ignored(job.request.dropped))):
+        if names:
+            headers[f"x-mlxguard-{name}"] = _header_list(names)
+    if job.output_check is not None:
+        headers["x-mlxguard-structured-output"] = f"answers={job.output_check.unfit + 1}"
+    if job.call_mends:
+        counts = sorted(job.call_mends.items())
+        headers["x-mlxguard-tool-calls"] = ", ".join(f"{kind}={count}" for kind, count in counts)
     return headers
+
+
+def _header_list(names: Iterable[str]) -> str:
+    """Names that clients chose, with only what a header may hold."""
+    return _UNPRINTABLE.sub("?", ", ".join(dict.fromkeys(names)))[:_LONGEST_LIST]
 
 
 class WaitingClient:

@@ -27,18 +27,29 @@ class Recovery:
         self._supervisor = supervisor
         self._quarantine = quarantine
 
-    async def settle(self, job: Job, generation: Generation, broken: UpstreamBroken) -> None:
-        """Return if the request is to be run again. Raises the GatewayError that ends it otherwise."""
+    async def settle(self, job: Job, generation: Generation, broken: UpstreamBroken) -> bool:
+        """Whether the request is to be run again; if not, its answer ends with what was sent of it.
+
+        Raises the GatewayError that ends it otherwise.
+        """
         if broken.how is BreakKind.NOT_CONNECTED:
             job.answer.attempts -= 1
-        explained = broken.how in (BreakKind.INVALID, BreakKind.ENDED)
+        explained = broken.how in (BreakKind.INVALID, BreakKind.ENDED, BreakKind.CALL_LOST)
         death = None if explained else await self._supervisor.judge(generation)
         ended = broken.how is BreakKind.ENDED
+        choked = (
+            broken.port is not None
+            and broken.how is BreakKind.CUT
+            and self._supervisor.choked_on_tool_call(broken.port)
+        )
         verdict = judge_break(
             job.answer,
             broken.how,
             dead=death is not None,
             short_of_memory=death is None and (ended or self._supervisor.short_of_memory()),
+            choked=death is None and choked,
+            asked_again=job.asked_again,
+            asked_anew=job.asked_anew,
             retried=job.retried,
         )
         fields = {
@@ -54,9 +65,15 @@ class Recovery:
         log.warning("answer_failed", extra=fields)
         match verdict:
             case BreakVerdict.REPLAY:
-                return
+                return True
             case BreakVerdict.RETRY:
                 job.retried = True
+                return True
+            case BreakVerdict.ASK_AGAIN:
+                job.ask_again()
+                return True
+            case BreakVerdict.CALL_UNREADABLE:
+                return False
             case BreakVerdict.INVALID:
                 raise InvalidRequest(broken.detail) from broken
             case BreakVerdict.FAILED:

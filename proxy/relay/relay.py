@@ -7,6 +7,8 @@ Asking the child once is attempt.py; what follows when that fails, recovery.py. 
 from __future__ import annotations
 
 import asyncio
+import logging
+import math
 import time
 from collections.abc import Callable
 from contextlib import aclosing
@@ -20,10 +22,11 @@ from proxy.errors import GatewayError
 from proxy.gate.gate import Gate
 from proxy.gate.slot import NoRoomEver, Slot
 from proxy.job import Job, Outcome, Stage
-from proxy.relay.attempt import Attempts
+from proxy.relay.attempt import Attempts, conclude
 from proxy.relay.blame import Isolation
 from proxy.relay.client import Client, ClientGone, WaitingClient
 from proxy.relay.disconnects import Disconnects
+from proxy.relay.held_client import HeldClient
 from proxy.relay.quarantine import Quarantine
 from proxy.relay.recovery import Recovery
 from proxy.relay.streaming_client import StreamingClient
@@ -34,6 +37,8 @@ from supervisor.child.generation import Generation, NotReady
 from supervisor.lifecycle.causes import CAUSE_INFO
 from supervisor.lifecycle.state_machine import State
 from supervisor.supervisor import Supervisor
+
+log = logging.getLogger("mlxguard.relay")
 
 
 class Relay:
@@ -87,6 +92,8 @@ class Relay:
     async def _answer(self, job: Job, client: Client, followed: FollowedJob) -> web.StreamResponse:
         try:
             await self._complete(job, client, followed)
+            if isinstance(client, HeldClient):
+                await self._until_it_fits(job, client, followed)
             self._completed(job)
         except GatewayError as error:
             job.outcome, job.reason = _outcome_of(error, job)
@@ -102,6 +109,20 @@ class Relay:
         job.outcome = Outcome.OK
         self._gate.answered(job.client, job.completion_tokens)
         self._quarantine.completed(job)
+
+    async def _until_it_fits(self, job: Job, client: HeldClient, followed: FollowedJob) -> None:
+        """Ask again, with what was wrong, until the answer has the form that its request demands.
+
+        Raises UnfitAnswer when it never does.
+        """
+        check = job.output_check
+        assert check is not None
+        while (examined := await check.examine(choice := client.choice())).problem is not None:
+            job.request, job.fitted = await check.corrected(job.request, choice, examined.problem)
+            log.info("answer_unfit", extra={"demanded_by": check.wanted.param, "answers": check.unfit})
+            await followed.ask_again()
+            await self._complete(job, client, followed)
+        client.accept(examined.content)
 
     async def _complete(self, job: Job, client: Client, followed: FollowedJob) -> None:
         """Run rounds until an attempt is complete. Raises GatewayError when none will be, ClientGone."""
@@ -131,7 +152,11 @@ class Relay:
                             job, client, generation, slot, followed, others_may_join=others_may_join
                         )
                     except UpstreamBroken as broken:
-                        await self._recovery.settle(job, generation, broken)
+                        asked_before = job.asked_again
+                        if not await self._recovery.settle(job, generation, broken):
+                            return await conclude(job, client)
+                        if job.asked_again and not asked_before:
+                            await followed.ask_again()
                     await self._disconnects.dropped(job)
                     isolation = self._isolation(job)
                 slot.requeue(alone=isolation is not Isolation.NONE)
@@ -166,6 +191,10 @@ class Relay:
             raise errors.Unavailable("not_ready") from error
 
     def _client(self, http_request: web.Request, job: Job) -> Client:
+        client = self._unheld_client(http_request, job)
+        return client if job.output_check is None else HeldClient(client, job)
+
+    def _unheld_client(self, http_request: web.Request, job: Job) -> Client:
         if not job.request.stream:
             return WaitingClient(http_request, job)
         return StreamingClient(
@@ -181,7 +210,9 @@ class Relay:
         """The text of a keep-alive comment."""
         match job.stage:
             case Stage.WAITING:
-                return f"queued position={self._gate.position(job.answer.id) or 0}"
+                expected = self._gate.expected_wait_s(job.answer.id)
+                hint = "" if expected is None else f", next in about {math.ceil(expected)} s"
+                return f"queued position={self._gate.position(job.answer.id) or 0}{hint}"
             case Stage.STARTING:
                 return "restarting" if job.answer.attempts else "starting"
             case Stage.PREFILL if job.seen and job.seen.progress:
@@ -198,6 +229,8 @@ def _outcome_of(error: GatewayError, job: Job) -> tuple[Outcome, str]:
             return Outcome.FAILED, reason
         case errors.NeverFits():
             return Outcome.INVALID, "never_fits"
+        case errors.UnfitAnswer():
+            return Outcome.INVALID, "answer_unfit"
         case errors.Quarantined() | errors.PromptTooLong():
             return Outcome.INVALID, "quarantined"
         case _:

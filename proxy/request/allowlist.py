@@ -90,6 +90,11 @@ class Allowlist:
             _check_value(value, f"chat_template_kwargs.{name}", self.arguments[name])
         return kwargs
 
+    def allows(self, name: str, value: Any) -> bool:
+        """Whether the chat template may be given this argument by a field that stands for it."""
+        allowed = self.arguments.get(name)
+        return name in self.arguments and (allowed is None or _as_written(value) in allowed)
+
 
 def _listed(fields: Mapping[str, Any], name: str, listed: frozenset[str]) -> str:
     """The value of the field if it is listed; the error does not show the list, which may contain paths."""
@@ -106,6 +111,10 @@ def _check_value(value: Any, param: str, allowed: frozenset[str] | None) -> None
         refuse(param, "must be a string, a number, true or false")
     if type(value) is str and len(value) > _LONGEST_VALUE:
         refuse(param, f"must be at most {_LONGEST_VALUE} characters long")
-    # Compared as the settings write it: `true`, `5`, `high`.
-    if allowed is not None and (str(value).lower() if type(value) is bool else str(value)) not in allowed:
+    if allowed is not None and _as_written(value) not in allowed:
         refuse(param, f"must be one of {', '.join(sorted(allowed))}")
+
+
+def _as_written(value: Any) -> str:
+    """A value as the settings write it: `true`, `5`, `high`."""
+    return str(value).lower() if type(value) is bool else str(value)

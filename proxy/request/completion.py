@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -16,6 +16,7 @@ from proxy.request.images import ImagePolicy, RemoteImage, image_part
 from proxy.request.mends import Mends
 from proxy.request.messages import Message
 from proxy.request.model_names import CHILD_MODEL
+from proxy.request.structured import WantedOutput
 from proxy.request.template_traits import TemplateTraits
 
 #: The session of a text prompt is told by this many characters at its start.
@@ -62,13 +63,16 @@ class Bounds:
     """What the checks need to know about the model.
 
     `vocab_size` is the number of logits per token. While it is None, `CompletionRequest.bounded` must be
-    called before the request goes to the child.
+    called before the request goes to the child. `sampling`: the model's own, where a request names none.
+    `structured_output`: the setting of this name.
     """
 
     vocab_size: int | None = None
     allowlist: Allowlist = field(default_factory=Allowlist)
     images: ImagePolicy = field(default_factory=ImagePolicy)
     template: TemplateTraits = field(default_factory=TemplateTraits)
+    sampling: Mapping[str, Any] = field(default_factory=dict)
+    structured_output: str = "retry"
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,10 +81,13 @@ class CompletionRequest:
 
     Attributes:
         sampling: sampling fields, forwarded as they are.
+        from_model: names of sampling fields that the client did not send.
         dropped: names of the client's fields that were left out.
         variant: the fields that choose an adapter or a draft model.
         remote: images that must be fetched before the request goes to the child.
+        named_session: the session that the client names in a header; "" if it names none.
         mends: what was mended in it so far.
+        wanted: the form that its answer must have; the prompt tells the model.
     """
 
     prompt: Prompt
@@ -90,10 +97,13 @@ class CompletionRequest:
     logprobs: bool = False
     max_tokens: int | None = None
     sampling: dict[str, Any] = field(default_factory=dict)
+    from_model: tuple[str, ...] = ()
     dropped: tuple[str, ...] = ()
     variant: dict[str, str] = field(default_factory=dict)
     remote: tuple[RemoteImage, ...] = ()
+    named_session: str = ""
     mends: Mends = field(default_factory=Mends)
+    wanted: WantedOutput | None = None
 
     @property
     def is_chat(self) -> bool:
@@ -115,6 +125,10 @@ class CompletionRequest:
         messages = adapt(self.prompt.messages, template, self.mends)
         tools = adapt_tools(self.prompt.tools, template, self.mends)
         return replace(self, prompt=replace(self.prompt, messages=messages, tools=tools))
+
+    def resampled(self) -> CompletionRequest:
+        """The request for another answer than it had: without a seed, and not greedy."""
+        return replace(self, sampling=sampling.resampled(self.sampling))
 
     def with_images(self, urls: Sequence[str]) -> CompletionRequest:
         """Replace the remote image URLs by `data:` URLs, given in the order of `remote`."""
@@ -147,12 +161,18 @@ class CompletionRequest:
         return orjson.dumps(body)
 
     def session(self) -> str:
-        """16 hex digits that stay the same while a conversation grows: a hash of the first user message."""
+        """The session that the request belongs to, as 16 hex digits that stay the same as it grows.
+
+        It goes by what the user said first, and by the session that the client names, if any.
+        """
         if isinstance(self.prompt, TextPrompt):
-            return hashlib.sha256(self.prompt.text[:_SESSION_CHARACTERS].encode()).hexdigest()[:16]
-        said = (message for message in self.prompt.messages if message["role"] == "user")
-        first = next(said, self.prompt.messages[0])
-        return hashlib.sha256(orjson.dumps(first)).hexdigest()[:16]
+            first = self.prompt.text[:_SESSION_CHARACTERS].encode()
+        else:
+            said = (message for message in self.prompt.messages if message["role"] == "user")
+            first = orjson.dumps(next(said, self.prompt.messages[0]))
+        digest = hashlib.sha256(first)
+        digest.update(self.named_session.encode())
+        return digest.hexdigest()[:16]
 
     def fingerprint(self) -> str:
         """16 hex digits that are equal for requests with the same prompt and sampling, however spelled."""

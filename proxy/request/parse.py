@@ -7,7 +7,7 @@ refused with the name of its field.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -21,6 +21,8 @@ from proxy.request.images import Images
 from proxy.request.mend import mend
 from proxy.request.mends import Mend, Mends, has_nul, loads_leniently, replaced, without_nuls
 from proxy.request.messages import DEEPEST, parse_messages, parse_tools
+from proxy.request.structured import wanted_output, with_told
+from proxy.request.thinking import thinking_arguments
 
 #: Longest model name, in characters.
 _LONGEST_MODEL_NAME = 512
@@ -33,6 +35,14 @@ MEANINGLESS = frozenset(
         "parallel_tool_calls", "prediction", "prompt_cache_key", "prompt_cache_retention", "reasoning",
         "reasoning_effort", "safety_identifier", "service_tier", "store", "thinking", "user", "verbosity",
         "web_search_options",
+    }
+)  # fmt: skip
+#: Those of them that ask for nothing that could show in an answer. All other dropped fields are named in a
+#: header, since their sender may rely on them.
+_WITHOUT_EFFECT = frozenset(
+    {
+        "cache_prompt", "include_reasoning", "metadata", "parallel_tool_calls", "prompt_cache_key",
+        "prompt_cache_retention", "safety_identifier", "service_tier", "store", "user",
     }
 )  # fmt: skip
 #: Fields that are read here, in addition to the sampling fields.
@@ -56,13 +66,22 @@ def chat_request(fields: dict[str, Any], bounds: Bounds, mends: Mends) -> Comple
     """Mend and parse the fields of a chat completion request. Raises InvalidRequest naming the field."""
     fields = mend(fields, bounds.images, mends)
     images = Images(bounds.images)
+    explicit = bounds.allowlist.template_kwargs(fields)
+    arguments, switches = thinking_arguments(fields, bounds.template, explicit, bounds.allowlist.allows)
+    messages = parse_messages(fields.get("messages"), images)
+    tools = parse_tools(fields.get("tools"), fields.get("tool_choice"))
+    wanted, unhonoured = wanted_output(fields, tools, bounds.structured_output)
+    if wanted is not None:
+        messages = with_told(messages, wanted.told(tools=bool(tools)))
     prompt = ChatPrompt(
-        messages=parse_messages(fields.get("messages"), images),
-        tools=parse_tools(fields.get("tools"), fields.get("tool_choice")),
-        template_kwargs=bounds.allowlist.template_kwargs(fields),
+        messages=messages,
+        tools=tools,
+        template_kwargs=arguments,
         role_mapping=bounds.allowlist.roles(fields),
     )
-    return replace(_request(fields, prompt, bounds), remote=tuple(images.remote), mends=mends)
+    request = _request(fields, prompt, bounds)
+    dropped = sorted({*request.dropped, *unhonoured} - switches)
+    return replace(request, remote=tuple(images.remote), mends=mends, dropped=tuple(dropped), wanted=wanted)
 
 
 def parse_text(body: bytes, bounds: Bounds) -> CompletionRequest:
@@ -78,7 +97,15 @@ def parse_text(body: bytes, bounds: Bounds) -> CompletionRequest:
         refuse("echo", "is not supported by this server")
     if fields.get("suffix") not in (None, ""):
         refuse("suffix", "is not supported by this server")
-    return replace(_request(fields, TextPrompt(text), bounds), mends=mends)
+    mode = "refuse" if bounds.structured_output == "refuse" else "ignore"
+    _, unhonoured = wanted_output(fields, None, mode)  # a text prompt has no place to tell of it
+    request = _request(fields, TextPrompt(text), bounds)
+    return replace(request, mends=mends, dropped=tuple(sorted({*request.dropped, *unhonoured})))
+
+
+def ignored(dropped: Iterable[str]) -> list[str]:
+    """Of the dropped fields those that asked for something that the answer lacks."""
+    return [name for name in dropped if name not in _WITHOUT_EFFECT]
 
 
 def load_body(body: bytes, mends: Mends) -> dict[str, Any]:
@@ -108,6 +135,7 @@ def _request(fields: dict[str, Any], prompt: Prompt, bounds: Bounds) -> Completi
     _refuse_impossible(fields)
     is_chat = isinstance(prompt, ChatPrompt)
     chosen = sampling.parse(fields)
+    added = {name: value for name, value in bounds.sampling.items() if fields.get(name) is None}
     logprobs, top_logprobs = sampling.parse_logprobs(fields, is_chat=is_chat)
     if top_logprobs:
         chosen["top_logprobs"] = top_logprobs
@@ -119,7 +147,8 @@ def _request(fields: dict[str, Any], prompt: Prompt, bounds: Bounds) -> Completi
         include_usage=stream and _include_usage(fields.get("stream_options")),
         logprobs=logprobs,
         max_tokens=_max_tokens(fields),
-        sampling=chosen,
+        sampling={**chosen, **added},
+        from_model=tuple(added),
         dropped=tuple(sorted(fields.keys() - _READ - sampling.NAMES)),
         variant=bounds.allowlist.variant(fields),
     )
@@ -127,15 +156,10 @@ def _request(fields: dict[str, Any], prompt: Prompt, bounds: Bounds) -> Completi
 
 
 def _refuse_impossible(fields: Mapping[str, Any]) -> None:
-    """Refuse what the server would silently ignore, or could only serve with several answers."""
+    """Refuse what could only be served with several answers."""
     for name in ("n", "best_of"):
         if fields.get(name) is not None:
             integer(fields[name], name, 1, 1)
-    wanted = fields.get("response_format")
-    if wanted is not None and mapping(wanted, "response_format").get("type") != "text":
-        refuse(
-            "response_format.type", "must be text: this server cannot hold its output to JSON or to a schema"
-        )
 
 
 def _flag(value: Any, param: str) -> bool:

@@ -23,6 +23,8 @@ _LONGEST_LOOKBACK = 2**20
 #: Most stop strings, and characters in all of them: the server builds an automaton over their characters and
 #: caches a hundred of those.
 _MOST_STOPS, _STOP_CHARACTERS = 64, 4096
+#: The temperature of an answer that is asked for again because of what greedy decoding gave.
+_RESAMPLING_TEMPERATURE = 0.7
 _TOKEN_ID = re.compile(r"[0-9]{1,9}\Z", re.ASCII)
 
 
@@ -126,6 +128,15 @@ def bounded(fields: Mapping[str, Any], vocab_size: int) -> dict[str, Any]:
     if any(int(token) >= vocab_size for token in fields.get("logit_bias", ())):
         refuse("logit_bias", "must have ids of this model's vocabulary as its keys")
     return {name: value for name, value in fields.items() if name != "top_k" or value < vocab_size}
+
+
+def resampled(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields for another answer: without a seed, and with a temperature where decoding was greedy.
+
+    Without a temperature in the request the server takes its own, which is 0 unless --temp says otherwise.
+    """
+    kept = {name: value for name, value in fields.items() if name != "seed" and (name, value) != ("top_k", 1)}
+    return {**kept, "temperature": fields.get("temperature") or _RESAMPLING_TEMPERATURE}
 
 
 def parse_logprobs(body: Mapping[str, Any], *, is_chat: bool) -> tuple[bool, int]:

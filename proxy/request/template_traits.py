@@ -31,6 +31,10 @@ class TemplateTraits:
         object_arguments: arguments as the object that the server makes of their text.
         parallel_calls: several calls in one message.
         no_user: a conversation without a user message.
+        switches: arguments that turn thinking on and off, of those that templates are known to read.
+        efforts: values of `reasoning_effort` that the template takes; empty if it does not read it.
+        known_efforts: those of them that it does not treat like an unknown word.
+        thinking_budget: it reads an argument of this name.
         dated: today's date is in the prompt, so the prefix of every session changes at midnight.
     """
 
@@ -54,6 +58,10 @@ class TemplateTraits:
     object_arguments: bool = True
     parallel_calls: bool = True
     no_user: bool = True
+    switches: tuple[str, ...] = ()
+    efforts: tuple[str, ...] = ()
+    known_efforts: tuple[str, ...] = ()
+    thinking_budget: bool = False
     dated: bool = False
 
 
@@ -80,4 +88,7 @@ def warnings(traits: TemplateTraits, *, parses_calls: bool) -> list[str]:
 
 def known(fields: dict[str, Any]) -> TemplateTraits:
     """The traits that the worker reports."""
-    return replace(TemplateTraits(), **fields)
+    read: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()
+    }
+    return replace(TemplateTraits(), **read)

@@ -8,6 +8,8 @@ over keep-alives and replays. For each attempt at the child it makes a new consu
   silence can be told from work, and the events are collected into the body it would have sent.
 - `aggregate.WholeBody` for a request with log probabilities, which the child reports only unstreamed.
 
+Before any of them, `tool_calls.StreamCalls` (or `BodyCalls`) sees to it that calls come whole or not at all.
+
 Each has the same interface. `pass_through(data)` handles bytes of the common kind without parsing and says
 so, or changes nothing; `feed(data)` handles anything; `end()` says that the connection ended. `seen`
 (`StreamProgress`) tells what the attempt has shown so far; an attempt is complete if and only if `seen.done`.

@@ -57,8 +57,13 @@ class Answer:
         }
 
     def empty_event(self) -> bytes:
-        """An event without content, for clients whose timeouts count parsed chunks rather than bytes."""
-        part: dict[str, Any] = {"delta": {}} if self.is_chat else {"text": ""}
+        """An event without content, for clients whose timeouts count parsed chunks rather than bytes.
+
+        It has a role: LangChain.js loses tool calls of a stream whose first delta has none.
+        """
+        part: dict[str, Any] = (
+            {"delta": {"role": "assistant", "content": ""}} if self.is_chat else {"text": ""}
+        )
         choice = {"index": 0, **part, "finish_reason": None}
         return sse.event({**self.identity(streamed=True), "choices": [choice]})
 

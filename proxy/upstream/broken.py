@@ -13,12 +13,17 @@ class BreakKind(Enum):
     INVALID = auto()  # the child refused the request before it gave it to the model
     REJECTED = auto()  # the child answered with an error that can mean either
     ENDED = auto()  # by the gateway, before the child ran out of memory
+    CALL_LOST = auto()  # the answer is complete, but lacks the tool call that it was to end with
 
 
 class UpstreamBroken(Exception):
-    """No complete answer came. `how` says what came, `detail` what the child said; neither says why."""
+    """No complete answer came. `how` says what came, `detail` what the child said; neither says why.
 
-    def __init__(self, how: BreakKind, detail: str) -> None:
+    `port`: the gateway's own, of the connection to the child; None if there was none.
+    """
+
+    def __init__(self, how: BreakKind, detail: str, *, port: int | None = None) -> None:
         super().__init__(detail)
         self.how = how
         self.detail = detail
+        self.port = port

@@ -101,7 +101,8 @@ class Upstream:
                 connection.abort()
             on_end(None)
             how = BreakKind.NOT_CONNECTED if connection is None else BreakKind.CUT
-            raise UpstreamBroken(how, describe(error)) from error
+            port = None if connection is None else connection.port
+            raise UpstreamBroken(how, describe(error), port=port) from error
 
     async def _connected(self, generation: Generation) -> Http10Connection:
         """Connect within the child's small backlog. Only this is retried, since nothing was asked yet."""

@@ -56,6 +56,11 @@ class Exchange:
     def status(self) -> int:
         return self._connection.status
 
+    @property
+    def port(self) -> int:
+        """The gateway's own port of the connection."""
+        return self._connection.port
+
     async def read(self, sink: Sink | None = None) -> bytes:
         """All bytes that have arrived, at least one; b"" at the end, which may also have been a reset.
 
@@ -72,7 +77,7 @@ class Exchange:
             data = await self._connection.read(partial(self._offer, sink) if sink else None)
         except OSError as error:
             self._raise_if_given_up()
-            raise UpstreamBroken(BreakKind.CUT, describe(error)) from error
+            raise UpstreamBroken(BreakKind.CUT, describe(error), port=self.port) from error
         self._note_progress()
         self.over = self.over or not data
         return data

@@ -20,7 +20,7 @@ from proxy.worker.search_shortcuts import LABEL, SearchShortcuts
 #: The request that each child has answered before it is ready (supervisor/child/health.py).
 CANARY = {"prompt": "a"}
 #: The methods that the gateway may call.
-_OPERATIONS = {"reset", "predict", "asked", "avoid_exact_hit", "read", "ended", "shortcut"}
+_OPERATIONS = {"reset", "predict", "asked", "avoid_exact_hit", "read", "ended", "contents", "shortcut"}
 #: The fields of a request that are no arguments of a method.
 _ENVELOPE = {"id", "op", "do", "incremental"}
 #: At most this many requests are followed, so that a gateway that forgets some cannot fill the worker.
@@ -36,6 +36,7 @@ class _FollowedPrompt:
     cuts: list[SegmentEnd]
     batched: bool
     label: str = ""
+    session: str = ""
     cached: int = 0
     asked: bool = False
     read: bool = False
@@ -69,11 +70,14 @@ class CachePredictor:
         for followed in self._followed.values():
             followed.asked = followed.read = False
 
-    def predict(self, of: str, prompt: dict[str, Any], *, batched: bool) -> dict[str, Any] | None:
-        """Follow a prompt from now on; the fields of `proxy.cache.staleness.CachePrediction`."""
+    def predict(
+        self, of: str, prompt: dict[str, Any], *, batched: bool, session: str = ""
+    ) -> dict[str, Any] | None:
+        """Follow a prompt of `session` from now on; the fields of `proxy.cache.staleness.CachePrediction`."""
         if not self._knows_child:
             return None
         followed = self._follow(of, prompt, batched=batched)
+        followed.session = session
         return self._prediction(followed, self._simulator.search(followed.ids))
 
     def asked(self, of: str, *, anyway: bool = False) -> dict[str, Any] | None:
@@ -115,7 +119,8 @@ class CachePredictor:
             followed.cached = cached
         if followed.batched:
             for cut in stored_ends(followed.cuts, followed.cached):
-                simulator.insert(followed.ids[: cut.end], cut.kind, label=followed.label)
+                label, session = followed.label, followed.session
+                simulator.insert(followed.ids[: cut.end], cut.kind, label=label, session=session)
 
     def ended(self, of: str, generated: int, cached: int | None, *, complete: bool) -> None:
         """Note that the child is done with it. Of an incomplete answer it keeps only what was read before."""
@@ -125,9 +130,17 @@ class CachePredictor:
         if followed is None:
             return
         if complete:
-            self._simulator.insert(followed.ids, "assistant", unknown=generated, label=followed.label)
+            label, session = followed.label, followed.session
+            self._simulator.insert(followed.ids, "assistant", unknown=generated, label=label, session=session)
         if followed.read and len(followed.ids) ** 2 // 2 > self._max_cost and not followed.label:
             self._shortcuts.note_long_prompt(followed.prompt, followed.ids)
+
+    def contents(self) -> list[tuple[str, int, str]] | None:
+        """(session, tokens, kind) of each entry, the oldest first; None before the first `reset`."""
+        if not self._knows_child:
+            return None
+        entries = sorted(self._simulator.entries(), key=lambda entry: entry.number)
+        return [(entry.session, entry.length, entry.kind) for entry in entries]
 
     def shortcut(self) -> dict[str, Any] | None:
         """The search shortcut that is wanted most, already asked: its id, prompt and prediction."""

@@ -25,6 +25,7 @@ from typing import Any, BinaryIO, NoReturn
 from proxy.prompt import frames
 from proxy.prompt.conversation_delta import PROMPTS, Receiver
 from proxy.worker.cache_predictor import CachePredictor
+from proxy.worker.json_check import json_problem
 from proxy.worker.prompt_ids import PromptIds
 from proxy.worker.server_tokenizer import ServerTokenizer
 
@@ -42,22 +43,26 @@ def _run(tokenizer: ServerTokenizer, predictor: CachePredictor, request: dict[st
             prompt, limit = request["prompt"], request["limit"]
             count = tokenizer.count(prompt, limit, incremental=request["incremental"])
             exact = limit is None or count <= limit  # a longer prompt is not sent as it is
-            return count, _prediction(predictor, request["of"], prompt, request["batched"]) if exact else None
+            return count, _prediction(predictor, request, prompt) if exact else None
         case "shared":
             return tokenizer.shared(request["prompt"], request["other"], incremental=request["incremental"])
         case "trim":
             return tokenizer.trim(request["text"], request["head"], request["limit"])
+        case "json_problem":
+            return json_problem(request["schema"], request["value"])
         case "predictor":
             return predictor.answer(request)
     raise ValueError("unknown operation")
 
 
 def _prediction(
-    predictor: CachePredictor, id: str, prompt: dict[str, Any], batched: bool
+    predictor: CachePredictor, request: dict[str, Any], prompt: dict[str, Any]
 ) -> dict[str, Any] | None:
-    """The prediction for a prompt, or None if it fails: the count does not depend on it."""
+    """A prediction if it can be made: counting does not depend on it."""
     try:
-        return predictor.predict(id, prompt, batched=batched)
+        return predictor.predict(
+            request["of"], prompt, batched=request["batched"], session=request["session"]
+        )
     except Exception as error:  # noqa: BLE001 - a template may raise anything
         log.warning("not_predicted: %s", type(error).__name__)
         return None

@@ -8,9 +8,11 @@ others lose it in silence. `proxy/request/adapt.py` adapts conversations to what
 from __future__ import annotations
 
 import datetime
+import itertools
 from collections.abc import Callable
 from typing import Any
 
+from proxy.request.thinking import EFFORTS
 from proxy.worker.segment_check import time_limit
 
 #: Seconds for all probes; a template that takes longer is taken to accept everything.
@@ -19,6 +21,9 @@ _PROBING_S = 3.0
 #: Words that no template contains; a probe looks for them in the rendered text.
 _FIRST, _SECOND, _SAID, _RESULT, _TOOL = "zuvalek", "qomirat", "wepidox", "hatunif", "jolopev"
 _UUID = "0b9f8a4e-53c2-4d51-9a3e-6f1d2c7b8e90"
+
+#: Arguments that templates read to turn thinking on and off.
+_SWITCHES = ("enable_thinking", "thinking")
 
 Prompt = dict[str, Any]
 Render = Callable[[Prompt], str]
@@ -69,6 +74,7 @@ def _probe(render: Render) -> dict[str, Any]:
         "calls": calls,
         "object_arguments": objects or not calls,
         "tools": shown,
+        **_arguments(render, needed),
         "dated": _dated(plain),
     }
     if objects:
@@ -90,6 +96,40 @@ def _probe(render: Render) -> dict[str, Any]:
             "tools_without_parameters": takes(_user(), tools=(_tool("parameters"),)),
         }
     return traits
+
+
+def _arguments(render: Render, needed: tuple[Any, ...]) -> dict[str, Any]:
+    """What the template reads of the arguments that switch thinking: whether it renders differently."""
+
+    def shown(**arguments: Any) -> tuple[str | None, ...]:
+        """A conversation, rendered with tools and without, with thinking as it is and on."""
+        texts: list[str | None] = []
+        for tools, more in itertools.product((needed, (_tool(),)), ({}, dict.fromkeys(_SWITCHES, True))):
+            prompt = {
+                "messages": [_user()],
+                "tools": list(tools),
+                "chat_template_kwargs": {**more, **arguments},
+            }
+            try:
+                texts.append(render(prompt))
+            except TimeoutError:
+                raise
+            except Exception:  # noqa: BLE001 - a template raises what it likes
+                texts.append(None)
+        return tuple(texts)
+
+    unknown = shown(reasoning_effort=_FIRST)
+    efforts = {effort: shown(reasoning_effort=effort) for effort in EFFORTS}
+    taken = [effort for effort, texts in efforts.items() if any(texts)]
+    known = [effort for effort in taken if efforts[effort] != unknown]
+    if any(text and _FIRST in text for text in unknown):  # it writes any word: these are what models know
+        taken = known = ["low", "medium", "high"]
+    return {
+        "switches": [name for name in _SWITCHES if shown(**{name: True}) != shown(**{name: False})],
+        "efforts": taken if known else [],
+        "known_efforts": known,
+        "thinking_budget": shown(thinking_budget=0) != shown(thinking_budget=512),
+    }
 
 
 def _plain(render: Render) -> tuple[str, tuple[Any, ...]]:

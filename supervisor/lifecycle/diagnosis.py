@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 import signal as signals
 from dataclasses import dataclass
+from itertools import takewhile
 
 from supervisor.lifecycle.causes import CAUSE_INFO, Cause, Symptom
 
@@ -186,6 +187,26 @@ def lacks_memory(lines: tuple[str, ...]) -> bool:
         return True
     cause = _by_text(tail, loading=False)
     return cause is not None and CAUSE_INFO[cause].memory
+
+
+#: Lines of a traceback that ran through the server's parsing of a tool call (server.py, ToolCallFormatter).
+_TOOL_CALL = re.compile(r"tool_formatter\(|self\._tool_parser\(|self\._format\(tc\)")
+#: Begins the traceback of a connection's thread, with the client's port (socketserver.BaseServer).
+_CONNECTION = "Exception occurred during processing of request from ('127.0.0.1', {})"
+
+
+def choked_on_tool_call(lines: tuple[str, ...], port: int) -> bool:
+    """Whether the server's thread for the connection from this port failed as it read a tool call.
+
+    The model writes the call. Where the server's parser makes something of it that its formatter does not
+    expect, such as a call without arguments, the thread ends with an exception, and the answer with it.
+    """
+    begin = _CONNECTION.format(port)
+    at = next((i for i in range(len(lines) - 1, -1, -1) if lines[i] == begin), None)
+    if at is None:
+        return False
+    traceback = takewhile(lambda line: not line.startswith("----"), lines[at + 1 :])
+    return any(_TOOL_CALL.search(line) for line in traceback)
 
 
 def port_taken(line: str) -> bool:

@@ -128,7 +128,7 @@ def poison() -> Iterator[Hostile]:
         "adapters": {"adapters": "/etc"},
         "draft_model": {"draft_model": "mlx-community/x"},
         "n 2": {"n": 2},
-        "a schema": {"response_format": {"type": "json_schema", "json_schema": {"schema": {}}}},
+        "a schema that is text": {"response_format": {"type": "json_schema", "json_schema": {"schema": "x"}}},
         "an image": {"messages": [{"role": "user", "content": [_image("http://127.0.0.1:1/")]}]},
         "a data image": {"messages": [{"role": "user", "content": [_image("data:image/png;base64,AA==")]}]},
         "a file image": {"messages": [{"role": "user", "content": [_image("file:///etc/passwd")]}]},

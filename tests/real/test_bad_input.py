@@ -130,7 +130,9 @@ FIELDS = {
     "seed a string": Bad(field("seed", '"x"'), "seed"),
     "seed beyond 64 bits": Bad(field("seed", "1" + "0" * 30), "seed"),
     "n above one": Bad(field("n", "2"), "n"),
-    "a JSON schema": Bad(field("response_format", '{"type":"json_object"}'), "response_format.type"),
+    "a JSON schema that is missing": Bad(
+        field("response_format", '{"type":"json_schema"}'), "response_format.json_schema.schema"
+    ),
     "adapters": Bad(field("adapters", '"/etc"'), "adapters"),
     "draft_model": Bad(field("draft_model", '"x"'), "draft_model"),
     "a chat template": Bad(

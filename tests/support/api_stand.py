@@ -54,7 +54,7 @@ class Stage:
         return self.tokens
 
     async def count_and_predict(
-        self, prompt: Prompt, limit: int | None, *, of: str, batched: bool
+        self, prompt: Prompt, limit: int | None, *, of: str, batched: bool, session: str
     ) -> tuple[int, None]:
         return self.tokens, None
 

@@ -147,6 +147,7 @@ class FakeSupervisor:
         self._generation: Generation | None = None
         self.judged = 0
         self.lacks_memory = False
+        self.chokes = False
 
     def up(self, child: FakeChild) -> Generation:
         """A new generation is ready."""
@@ -180,6 +181,9 @@ class FakeSupervisor:
 
     def short_of_memory(self) -> bool:
         return self.lacks_memory
+
+    def choked_on_tool_call(self, port: int) -> bool:
+        return self.chokes
 
     async def judge(self, generation: Generation) -> Death | None:
         self.judged += 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -24,6 +25,8 @@ class PaddedCosts:
     @property
     def weights(self) -> int:
         return 10
+
+    cache_bytes = math.inf
 
     def kv(self, demands: Sequence[SequenceDemand], /) -> int:
         return len(demands) * max((demand.prompt + demand.completion for demand in demands), default=0)

@@ -24,6 +24,7 @@ from proxy.gate.gate import Gate
 from proxy.job import Job
 from proxy.planning.learned_state import LearnedFile
 from proxy.prompt.fit import Fitted
+from proxy.prompt.output_check import OutputCheck
 from proxy.relay.client import response_headers
 from proxy.relay.disconnects import Disconnects
 from proxy.relay.quarantine import Quarantine
@@ -59,6 +60,9 @@ class _NullJob(FollowedJob):
     async def predict(self) -> None:
         self.stalls.steps.append("predict")
 
+    async def ask_again(self) -> None:
+        self.stalls.steps.append("ask again")
+
     @asynccontextmanager
     async def attempt(self) -> AsyncIterator[None]:
         self.stalls.steps.append("asked")
@@ -93,6 +97,7 @@ class Stand:
         default_factory=lambda: Disconnects(batched=lambda: True, on_dropped=lambda *_: None)
     )
     search_stalls: NullSearchStalls = field(default_factory=NullSearchStalls)
+    output_check: Callable[[], OutputCheck] | None = None
     server: TestServer | None = None
     session: aiohttp.ClientSession | None = None
 
@@ -121,6 +126,8 @@ class Stand:
         parts = (self.supervisor, self.gate, self.upstream, self.options, self.quarantine)
         relay = Relay(*parts, disconnects=self.disconnects, search_stalls=self.search_stalls)
         job = self.job(await http_request.json(), is_chat=http_request.match_info["kind"] == "chat")
+        if self.output_check is not None:
+            job.output_check = self.output_check()
         self.jobs.append(job)
         try:
             with self.registry.track(job):

@@ -33,8 +33,11 @@ async def test_a_prompt_that_fits() -> None:
     document = await explained(chat("s0 u123 a", 7), replace(FREE, context_length=10))
     assert document == {
         "prompt_tokens": 7,
-        "tools_tokens": 0,
+        "template_arguments": {},
+        "sampling": {"fields": {}, "from_model": []},
+        "ignored": [],
         "mended": {},
+        "tools_tokens": 0,
         "verdict": "unchanged",
         "reason": "The limit is 9 tokens.",
         "sent": {

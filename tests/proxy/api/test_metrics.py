@@ -11,6 +11,7 @@ from proxy.job import Job, Outcome
 from proxy.prompt.fit import Fitted
 from proxy.relay.drop_detection import DropEvidence
 from proxy.request.completion import Bounds
+from proxy.request.mends import Mend, Mends
 from proxy.request.parse import parse_text
 from proxy.stream.answer import Answer
 from proxy.stream.child_stream import StreamProgress, Usage
@@ -82,6 +83,15 @@ def test_replays_and_a_count_that_differs_from_the_childs_are_seen() -> None:
     assert got["mlxguard_prompt_count_mismatches_total", ()] == 1
 
 
+def test_mended_tool_calls_are_counted_and_no_replays() -> None:
+    metrics, job = Metrics(), ended(counted=7, attempts=2)
+    job.ask_again()
+    metrics.request_ended(job)
+    got = samples(metrics)
+    assert got["mlxguard_mended_tool_calls_total", (("kind", "asked_again"),)] == 1
+    assert got["mlxguard_replays_total", ()] == 0
+
+
 def test_internal_requests_are_not_counted_as_requests() -> None:
     metrics = Metrics()
     metrics.internal_request("eviction", True, 0.1)
@@ -98,6 +108,15 @@ def test_two_applications_do_not_share_counters() -> None:
     one, other = Metrics(), Metrics()
     one.request_ended(ended(counted=7))
     assert ("mlxguard_requests_total", (("outcome", "ok"), ("reason", ""))) not in samples(other)
+
+
+def test_what_was_mended_is_counted_by_kind() -> None:
+    metrics, mends = Metrics(), Mends()
+    mends.counts.update([Mend.NUL, Mend.NUL, Mend.IMAGE])
+    metrics.mended(mends)
+    got = samples(metrics)
+    assert got["mlxguard_mended_items_total", (("kind", "nul_replaced"),)] == 2
+    assert got["mlxguard_mended_items_total", (("kind", "image_omitted"),)] == 1
 
 
 def test_ignored_fields_are_counted_by_known_names() -> None:

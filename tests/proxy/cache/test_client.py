@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
 from typing import Any, cast
 
@@ -10,6 +11,7 @@ import pytest
 from proxy.cache.client import CacheClient, rules
 from proxy.cache.search_times import SearchTimes
 from proxy.cache.simulator import CacheRules
+from proxy.gate.residents import CacheContent
 from proxy.prompt.counter import TokenCounter
 from proxy.request.completion import ChatPrompt, CompletionRequest, Prompt, TextPrompt
 from supervisor.child.generation import Change
@@ -55,9 +57,10 @@ class Worker:
         return answer.pop(0) if isinstance(answer, list) else answer
 
     async def count_and_predict(
-        self, prompt: Prompt, limit: int | None, *, of: str, batched: bool
+        self, prompt: Prompt, limit: int | None, *, of: str, batched: bool, session: str
     ) -> tuple[int, dict[str, Any] | None]:
-        return 9, await self.ask_predictor("count_and_predict", prompt, limit=limit, of=of, batched=batched)
+        fields = {"limit": limit, "of": of, "batched": batched, "session": session}
+        return 9, await self.ask_predictor("count_and_predict", prompt, **fields)
 
     async def count(self, prompt: Prompt, limit: int | None = None) -> int:
         await self.ask_predictor("count", prompt, limit=limit)
@@ -99,7 +102,8 @@ async def test_a_request_is_counted_and_predicted_in_one_trip(cache: CacheClient
     assert found is not None and found.cached == 3
     assert await cache.ask("a") == found
     assert worker.asked == ["reset", "count_and_predict", "asked"]
-    assert worker.fields[1:] == [{"limit": 100, "of": "a", "batched": True}, {"of": "a"}]
+    counted_as = {"limit": 100, "of": "a", "batched": True, "session": REQUEST.session()}
+    assert worker.fields[1:] == [counted_as, {"of": "a"}]
 
 
 async def test_what_is_cut_is_predicted_as_it_is_sent(cache: CacheClient, worker: Worker) -> None:
@@ -225,3 +229,24 @@ def test_how_the_child_keeps_sequences(parts: tuple[CachePart, ...], trimmable_b
     planned.serving = serving  # type: ignore[attr-defined]
     found = rules(cast("Plan", planned))
     assert found == CacheRules(6, 999, trimmable_below, row_bytes=64, constant_bytes=law.constant)
+
+
+async def test_what_the_cache_contains_is_reported_after_each_end(worker: Worker) -> None:
+    reported: list[tuple[Any, list[str]]] = []
+    made = CacheClient(
+        cast("TokenCounter", worker),
+        SearchTimes(lambda _: None),
+        on_contents=lambda contents, confirmed: reported.append((contents, [*confirmed])),
+    )
+    made.changed(READY)
+    assert reported == [(None, [])], "another child begins with an empty cache"
+    worker.answers["contents"] = [[["s", 9, "assistant"]], None]
+    made.ended("a", 1, None, complete=True)
+    made.ended("b", 1, None, complete=True)
+    for _ in range(5):
+        await asyncio.sleep(0)
+    made.ended("c", 1, None, complete=True)
+    for _ in range(5):
+        await asyncio.sleep(0)
+    await made.stop()
+    assert reported[1:] == [([CacheContent("s", 9, "assistant")], ["a", "b"]), (None, ["c"])]

@@ -161,6 +161,24 @@ async def test_a_stream_tells_how_much_was_cached(world: World) -> None:
     assert [fields["cached"] for fields in world.worker.fields] == [60, None]
 
 
+async def test_how_fast_a_prompt_is_read_is_told_where_nothing_else_runs(world: World) -> None:
+    told: list[tuple[int, int, float]] = []
+    world.search_stalls.on_read = lambda *read: told.append(read)
+    for others in (0, 1):
+        made = job()
+        made.fitted = replace(made.fitted, prompt_tokens=100)
+        async with AsyncExitStack() as attempts:
+            followed = FollowedJob(world.search_stalls, made)
+            await attempts.enter_async_context(followed.attempt())
+            for _ in range(others):
+                other = FollowedJob(world.search_stalls, job("other"))
+                await attempts.enter_async_context(other.attempt())
+            made.seen, made.asked = StreamProgress(progress=(30, 40)), world.now
+            world.now += 2.0
+            followed.prompt_read()
+    assert told == [(60, 100, 2.0)]
+
+
 async def test_how_a_job_ends_is_told(world: World) -> None:
     for outcome in (Outcome.OK, Outcome.CUT):
         made = job()

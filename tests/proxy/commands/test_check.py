@@ -19,7 +19,7 @@ def summary_of(tmp_path: Path, *sets: str) -> dict[str, str]:
     lines = summary(load(file, {}, sets)).splitlines()
     assert lines[0] == f"The configuration is valid ({file})."
     rows = [line for line in lines[1:] if line.startswith("  ")]
-    return {row[2:16].strip(): row[16:] for row in rows[:9]}
+    return {row[2:16].strip(): row[16:] for row in rows[:10]}
 
 
 def test_the_defaults(tmp_path: Path) -> None:
@@ -29,6 +29,7 @@ def test_the_defaults(tmp_path: Path) -> None:
         "child": "the installed mlx_lm.server, telemetry on",
         "child flags": "--model tiny",
         "prompts": "up to the model's context length, longer ones are refused; max_tokens is 4096 by default",
+        "sampling": "the model's own defaults where a request names none",
         "memory": "limits are left to the plan",
         "queue": "at most 64 requests, each for at most 600 s",
         "state folder": str(tmp_path),
@@ -57,6 +58,15 @@ def test_what_is_set(tmp_path: Path) -> None:
     assert rows["prompts"].startswith("up to 32768 tokens, longer ones are cut;")
     assert rows["memory"] == "max_active_memory_bytes 24.0GB"
     assert rows["log"] == f"info and above to stderr (auto) and to {tmp_path / 'log'} (JSON)"
+
+
+def test_the_sampling_defaults_of_a_model_that_is_here(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "generation_config.json").write_text('{"temperature": 0.6}')
+    here = f"model.path={tmp_path}"
+    assert summary_of(tmp_path, here)["sampling"] == "temperature 0.6 where a request names none"
+    off = summary_of(tmp_path, here, "request.model_sampling_defaults=false")
+    assert off["sampling"] == "the server's defaults where a request names none"
 
 
 def test_where_each_setting_was_made(tmp_path: Path) -> None:

@@ -104,10 +104,14 @@ def run_plan(*words: str, home: Path) -> subprocess.CompletedProcess[str]:
 @pytest.mark.real
 def test_a_screen_and_json_without_a_child(tmp_path: Path) -> None:
     model = checkpoints.write(tmp_path / "moe", checkpoints.QWEN3_30B_MOE, weights=17_200_000_000)
+    (model / "generation_config.json").write_text('{"temperature": 0.7}')
+    (model / "chat_template.jinja").write_text("{{ enable_thinking }}")
     words = ("--model", str(model), "--set", "memory.max_active_memory_bytes=64GB")
     shown = run_plan(*words, home=tmp_path)
     assert shown.returncode == 0, shown.stderr
     assert "KV per token     98,304 bytes" in shown.stdout
+    assert "  sampling       temperature 0.7 where a request names none" in shown.stdout
+    assert "  thinking       the template reads enable_thinking" in shown.stdout
     assert len(shown.stdout.splitlines()) <= 40
     for_programs = run_plan(*words, "--json", home=tmp_path)
     content = orjson.loads(for_programs.stdout)
@@ -121,6 +125,8 @@ def test_a_screen_and_json_without_a_child(tmp_path: Path) -> None:
     assert content["ceiling"]["bytes"] == 64 * 10**9
     assert content["model"]["name"] == "moe"
     assert content["learned"]["ceiling_ratio"] == 1.0
+    assert content["sampling_defaults"] == {"temperature": 0.7}
+    assert content["thinking_switches"] == ["enable_thinking"]
 
 
 def test_a_model_that_is_not_there_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -649,4 +649,9 @@ def test_effects_are_values() -> None:
 
 
 def test_reasons_are_what_metrics_count_by() -> None:
-    assert [reason.value for reason in Reason] == ["queue_full", "queue_deadline", "never_fits"]
+    assert [reason.value for reason in Reason] == [
+        "queue_full",
+        "queue_deadline",
+        "never_fits",
+        "turn_too_late",
+    ]

@@ -17,6 +17,7 @@ from proxy.errors import InvalidRequest, Unavailable
 from proxy.prompt.counter import TokenCounter, TokenizerInfo, TokenizerUnavailable, client_error
 from proxy.prompt.worker_process import TokenizerRefused
 from proxy.request.completion import ChatPrompt, Prompt, TextPrompt
+from proxy.request.template_traits import TemplateTraits
 from proxy.worker.images import BadImage
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")  # one worker serves most of the tests
@@ -41,7 +42,8 @@ async def tokens(tiny_model: Path) -> AsyncIterator[TokenCounter]:
 
 
 async def test_what_is_known_of_the_model(tokens: TokenCounter) -> None:
-    assert tokens.info == TokenizerInfo(1024, 32768, True, True, True, True)
+    traits = TemplateTraits(switches=("enable_thinking",))
+    assert tokens.info == TokenizerInfo(1024, 32768, True, True, True, True, template=traits)
 
 
 async def test_many_counts_at_once_each_get_their_own(tokens: TokenCounter) -> None:

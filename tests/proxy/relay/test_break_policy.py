@@ -54,3 +54,20 @@ def test_a_living_child_that_lacked_memory_is_asked_once_more(
 ) -> None:
     answer = an_answer(phase=phase)
     assert judge_break(answer, how, dead=False, short_of_memory=True, retried=retried) is verdict
+
+
+@pytest.mark.parametrize(
+    ("how", "dead", "phase", "asked_again", "verdict"),
+    [
+        (BreakKind.CALL_LOST, False, AnswerPhase.NOTHING, False, BreakVerdict.ASK_AGAIN),
+        (BreakKind.CUT, False, AnswerPhase.HEADERS, False, BreakVerdict.ASK_AGAIN),
+        (BreakKind.CUT, False, AnswerPhase.HEADERS, True, BreakVerdict.CALL_UNREADABLE),
+        (BreakKind.CUT, False, AnswerPhase.CONTENT, False, BreakVerdict.CALL_UNREADABLE),
+        (BreakKind.CUT, True, AnswerPhase.NOTHING, False, BreakVerdict.REPLAY),
+    ],
+)
+def test_a_tool_call_that_could_not_be_read_is_asked_for_once_more(
+    how: BreakKind, dead: bool, phase: AnswerPhase, asked_again: bool, verdict: BreakVerdict
+) -> None:
+    answer = an_answer(phase=phase, attempts=1)
+    assert judge_break(answer, how, dead=dead, choked=True, asked_again=asked_again) is verdict

@@ -9,9 +9,10 @@ import pytest
 
 from proxy.gate.budget import Budget
 from proxy.job import Outcome, Stage
+from proxy.stream.tool_calls import UNREADABLE
 from proxy.upstream import client
 from tests.support import child_events
-from tests.support.relay_stand import Stand, a_stand, eventually, text_of
+from tests.support.relay_stand import Stand, a_stand, events_of, eventually, text_of
 
 
 @pytest.fixture
@@ -302,3 +303,121 @@ async def test_a_child_that_is_too_busy_to_be_reached_is_asked_until_the_deadlin
     stand.max_wait_s = 0.1
     assert (await stand.ask()).status == 503
     assert stand.jobs[1].reason == "queue_deadline"
+
+
+# --- tool calls that the child cannot read ---
+
+LOST = child_events.delta(finish="tool_calls") + child_events.usage() + child_events.DONE
+CALLED = (
+    child_events.delta(tool_calls=[child_events.tool_call("f", "{}")])
+    + child_events.delta(finish="tool_calls")
+    + child_events.usage()
+    + child_events.DONE
+)
+
+
+@pytest.mark.parametrize("stream", [True, False])
+async def test_a_lost_call_is_asked_for_again_unseen(stand: Stand, stream: bool) -> None:
+    asking = stand.ask(stream=stream, sampling={"seed": 1, "top_k": 1})
+    await (await stand.child.call()).answer(LOST)
+    second = await stand.child.call()
+    assert second.json["temperature"] > 0
+    assert not {"seed", "top_k"} & second.json.keys()
+    await second.answer(CALLED)
+
+    response = await asking
+    body = await response.read()
+
+    assert response.headers["x-mlxguard-tool-calls"] == "asked_again=1"
+    assert response.headers["x-mlxguard-attempts"] == "2"
+    assert body.count(b'"finish_reason": "tool_calls"') + body.count(b'"finish_reason":"tool_calls"') == 1
+    assert UNREADABLE.encode() not in body
+    assert stand.jobs[0].outcome is Outcome.OK
+    assert stand.search_stalls.steps.count("ask again") == 1
+    assert stand.supervisor.judged == 0, "the child lives: it has just answered"
+
+
+@pytest.mark.parametrize("stream", [True, False])
+async def test_a_call_that_is_lost_twice_ends_with_a_text(stand: Stand, stream: bool) -> None:
+    asking = stand.ask(stream=stream)
+    await (await stand.child.call()).answer(LOST)
+    await (await stand.child.call()).answer(LOST)
+
+    response = await asking
+    body = await response.read()
+
+    assert UNREADABLE.encode() in body
+    assert b"stop" in body
+    assert b"tool_calls" not in body
+    assert response.headers["x-mlxguard-tool-calls"] == "asked_again=1, unreadable=1"
+    assert stand.jobs[0].outcome is Outcome.OK
+
+
+async def test_a_call_that_is_lost_after_content_ends_with_a_text(stand: Stand) -> None:
+    asking = stand.ask(stream=True)
+    call = await stand.child.call()
+    await call.start()
+    await call.send(child_events.delta(content="Let me see."))
+    response = await asking
+    await call.send(LOST)
+    await call.finish()
+
+    stream = await response.read()
+
+    assert text_of(stream) == f"Let me see.\n\n{UNREADABLE}"
+    assert events_of(stream)[-1]["choices"][0]["finish_reason"] == "stop"
+    assert stand.jobs[0].answer.attempts == 1
+
+
+@pytest.mark.parametrize("stream", [True, False])
+async def test_a_call_that_the_child_chokes_on_is_asked_for_again(stand: Stand, stream: bool) -> None:
+    stand.supervisor.chokes = True
+    asking = stand.ask(stream=stream)
+    await (await stand.child.call()).answer(child_events.delta())
+    await (await stand.child.call()).answer(CALLED)
+
+    response = await asking
+
+    assert response.status == 200
+    assert b"unreadable" not in await response.read()
+    assert response.headers["x-mlxguard-tool-calls"] == "asked_again=1"
+
+
+@pytest.mark.parametrize("stream", [True, False])
+async def test_a_call_that_the_child_chokes_on_twice_ends_with_a_text(stand: Stand, stream: bool) -> None:
+    stand.supervisor.chokes = True
+    asking = stand.ask(stream=stream, include_usage=stream)
+    await (await stand.child.call()).answer(child_events.delta())
+    await (await stand.child.call()).answer(child_events.delta())
+
+    body = await (await asking).read()
+
+    assert UNREADABLE.encode() in body
+    assert b'"prompt_tokens":7' in body
+    assert not stream or body.endswith(b"data: [DONE]\n\n")
+    assert stand.jobs[0].outcome is Outcome.OK
+
+
+async def test_a_call_of_an_unstreamed_answer_is_asked_for_again(stand: Stand) -> None:
+    """Before its end the child sends nothing of such an answer, so it closes a connection without a word."""
+    stand.supervisor.chokes = True
+    asking = stand.ask(logprobs=True)
+    await (await stand.child.call()).finish()
+    await (await stand.child.call()).finish()
+
+    answer = await (await asking).json()
+
+    assert answer["choices"][0]["message"]["content"] == UNREADABLE
+    assert stand.jobs[0].answer.attempts == 2
+
+
+async def test_choking_after_content_ends_the_stream_in_order(stand: Stand) -> None:
+    stand.supervisor.chokes = True
+    asking = stand.ask(stream=True)
+    call = await stand.child.call()
+    await call.answer(child_events.delta(tool_calls=[child_events.tool_call("f", "{}")]))
+
+    stream = await (await asking).read()
+
+    assert events_of(stream)[-1]["choices"][0]["finish_reason"] == "tool_calls"
+    assert b"error" not in stream

@@ -13,7 +13,7 @@ from proxy.errors import GatewayError, InvalidRequest
 from proxy.request import sampling
 from proxy.request.completion import Bounds, ChatPrompt, CompletionRequest, TextPrompt
 from proxy.request.mends import Mends
-from proxy.request.parse import load_body, parse_chat, parse_text
+from proxy.request.parse import ignored, load_body, parse_chat, parse_text
 
 BOUNDS = Bounds(vocab_size=1024)
 USER = {"role": "user", "content": "hi"}
@@ -125,9 +125,10 @@ def test_max_tokens(fields: dict[str, Any], expected: int | None) -> None:
         ({"best_of": 2}, "best_of"),
         ({"adapters": "x"}, "adapters"),
         ({"draft_model": "x"}, "draft_model"),
-        ({"response_format": {"type": "json_object"}}, "response_format.type"),
-        ({"response_format": {"type": "json_schema", "json_schema": {}}}, "response_format.type"),
-        ({"response_format": "json"}, "response_format"),
+        (
+            {"response_format": {"type": "json_schema", "json_schema": {}}},
+            "response_format.json_schema.schema",
+        ),
         ({"chat_template_kwargs": []}, "chat_template_kwargs"),
         ({"chat_template_kwargs": {"tokenize": False}}, "chat_template_kwargs"),
         ({"chat_template_kwargs": {"chat_template": "{{ 1 }}"}}, "chat_template_kwargs"),
@@ -360,3 +361,17 @@ def test_characters_that_are_mended(body: bytes, value: str) -> None:
 def test_bodies_that_no_parser_takes(body: bytes) -> None:
     with pytest.raises(InvalidRequest):
         load_body(body, Mends())
+
+
+def test_the_models_own_sampling_holds_where_the_request_names_none() -> None:
+    bounds = Bounds(vocab_size=1024, sampling={"temperature": 0.6, "top_p": 0.95, "top_k": 20})
+    body = {"messages": [USER], "temperature": 0, "top_k": -1}
+    request = parse_chat(orjson.dumps(body), bounds)
+    assert request.sampling == {"temperature": 0.0, "top_p": 0.95}
+    assert request.from_model == ("top_p",)
+    assert parse_text(orjson.dumps({"prompt": "hi"}), bounds).sampling == bounds.sampling
+
+
+def test_fields_that_ask_for_something_are_named_and_others_are_not() -> None:
+    request = chat(user="u", store=True, guided_json={}, grammar="g", format="json")
+    assert ignored(request.dropped) == ["format", "grammar", "guided_json"]

@@ -137,3 +137,17 @@ def test_logprobs(body: dict[str, Any], is_chat: bool, expected: tuple[bool, int
 def test_refused_logprobs(body: dict[str, Any], is_chat: bool) -> None:
     with pytest.raises(InvalidRequest):
         sampling.parse_logprobs(body, is_chat=is_chat)
+
+
+@pytest.mark.parametrize(
+    ("fields", "resampled"),
+    [
+        ({}, {"temperature": 0.7}),
+        ({"temperature": 0.0, "seed": 1, "top_k": 1}, {"temperature": 0.7}),
+        ({"temperature": 0.2, "top_k": 20, "top_p": 0.9}, {"temperature": 0.2, "top_k": 20, "top_p": 0.9}),
+    ],
+)
+def test_another_sample_is_neither_seeded_nor_greedy(
+    fields: dict[str, Any], resampled: dict[str, Any]
+) -> None:
+    assert sampling.resampled(fields) == resampled

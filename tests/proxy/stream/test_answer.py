@@ -17,7 +17,7 @@ def an_answer(*, is_chat: bool = True, phase: AnswerPhase = AnswerPhase.NOTHING,
 def test_the_empty_event_of_a_chat() -> None:
     assert an_answer().empty_event() == (
         b'data: {"id":"chatcmpl-u","object":"chat.completion.chunk","created":42,"model":"served",'
-        b'"choices":[{"index":0,"delta":{},"finish_reason":null}]}\n\n'
+        b'"choices":[{"index":0,"delta":{"role":"assistant","content":""},"finish_reason":null}]}\n\n'
     )
 
 

@@ -13,6 +13,7 @@ import jinja2
 import pytest
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+from proxy.request.thinking import EFFORTS
 from proxy.worker.template_probes import probe_template
 from tests.support.real_templates import FOLDER, templates
 
@@ -28,7 +29,11 @@ def probed(source: str) -> dict[str, Any]:
     environment = ImmutableSandboxedEnvironment()
     environment.globals["raise_exception"] = _raise
     template = environment.from_string(source)
-    return probe_template(template.render)
+
+    def render(prompt: dict[str, Any]) -> str:
+        return template.render(prompt, **prompt.get("chat_template_kwargs", {}))
+
+    return probe_template(render)
 
 
 def _raise(text: str) -> None:
@@ -46,7 +51,38 @@ EVERYTHING = (
 def test_a_template_that_takes_everything() -> None:
     traits = probed(EVERYTHING)
     assert traits.pop("dated") is False
+    assert {name: traits.pop(name) for name in ("switches", "efforts", "known_efforts")} == {
+        "switches": [],
+        "efforts": [],
+        "known_efforts": [],
+    }
+    assert traits.pop("thinking_budget") is False
     assert set(traits.values()) == {True}
+
+
+@pytest.mark.parametrize(
+    ("reads", "efforts", "known"),
+    [
+        ("{{ 'Reasoning: ' + effort }}", ["low", "medium", "high"], ["low", "medium", "high"]),
+        (
+            "{% if effort not in ['high', 'no_think'] %}{{ raise_exception(effort) }}{% endif %}{{ effort }}",
+            ["no_think", "high"],
+            ["no_think", "high"],
+        ),
+        ("{% if effort in ['low', 'minimal'] %}less{% endif %}", list(EFFORTS), ["minimal", "low"]),
+        ("{% if thinking and effort == 'max' %}more{% endif %}", list(EFFORTS), ["max"]),
+        ("{{ effort and '' }}", [], []),
+    ],
+)
+def test_the_efforts_that_a_template_knows(reads: str, efforts: list[str], known: list[str]) -> None:
+    traits = probed("{% set effort = reasoning_effort | default('high') %}" + reads + EVERYTHING)
+    assert (traits["efforts"], traits["known_efforts"]) == (efforts, known)
+
+
+def test_the_switches_that_a_template_reads() -> None:
+    traits = probed("{% if enable_thinking is false %}off{% endif %}{{ thinking_budget }}" + EVERYTHING)
+    assert traits["switches"] == ["enable_thinking"]
+    assert traits["thinking_budget"]
 
 
 @pytest.mark.parametrize(

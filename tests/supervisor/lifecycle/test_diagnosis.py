@@ -8,6 +8,7 @@ from supervisor.lifecycle.causes import CAUSE_INFO, Cause, Symptom
 from supervisor.lifecycle.diagnosis import (
     Evidence,
     MachinePressure,
+    choked_on_tool_call,
     diagnose,
     lacks_memory,
     port_taken,
@@ -225,3 +226,20 @@ def test_a_living_child_may_lack_memory(line: str) -> None:
     assert lacks_memory((line, "a later line"))
     assert not lacks_memory((line, *["later"] * 60)), "that was long ago"
     assert not lacks_memory(("[METAL] x (00000003:kIOGPUCommandBufferCallbackErrorHang)",))
+
+
+def test_a_tool_call_that_the_servers_thread_failed_at() -> None:
+    traceback = (
+        "----------------------------------------",
+        "Exception occurred during processing of request from ('127.0.0.1', 50123)",
+        "Traceback (most recent call last):",
+        '  File "/x/mlx_lm/server.py", line 1678, in handle_completion',
+        "    tool_calls=tool_formatter(tool_calls),",
+        "KeyError: 'arguments'",
+        "----------------------------------------",
+    )
+    assert choked_on_tool_call(traceback, 50123)
+    assert not choked_on_tool_call(traceback, 50124), "another connection"
+    other = tuple(line for line in traceback if "tool_formatter" not in line)
+    assert not choked_on_tool_call((*other, "    tool_calls=tool_formatter(tool_calls),"), 50123)
+    assert not choked_on_tool_call((), 50123)
