@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tomllib
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -92,3 +93,32 @@ def test_a_window_that_is_too_small_for_claude_code_is_told() -> None:
 @pytest.mark.parametrize("name", ["claude-code", "qwen-code"])
 def test_a_headroom_is_suggested_to_those_whose_compaction_is_longer(name: str) -> None:
     assert any("compaction_headroom_tokens" in note for note in recipe(name, TO).notes)
+
+
+# --- the documents
+
+ROOT = Path(__file__).parents[3]
+#: What the documents are written for: `make run`, with the limit of the README's example.
+SHOWN = ProxyDetails("http://127.0.0.1:8080", "tiny", 60000, 4096)
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if recipe(name, SHOWN).files])
+def test_docs_show_what_is_printed(name: str) -> None:
+    document = (ROOT / "docs/agents.md").read_text()
+    section = document.split(f"\n## {RECIPES[name][0]}\n")[1].split("\n## ")[0]
+    made = recipe(name, SHOWN)
+    for file in made.files:
+        assert f"`{file.usual_path}`" in section
+        assert f"\n{file.text()}```\n" in section
+    if made.start:
+        assert f"`{' '.join(made.start)}`" in section
+    for variable, value in made.environ.items():
+        assert made.either or f"`export {variable}={value}`" in section
+
+
+def test_the_readme_shows_what_is_printed() -> None:
+    readme = (ROOT / "README.md").read_text()
+    (entry,) = recipe("llm", SHOWN).files
+    assert f"```yaml\n{entry.text()}```" in readme
+    made = recipe("openai", SHOWN)
+    assert f'OpenAI(base_url="{SHOWN.base_url}", api_key="{made.environ["OPENAI_API_KEY"]}")' in readme
