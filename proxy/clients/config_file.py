@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any
@@ -60,11 +60,9 @@ class ConfigFile:
     def merged(self, existing: str) -> str:
         """The existing text with the values in it. Raises NotMergeable."""
         form = _FORMATS[self.names[0].rpartition(".")[2]]
-        if not isinstance(self.values, dict):
-            return _text(form.merge, existing, self.values)
-        known = form.parse(existing) if existing.strip() else None
-        return _text(form.merge, existing, with_defaults(known, self.values, self.defaults))
-
-
-def _text(merge: Callable[[str, Any], str], existing: str, values: Any) -> str:
-    return merge(existing if existing.strip() else "", values)
+        text = existing if existing.strip() else ""
+        values = self.values
+        if isinstance(values, dict):
+            values = with_defaults(form.parse(text), values, self.defaults)
+        merged: str = form.merge(text, values)
+        return merged

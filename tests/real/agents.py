@@ -67,7 +67,8 @@ AGENTS = {
             "claude-code",
             # -p stands after the list of tools, which would take the prompt for one.
             ("claude", "--allowedTools", "Bash", "-p"),
-            4000,
+            3400,
+            "--continue",
             environ={"DISABLE_TELEMETRY": "1", "DISABLE_AUTOUPDATER": "1"},
         ),
         Agent(

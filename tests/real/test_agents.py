@@ -58,17 +58,15 @@ def roomy(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gat
 
 
 @pytest.fixture(scope="module")
-def talking(make_tiny: MakeTiny, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
-    """A proxy whose model uses no tools."""
-    model = make_tiny(say=SAY, layers=1, kv_bytes_per_token=128, context=CONTEXT)
-    with guard(model, tmp_path_factory.mktemp("talking")) as proxy:
-        yield proxy
+def talker(make_tiny: MakeTiny) -> Path:
+    """A model that uses no tools: Claude Code dies of a compaction that is answered by a tool call."""
+    return make_tiny(say=SAY, layers=1, kv_bytes_per_token=128, context=CONTEXT)
 
 
 @pytest.fixture(scope="module")
-def narrow(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
+def narrow(talker: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
     """A proxy with a limit of which the agents do not know."""
-    with guard(model, tmp_path_factory.mktemp("narrow"), f"--set=prompt.max_prompt_tokens={LIMIT}") as proxy:
+    with guard(talker, tmp_path_factory.mktemp("narrow"), f"--set=prompt.max_prompt_tokens={LIMIT}") as proxy:
         yield proxy
 
 
@@ -83,19 +81,18 @@ def agent(request: pytest.FixtureRequest) -> Agent:
     return AGENTS[request.param]
 
 
-#: Not Claude Code, which dies of a compaction that is answered by a tool call, as this model does, nor Codex,
-#: which ends at a refusal and compacts later. docs/agents.md says so.
+#: Not Codex, which ends at a refusal and compacts later; docs/agents.md says so.
 COMPACTING = [name for name, agent in AGENTS.items() if agent.go_on]
 
 
-def test_an_agent_answers(agent: Agent, talking: Gateway, tmp_path: Path) -> None:
-    before = len(answered(talking))
-    desk = Desk(agent, tmp_path, talking.url, context=TOLD)
+def test_an_agent_answers(agent: Agent, narrow: Gateway, tmp_path: Path) -> None:
+    before = len(answered(narrow))
+    desk = Desk(agent, tmp_path, narrow.url, context=TOLD)
     code, said = desk.ask("What is the weather in Paris?").finish(PATIENCE_S)
     assert code == 0, said
     assert ANSWER in said
-    assert {answer["outcome"] for answer in answered(talking)[before:]} == {"ok"}
-    assert counter(talking, "mlxguard_prompt_count_mismatches_total") == 0
+    assert {answer["outcome"] for answer in answered(narrow)[before:]} == {"ok"}
+    assert counter(narrow, "mlxguard_prompt_count_mismatches_total") == 0
 
 
 def test_an_agent_uses_a_tool_and_answers(agent: Agent, roomy: Gateway, tmp_path: Path) -> None:
