@@ -152,9 +152,9 @@ class Gateway:
         """
         await self.supervisor.start()
         self._quarantine.load()
-        self._watchers.start(follow(self._key_ring), "follow keys")
-        self._watchers.start(self._memory.run(), "memory")
-        self._watchers.start(self._ceiling_watch.run(), "ceiling")
+        self._watchers.repeat(lambda: follow(self._key_ring), "follow keys")
+        self._watchers.repeat(self._memory.run, "memory")
+        self._watchers.repeat(self._ceiling_watch.run, "ceiling")
 
     def _apply(self, plan: Plan) -> None:
         """Admit requests by this plan from now on."""
@@ -170,7 +170,7 @@ class Gateway:
 
     def recycle(self, reason: str) -> None:
         """Restart the child in order; also starts it again after the supervisor gave up."""
-        self._recycling = asyncio.ensure_future(self._recycle(reason))
+        self._watchers.start(self._recycle(reason), "recycle")
 
     async def _recycle(self, reason: str) -> None:
         try:
@@ -181,7 +181,7 @@ class Gateway:
     async def stop(self) -> None:
         """Drain, then stop child and worker; requests that still run end with the documented error."""
         self._stopping.set()
-        self._draining = asyncio.ensure_future(self.registry.emptied())
+        self._draining = self._watchers.start(self.registry.emptied(), "drain")
         await asyncio.wait((self._draining,), timeout=self._settings.supervisor.drain_s)
         self._draining.cancel()
         self._watchers.cancel()

@@ -75,6 +75,19 @@ class Quarantined(InvalidRequest):
         )
 
 
+class CountingStalled(InvalidRequest):
+    """The tokenizer or the chat template was at work on this very request for so long that it was stopped."""
+
+    code = "counting_stalled"
+
+    def __init__(self, param: str) -> None:
+        super().__init__(
+            "Counting the tokens of this request was given up, as it took too long. Sending it again would "
+            "not help: shorten or change it.",
+            param=param,
+        )
+
+
 class PromptTooLong(InvalidRequest):
     """Overflow: the prompt exceeds the limit, or can never fit in memory. Agents compact and go on."""
 

@@ -81,6 +81,15 @@ class CrashReports:
 
     def _report_crash(self, death: Death, symptom: Symptom, attempt: Attempt) -> None:
         in_flight = self._attribute(death)
+        self.last = death
+        try:
+            self._write_report(death, symptom, attempt, in_flight)
+        except Exception:  # the report is lost; the restart goes on
+            log.exception("crash_report_failed", extra={"cause": death.cause, "symptom": symptom})
+
+    def _write_report(
+        self, death: Death, symptom: Symptom, attempt: Attempt, in_flight: Sequence[InFlight]
+    ) -> None:
         advice = _EXTERNAL_ADVICE if death.external else advise(death.cause, attempt.facts(in_flight))
         death = dataclasses.replace(death, advice=advice)
         self.last = death

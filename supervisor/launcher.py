@@ -6,6 +6,7 @@ import logging
 from collections.abc import Awaitable, Callable
 
 import aiohttp
+from tenacity import AsyncRetrying, retry_if_exception, stop_after_delay, wait_exponential
 
 from supervisor.child.attempt import Attempt
 from supervisor.child.memory_wait import wait_for_memory
@@ -14,8 +15,13 @@ from supervisor.crash_reports import CrashReports
 from supervisor.lifecycle.causes import Cause
 from supervisor.lifecycle.diagnosis import Diagnosis
 from supervisor.lifecycle.restart_policy import Retry
+from supervisor.machine.system import is_own_shortage
 
 log = logging.getLogger("mlxguard.supervisor")
+
+#: Seconds for which a start is tried again while this process lacks file descriptors or memory, before that
+#: counts as a failed start.
+_SHORTAGE_S = 60.0
 
 
 class Launcher:
@@ -54,7 +60,13 @@ class Launcher:
         launch = await self._prepare()
         await self._wait_for_memory()
         assert self._session is not None
-        await attempt.launch(launch, self._session)
+        waiting = AsyncRetrying(
+            retry=retry_if_exception(is_own_shortage),
+            wait=wait_exponential(multiplier=0.1, max=2.0),
+            stop=stop_after_delay(_SHORTAGE_S),
+            reraise=True,
+        )
+        await waiting(attempt.launch, launch, self._session)
 
     def ended(self, attempt: Attempt) -> None:
         """Note that the process of `attempt` is gone, and how much memory should come back."""

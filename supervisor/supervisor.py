@@ -27,10 +27,13 @@ from supervisor.lifecycle.causes import CAUSE_INFO, IGNORES_SIGINT, Symptom
 from supervisor.lifecycle.diagnosis import Evidence, choked_on_tool_call, lacks_memory
 from supervisor.lifecycle.state_machine import Life, State
 from supervisor.notifier import Notifier
-from supervisor.state.folder import StateFolder
+from supervisor.state.folder import AlreadyRunning, StateFolder
 from supervisor.state.saver import Saver
 
 log = logging.getLogger("mlxguard.supervisor")
+
+#: Seconds between two looks at whether the state folder is still there.
+_KEEP_STATE_S = 5.0
 
 _ALIVE = (State.STARTING, State.READY, State.DRAINING)
 
@@ -65,6 +68,7 @@ class Supervisor:
         self._deadline_timer = Timer()
         self._age_timer = Timer()
         self._launching: asyncio.Task[None] | None = None
+        self._keeping: asyncio.Task[None] | None = None
         self._attempt: Attempt | None = None
 
     # For the gateway
@@ -81,13 +85,29 @@ class Supervisor:
         if orphan is not None:
             log.warning("orphan_killed", extra={"pid": orphan})
         self._launcher.open()
+        self._keeping = self._tasks.repeat(self._keep_state_folder, "state folder")
         self._feed(events.Start())
+
+    async def _keep_state_folder(self) -> None:
+        """Take the state folder again whenever it was deleted, until cancelled."""
+        said = ""
+        while True:
+            await asyncio.sleep(_KEEP_STATE_S)
+            try:
+                await asyncio.to_thread(self._state_folder.keep)
+                said = ""
+            except (AlreadyRunning, OSError) as error:
+                if str(error) != said:
+                    log.error("state_folder_lost", extra={"reason": str(error)})
+                said = str(error)
 
     async def stop(self) -> None:
         """End the child, drained before: SIGINT, SIGTERM and SIGKILL to its group, each with its grace."""
         self._feed(events.Stop())
         while self._life.state is not State.STOPPED:
             await self._notifier.wait()
+        if self._keeping is not None:
+            self._keeping.cancel()
         await self._tasks.finish()
         if await self._launcher.close():
             self._state_folder.close()
@@ -116,7 +136,7 @@ class Supervisor:
         """Examine `generation` after one of its responses broke: its death, or None if it lives."""
         attempt = self._attempt
         if not generation.died.done() and attempt is not None and attempt.generation is generation:
-            await asyncio.shield(attempt.examine())
+            await asyncio.wait((attempt.examine(),))  # a failure of the examination is dealt with there
         return generation.died.result() if generation.died.done() else None
 
     def expect_silence(self, until: float) -> None:
@@ -174,6 +194,7 @@ class Supervisor:
             telemetry=child.telemetry if child else None,
             memory_bytes=attempt.memory_bytes() if attempt else None,
             log_tail=attempt.transcript.lines if attempt else (),
+            unaccounted=attempt.unaccounted if attempt else 0,
         )
 
     def _serving(self) -> Generation | None:
@@ -202,8 +223,8 @@ class Supervisor:
         match effect:
             case events.Launch(generation):
                 self._attempt = Attempt(generation, self._options, self, self._tasks)
-                self._launching = asyncio.create_task(self._launch(self._attempt), name="launch")
-                self._launching.add_done_callback(functools.partial(self._on_launched, self._attempt))
+                self._launching = launching = asyncio.create_task(self._launch(self._attempt), name="launch")
+                launching.add_done_callback(functools.partial(self._on_launched, self._attempt))
             case events.Signal(number):
                 self._signal(number)
             case events.Force():

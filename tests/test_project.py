@@ -88,3 +88,32 @@ def test_the_gateway_process_never_imports_mlx() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+#: Functions that start a task and await it, or its end, themselves.
+_AWAITED = {
+    ("proxy/doctor/command.py", "_examine"),
+    ("proxy/relay/streaming_client.py", "__init__"),  # awaited by `aclose`, which the relay always calls
+    ("proxy/server.py", "_until_stopped"),
+    (
+        "supervisor/child/process.py",
+        "spawn",
+    ),  # awaited by `wait_closed`; publishes the end whatever is raised
+    ("supervisor/child/watch.py", "_require_activity"),
+    ("supervisor/supervisor.py", "_carry_out"),  # its end is an event of the state machine
+}
+
+
+def test_every_task_has_an_owner_that_notices_its_end() -> None:
+    """Tasks are started by `supervisor.aio.Tasks`, which logs failures and tells the owner."""
+    starters = {"create_task", "ensure_future", "run_coroutine_threadsafe"}
+    found = {
+        (str(module), function.name)
+        for module in MODULES
+        if str(module) != "supervisor/aio.py"
+        for function in ast.walk(ast.parse((ROOT / module).read_text()))
+        if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef)
+        for call in ast.walk(function)
+        if isinstance(call, ast.Call) and isinstance(call.func, ast.Attribute) and call.func.attr in starters
+    }
+    assert found == _AWAITED

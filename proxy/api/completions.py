@@ -34,6 +34,7 @@ from proxy.prompt.compaction import OverflowHistory
 from proxy.prompt.counter import TokenCounter
 from proxy.prompt.fit import fit
 from proxy.prompt.output_check import OutputCheck
+from proxy.prompt.turns import ASKER, Asker
 from proxy.relay.registry import Registry
 from proxy.relay.relay import Relay
 from proxy.request.completion import Bounds, CompletionRequest
@@ -146,8 +147,9 @@ class Completions:
 
     async def _read(self, http_request: web.Request, parse: Parse) -> tuple[Translation, Prepared]:
         """Read and parse the body, and fetch its images; the body's memory is released at the end."""
-        with self.body_budget.account() as account:
+        with self.body_budget.account(http_request[CLIENT]) as account:
             body = await read_body(http_request, self.server, account)
+            ASKER.set(Asker(http_request[CLIENT], len(body)))
             prepared = await self.preparation.ready(min(PREPARATION_WAIT_S, self.queue.max_wait_s))
             translation = parse(body, prepared.bounds)
             request = translation.request

@@ -78,6 +78,8 @@ class Status(Collector):
         yield _gauge("child_generation", "Child process generations started.", child.generation)
         yield _counter("child_exits", "Exits of the child process by cause.", _exits(child), "cause")
         yield _gauge("child_memory_bytes", "Memory of the child process.", _memory_of(child), "kind")
+        about = "Requests that the child has answered since its start and that the proxy did not send."
+        yield _gauge("unaccounted_requests", about, child.unaccounted)
         yield _gauge("requests_running", "Requests that the child is working on.", gate.running)
         yield _gauge("requests_waiting", "Requests in the queue.", gate.waiting)
         about = "Running requests whose clients have disconnected."
@@ -95,6 +97,8 @@ class Status(Collector):
         yield _gauge("quarantined", "Suspected requests that are refused at present.", quarantined)
         about = "Part of the memory ceiling that may be used, as learned from crashes; 1 at first."
         yield _gauge("learned_ceiling_ratio", about, self._learned_limits.learned.share)
+        about = "Answers with other prompt tokens than were counted, since the tokenizer was loaded."
+        yield _gauge("count_differences", about, self._preparation.count_differences)
         yield _counter("log_lines_lost", "Log lines that could not be written.", lost_lines())
         if plan is not None:
             yield _gauge("memory_ceiling_bytes", "Memory that the child may use.", plan.ceiling.bytes)
@@ -110,6 +114,7 @@ class Status(Collector):
             "max_prompt_tokens": prepared.limits.max_prompt_tokens,
             "overflow_policy": prepared.limits.policy,
             "vocab_size": prepared.tokenizer.vocab_size,
+            "count_differences": self._preparation.count_differences,
             "warnings": prepared.tokenizer.warnings,
         }
 
@@ -183,6 +188,7 @@ def _child(child: ChildSnapshot) -> dict[str, Any]:
         "pid": child.pid,
         "port": child.port,
         "in_flight": child.in_flight,
+        "unaccounted_requests": child.unaccounted,
         "restarts": child.restarts,
         "exits_by_cause": _exits(child),
         "last_death": None if child.cause is None else death,

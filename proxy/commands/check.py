@@ -6,6 +6,7 @@ import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
+from proxy.config import open_files
 from proxy.config.api_keys import known_keys
 from proxy.config.folders import state_folder
 from proxy.config.loader import Loaded
@@ -20,6 +21,8 @@ def summary(loaded: Loaded) -> str:
     """One screen of text: what will run, then where each setting that is not a default was set."""
     lines = [f"The configuration is valid ({loaded.source})."]
     lines += [f"  {name:<14}{value}" for name, value in _rows(loaded.settings)]
+    shortages = open_files.shortages(open_files.hard_limit(), loaded.settings.server.max_connections)
+    lines += [f"warning: {shortage}" for shortage in shortages]
     if loaded.places:
         width = max(len(".".join(key)) for key in loaded.places)
         lines.append("Set in:")

@@ -11,6 +11,9 @@ Report = dict[str, Any]
 #: Rows of the memory history that are shown: about one per five seconds.
 _SHOWN_SAMPLES = 12
 
+#: What describing a report raises if its content is not as it was written.
+_DAMAGED = (ArithmeticError, AttributeError, LookupError, OSError, TypeError, ValueError)
+
 #: The name under which the newest report is asked for.
 _LAST = "last"
 
@@ -28,20 +31,30 @@ def listing(reports: Sequence[Report]) -> str:
     """List the crashes, one line each, the newest last."""
     if not reports:
         return "no crash has been recorded"
-    rows = [("id", "when", "cause", "in flight", "suspects", "then")]
+    rows: list[tuple[str, ...]] = [("id", "when", "cause", "in flight", "suspects", "then")]
     for report in reports:
-        work = report["in_flight"]
-        suspects = sum(1 for each in work if each["suspect"])
-        then = report["done"][-1]["what"] if report["done"] else "-"
-        rows.append((report["id"], _when(report), report["cause"], str(len(work)), str(suspects), then))
+        try:
+            rows.append(_row(report))
+        except _DAMAGED:
+            rows.append((str(report["id"]), "-", "the report is damaged", "-", "-", "-"))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
     return "\n".join(line.rstrip() for line in lines)
 
 
+def _row(report: Report) -> tuple[str, ...]:
+    work = report["in_flight"]
+    suspects = sum(1 for each in work if each["suspect"])
+    then = report["done"][-1]["what"] if report["done"] else "-"
+    return report["id"], _when(report), str(report["cause"]), str(len(work)), str(suspects), then
+
+
 def explanation(report: Report) -> str:
     """Describe one crash in full."""
-    return "\n".join(_explain(report))
+    try:
+        return "\n".join(_explain(report))
+    except _DAMAGED:
+        return f"{report['id']}  the report is damaged; --json prints what is there"
 
 
 def _explain(report: Report) -> Iterator[str]:

@@ -41,6 +41,8 @@ def read(path: Path) -> tuple[str, ...]:
     """
     try:
         mode = path.stat().st_mode
+        if not stat.S_ISREG(mode):  # reading a pipe or a device may never end
+            raise KeysUnreadable("is no regular file")
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise KeysUnreadable(getattr(error, "strerror", None) or "is not UTF-8 text") from error

@@ -7,7 +7,6 @@ import importlib.metadata
 import logging
 import os
 import platform
-import resource
 import shutil
 import sys
 from collections.abc import Awaitable, Callable, Sequence
@@ -16,9 +15,9 @@ from typing import TypeVar
 
 import orjson
 
-from proxy import startup
 from proxy.config.folders import cache_folder, state_folder
 from proxy.config.loader import ConfigurationError, load
+from proxy.config.open_files import hard_limit
 from proxy.config.settings import Settings
 from proxy.doctor import machine, trials
 from proxy.doctor import settings as setup
@@ -136,7 +135,13 @@ def _machine_checks(settings: Settings) -> list[tuple[str, Check]]:
         ("holder of a port", _judged(machine.port_holder, trials.port_seen)),
         ("end of a child", _judged(machine.exits, trials.exits)),
         ("no orphans", _judged(machine.orphans, lambda: trials.orphans(PROMISED_S))),
-        ("open files", _judged(machine.open_files, lambda: asyncio.to_thread(_open_files))),
+        (
+            "open files",
+            _judged(
+                lambda limit: machine.open_files(limit, settings.server.max_connections),
+                lambda: asyncio.to_thread(hard_limit),
+            ),
+        ),
     ]
 
 
@@ -180,12 +185,6 @@ def _installed(distribution: str) -> str | None:
         return importlib.metadata.version(distribution)
     except importlib.metadata.PackageNotFoundError:
         return None
-
-
-def _open_files() -> int | None:
-    startup.raise_file_limit()
-    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return None if soft == resource.RLIM_INFINITY else soft
 
 
 def _state(folder: Path) -> StateSeen:

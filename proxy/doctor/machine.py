@@ -6,6 +6,7 @@ import signal
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
+from proxy.config.open_files import SERVER_FILES, shortages
 from proxy.doctor.check_result import CheckResult, failed, ok, warning
 from proxy.doctor.serving import SIGINT_GRACE_S, ServedTrial
 from proxy.doctor.trials import MemoryRise, MlxRise, Orphans, PortSeen, ProcessSeen
@@ -21,8 +22,6 @@ _LEAST, _MOST = 0.75, 1.5
 _REPORT = "please report it with the output of `mlxguard-proxy doctor --json`"
 #: Flags without which the proxy cannot run the server.
 _NEEDED = ("--model", "--host", "--port")
-#: File descriptors that the default connection limit needs.
-_OPEN_FILES = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,12 +150,13 @@ def orphans(seen: Orphans) -> CheckResult:
     return ok(check, found)
 
 
-def open_files(limit: int | None) -> CheckResult:
-    """Whether enough files can be open for all connections; `limit` is the raised limit, or None."""
-    if limit is None or limit >= _OPEN_FILES:
-        return ok("open files", "no limit" if limit is None else f"up to {limit:,}")
-    advice = "Raise the hard limit (`ulimit -Hn`), or lower server.max_connections."
-    return warning("open files", f"up to {limit:,}", advice)
+def open_files(limit: int | None, max_connections: int) -> CheckResult:
+    """Whether enough files can be open for server and connections; `limit` is the hard limit, or None."""
+    found = "no limit" if limit is None else f"up to {limit:,}"
+    advice = " ".join(shortages(limit, max_connections))
+    if limit is not None and limit < SERVER_FILES:
+        return failed("open files", found, advice)
+    return warning("open files", found, advice) if advice else ok("open files", found)
 
 
 def served(seen: ServedTrial) -> Sequence[CheckResult]:

@@ -12,7 +12,8 @@ from aiohttp.http import HttpVersion11
 from proxy import errors
 from proxy.config.settings import ServerSettings
 from proxy.http.body_budget import BodyAccount
-from proxy.http.timeouts import body_deadline
+from proxy.http.connection import LAST
+from proxy.http.timeouts import BodyClock
 
 #: Encodings that aiohttp decodes; a body in any other would reach the parser as noise.
 _ENCODINGS = frozenset({"", "identity", "gzip", "deflate"})
@@ -35,28 +36,26 @@ async def read_body(request: web.Request, limits: ServerSettings, account: BodyA
         raise errors.UnsupportedEncoding("Content-Encoding must be gzip, deflate or identity.")
     await _send_continue(request)
     body = bytearray()
-    begun = time.monotonic()
+    clock = BodyClock(
+        time.monotonic(), total_s=limits.body_timeout_s, bytes_per_s=limits.body_min_bytes_per_s
+    )
     loop = asyncio.get_running_loop()
     try:
         async with asyncio.timeout(None) as scope:
             while True:
                 if not request.content.is_eof():  # usually it is: the body came together with the head
-                    deadline = body_deadline(
-                        begun,
-                        len(body),
-                        total_s=limits.body_timeout_s,
-                        bytes_per_s=limits.body_min_bytes_per_s,
-                    )
-                    scope.reschedule(loop.time() + deadline - time.monotonic())
+                    scope.reschedule(loop.time() + clock.deadline - time.monotonic())
                 if not (piece := await request.content.readany()):
                     return bytes(body)
                 if len(body) + len(piece) > limits.max_body_bytes:
                     _too_large()
                 account.add(len(piece))
+                clock.arrived(len(piece), time.monotonic())
                 body += piece
     except TimeoutError:
         raise errors.RequestTimeout("The request body did not arrive in time.") from None
     except web.RequestPayloadError:
+        request[LAST] = True  # where it ends is unknown
         raise errors.InvalidRequest("The request body is not framed or compressed as it says.") from None
 
 

@@ -16,7 +16,8 @@ from typing import Any
 
 from aiohttp import web
 from aiohttp.http import HttpVersion10, HttpVersion11
-from aiohttp.http_exceptions import LineTooLong
+from aiohttp.http_exceptions import ContentEncodingError, LineTooLong
+from aiohttp.streams import StreamReader
 
 from proxy import errors
 from proxy.config.settings import ServerSettings
@@ -98,7 +99,7 @@ class Site(web.BaseSite):
 class Connection(web.RequestHandler):
     """One aiohttp connection, counted against the limits and subject to the timeouts."""
 
-    __slots__ = ("_address", "_site", "_timeouts", "_verdict", "_wire")
+    __slots__ = ("_address", "_rest", "_site", "_timeouts", "_verdict", "_wire")
 
     def __init__(self, server: web.Server, site: Site) -> None:
         super().__init__(
@@ -115,6 +116,7 @@ class Connection(web.RequestHandler):
         self._site = site
         self._verdict = ConnectionVerdict.DROPPED
         self._address = ""
+        self._rest: StreamReader | None = None  # of a body whose request was answered before it had arrived
         self._wire: asyncio.Transport | None = None
         self._timeouts = ConnectionTimeouts(
             head_s=site.settings.header_timeout_s,
@@ -145,7 +147,9 @@ class Connection(web.RequestHandler):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        if data:
+        if self._rest is not None and self._rest.is_eof():
+            self._rest = None
+        if data and self._rest is None:  # else it is no head, and nobody waits for one
             self._timeouts.data_received(self._site.clock())
         super().data_received(data)
 
@@ -193,6 +197,7 @@ class Connection(web.RequestHandler):
             return await super().finish_response(request, resp, start_time)
         finally:
             self._timeouts.request_ended()
+            self._rest = None if request.content.is_eof() else request.content
             if request.get(LAST):
                 self.force_close()
 
@@ -225,6 +230,8 @@ class Connection(web.RequestHandler):
 
 def _translated(exc: BaseException | None, message: str | None) -> errors.GatewayError:
     """A parser's error as ours; its message has the sender's bytes in it, so it is not repeated."""
+    if isinstance(exc, ContentEncodingError):
+        return errors.UnsupportedEncoding("Content-Encoding must be gzip, deflate or identity.")
     if isinstance(exc, LineTooLong) or message == "Too many headers received":
         return errors.HeadTooLarge(
             f"The request line and each header may have {_MAX_LINE // 1024} KiB, "

@@ -71,10 +71,15 @@ def is_public(address: str) -> bool:
             return False
         if ip in _NAT64:
             return is_public(str(ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)))
+        if any(ip in block for block in _NOT_PUBLIC):
+            return False
     return ip.is_global and not ip.is_multicast
 
 
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
+#: Blocks that Python calls global: IPv4-compatible (::a.b.c.d) and translated addresses (RFC 2765), which may
+#: stand for any IPv4 address, local NAT64 prefixes (RFC 8215), and site-local addresses (RFC 3879).
+_NOT_PUBLIC = tuple(map(ipaddress.ip_network, ("::/96", "::ffff:0:0:0/96", "64:ff9b:1::/48", "fec0::/10")))
 
 
 class ImageFetch:

@@ -32,6 +32,9 @@ CLIENT = web.RequestKey("client", str)
 
 _ID = web.RequestKey("id", str)
 
+#: Set once the head of a response is on its way.
+_BEGUN = web.RequestKey("begun", bool)
+
 #: A client's own request id is used if it has this form, which is harmless in logs and headers.
 _SAFE_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}\Z")
 
@@ -77,19 +80,31 @@ async def _respond(request: web.Request, handler: Handler, access: AccessControl
         response = await _checked(request, handler, access)
     except errors.GatewayError as error:
         _log_refusal(request, error)
-        response = error_response(error, request.path)
+        response = _error_response(request, error)
     except web.HTTPException as refusal:
-        response = error_response(_translated(refusal), request.path)
+        response = _error_response(request, _translated(refusal))
     except (ConnectionResetError, asyncio.CancelledError):
         raise
     except Exception:  # the outermost frame of ours: a bug becomes a logged 500, never a reset
         log.exception("internal_error")
-        response = error_response(errors.InternalError(), request.path)
+        response = _error_response(request, errors.InternalError())
     if awaits_continue(request) or request.method == "CONNECT":
         request[LAST] = True  # it is unknown whether a body follows, or another protocol
     if request.get(LAST):
         response.force_close()
     return response
+
+
+def _error_response(request: web.Request, error: errors.GatewayError) -> web.Response:
+    """The response to a request that failed.
+
+    Raises:
+        ConnectionResetError: a response has already begun. A second head would be part of its body, so the
+            connection closes instead, before the end that the first response announced.
+    """
+    if request.get(_BEGUN):
+        raise ConnectionResetError("the response had begun")
+    return error_response(error, request.path)
 
 
 def _log_refusal(request: web.Request, error: errors.GatewayError) -> None:
@@ -130,6 +145,7 @@ def _check_sender(request: web.Request, access: AccessControl) -> None:
 
 async def add_headers(request: web.Request, response: web.StreamResponse) -> None:
     """Set the headers that every response has; an `on_response_prepare` signal, so streams have them too."""
+    request[_BEGUN] = True
     add_standard_headers(response, request.get(_ID))  # aiohttp refuses some requests before the middleware
     cors.allow(request, response)
 

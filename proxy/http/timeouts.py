@@ -8,8 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
-#: Seconds before a body's average rate counts: a laptop that swaps may pause that long without malice.
-_BODY_GRACE_S = 10.0
+#: Seconds over which a body's rate counts: a laptop that swaps may pause that long without malice.
+_RATE_S = 10.0
 
 
 class Lateness(Enum):
@@ -67,6 +67,29 @@ class ConnectionTimeouts:
         return None
 
 
-def body_deadline(begun: float, received: int, *, total_s: float, bytes_per_s: float) -> float:
-    """When more of a body must have arrived: by its average rate after a grace, at latest `total_s`."""
-    return begun + min(total_s, _BODY_GRACE_S + received / bytes_per_s)
+class BodyClock:
+    """Says until when more of a body must arrive.
+
+    The rate of the last seconds counts, so that a body that came fast at first cannot then be held open.
+
+    Args:
+        begun: when its head was complete.
+        total_s: longest time for the whole body.
+        bytes_per_s: least rate over each period of `_RATE_S`.
+    """
+
+    def __init__(self, begun: float, *, total_s: float, bytes_per_s: float) -> None:
+        self._end = begun + total_s
+        self._least = bytes_per_s * _RATE_S
+        self._since, self._arrived = begun, 0
+
+    def arrived(self, size: int, now: float) -> None:
+        """Note that `size` bytes arrived."""
+        self._arrived += size
+        if self._arrived >= self._least:
+            self._since, self._arrived = now, 0
+
+    @property
+    def deadline(self) -> float:
+        """When more must have arrived."""
+        return min(self._end, self._since + _RATE_S)

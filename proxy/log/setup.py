@@ -7,6 +7,7 @@ import logging.handlers
 import os
 import sys
 from collections.abc import Iterable
+from io import TextIOWrapper
 from pathlib import Path
 from secrets import token_hex
 from typing import TextIO
@@ -53,6 +54,11 @@ class _OutputHandler(_Counted):
 
 
 class _FileHandler(_Counted, logging.handlers.WatchedFileHandler):
+    def _open(self) -> TextIOWrapper:
+        """Make the file readable by its owner alone, as the names of clients are in it."""
+        fd = os.open(self.baseFilename, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        return os.fdopen(fd, "a", encoding=self.encoding)
+
     def emit(self, record: logging.LogRecord) -> None:
         try:
             super().emit(record)

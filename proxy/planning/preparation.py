@@ -9,8 +9,11 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+
+from tenacity import AsyncRetrying, retry_if_exception_type, wait_random_exponential
 
 from proxy.config.settings import RequestSettings, Settings
 from proxy.errors import RestartFailed, Unavailable
@@ -21,9 +24,11 @@ from proxy.planning.planner import Planner
 from proxy.planning.server_flags import server_flags
 from proxy.prompt.counter import TokenCounter, TokenizerInfo, TokenizerUnavailable
 from proxy.prompt.fit import Limits
+from proxy.prompt.worker_process import WorkerDied
 from proxy.request.allowlist import Allowlist, template_arguments
 from proxy.request.completion import Bounds
 from proxy.request.images import ImagePolicy
+from supervisor.aio import Tasks
 from supervisor.child.options import CannotStart, LaunchSpec
 from supervisor.lifecycle.causes import Cause
 from supervisor.memory_model.plan import Plan
@@ -33,6 +38,13 @@ log = logging.getLogger("mlxguard.preparation")
 
 #: The message for clients; the log and /readyz also have the reason, with paths.
 _NOT_LOADED = "The model or its tokenizer cannot be loaded."
+
+#: Suffixes of weights, which are no part of the tokenizer.
+_WEIGHTS = frozenset({".safetensors", ".bin", ".gguf", ".npz", ".pth"})
+
+#: Longest pause in seconds before the tokenizer's process is tried again, when the system has no file
+#: descriptor or memory for it.
+_LONGEST_PAUSE_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +58,7 @@ class Prepared:
 
 
 class Preparation:
-    """Resolves the model and starts the tokenizer worker once, and again only after a failure.
+    """Resolves the model, and starts the tokenizer worker: once, and again if the model's files have changed.
 
     Args:
         on_plan: called with each plan, before each start of the child.
@@ -71,7 +83,9 @@ class Preparation:
         self._planner = Planner(settings, cache_dir, limits)
         self.plan: Plan | None = None
         self._outcome: asyncio.Future[Prepared] = asyncio.get_running_loop().create_future()
+        self._tasks = Tasks()
         self._loading: asyncio.Task[None] | None = None
+        self._loaded_files: object = None  # those that the tokenizer worker has, or is about to have
 
     @property
     def prepared(self) -> Prepared | None:
@@ -83,6 +97,11 @@ class Preparation:
         """Why nothing can be prepared, or None while it may still be."""
         error = self._outcome.exception() if self._outcome.done() else None
         return error.reason if isinstance(error, RestartFailed) else None
+
+    @property
+    def count_differences(self) -> int:
+        """Answers whose usage differed from our count, since the tokenizer was loaded; 0 is right."""
+        return self._counter.differences
 
     async def prepare(self) -> LaunchSpec:
         """Plan how to start the child, and begin to load the tokenizer.
@@ -98,13 +117,26 @@ class Preparation:
             self._fail(str(failure))
             raise CannotStart(Cause.BAD_MODEL, str(failure)) from failure
         self.plan = await self._planned(folder)
+        await self._compare(await asyncio.to_thread(tokenizer_files, folder))
         if (prepared := self.prepared) is not None:  # limits that clients are told change at a restart only
             self._outcome = asyncio.get_running_loop().create_future()
             self._outcome.set_result(replace(prepared, limits=self._limits(prepared.tokenizer)))
         launch = self._launch(folder)
         if not self._outcome.done() and (self._loading is None or self._loading.done()):
-            self._loading = asyncio.create_task(self._load(folder, launch.argv), name="tokenizer")
+            self._loading = self._tasks.start(self._load(folder, launch.argv), "tokenizer", self._not_loaded)
         return launch
+
+    async def _compare(self, files: object) -> None:
+        """Begin anew if the child is about to read other files than the tokenizer worker has read."""
+        before, self._loaded_files = self._loaded_files, files
+        if before is None or before == files:
+            return
+        log.warning("model_files_changed")
+        if self._loading is not None and not self._loading.done():
+            self._loading.cancel()
+            await asyncio.wait((self._loading,))
+        if self._outcome.done():
+            self._outcome = asyncio.get_running_loop().create_future()
 
     async def replan(self, child: int) -> tuple[Plan, Plan] | None:
         """Plan for the machine as it is now, with the child's bytes; see `Planner.replan`."""
@@ -133,10 +165,16 @@ class Preparation:
         await self._counter.stop()
 
     async def _load(self, folder: Path, server_argv: Sequence[str]) -> None:
+        waiting = AsyncRetrying(
+            retry=retry_if_exception_type(OSError), wait=wait_random_exponential(max=_LONGEST_PAUSE_S)
+        )
         try:
-            tokenizer = await self._counter.start(folder, server_argv)
+            tokenizer: TokenizerInfo = await waiting(self._counter.start, folder, server_argv)
         except TokenizerUnavailable as failure:
             self._fail(str(failure))
+            return
+        except WorkerDied:
+            self._fail("the tokenizer's process died while it loaded, each time that it was tried")
             return
         log.info("model_prepared", extra={"vocab": tokenizer.vocab_size, "context": tokenizer.context_length})
         for warning in tokenizer.warnings:
@@ -146,6 +184,10 @@ class Preparation:
         if checked_by.sampling:
             log.info("model_sampling_defaults", extra={"fields": dict(checked_by.sampling)})
         self._outcome.set_result(Prepared(folder, tokenizer, self._limits(tokenizer), checked_by))
+
+    def _not_loaded(self, error: BaseException) -> None:
+        """A bug while loading: say so to the requests that wait, rather than let them wait in vain."""
+        self._fail(f"loading the tokenizer failed: {type(error).__name__}")
 
     async def _planned(self, folder: Path) -> Plan | None:
         """Plan for the machine as it is now; if that fails, the child runs with the server's defaults."""
@@ -198,6 +240,18 @@ class Preparation:
             mlx_cache_limit=fixed if fixed != "auto" else planned.value if planned else None,
             plan=self.plan,
         )
+
+
+def tokenizer_files(folder: Path) -> object:
+    """A value that changes with the files of a model that counting depends on: all but the weights."""
+    found = []
+    with suppress(OSError):
+        for file in sorted(folder.rglob("*")):
+            if file.suffix not in _WEIGHTS and file.is_file():
+                stat = file.stat()
+                name = file.relative_to(folder).as_posix()
+                found.append((name, stat.st_ino, stat.st_size, stat.st_mtime_ns))
+    return folder, tuple(found)
 
 
 def request_bounds(

@@ -8,17 +8,22 @@ request that it was working on is refused.
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import logging
 import sys
+from collections import deque
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import orjson
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
-from proxy.errors import InvalidRequest, Unavailable
+from proxy.errors import CountingStalled, InvalidRequest, Unavailable
 from proxy.prompt.conversation_delta import PROMPTS, Sender
+from proxy.prompt.turns import ASKER, CountingTurns, Turn
 from proxy.prompt.worker_process import TokenizerRefused, Worker, WorkerDied, WorkerStalled
 from proxy.request.completion import ChatPrompt, Prompt, TextPrompt
 from proxy.request.fields import mask_statuses
@@ -27,6 +32,11 @@ from proxy.request.template_traits import TemplateTraits, known, warnings
 log = logging.getLogger("mlxguard.tokens")
 
 _COMMAND = (sys.executable, "-P", "-m", "proxy.worker.main")  # -P: do not import from the current folder
+#: Prompts that stalled a worker are remembered, up to this number; they are refused at once until the
+#: tokenizer is loaded anew.
+_MOST_STALLED = 64
+#: A request is asked again this many times after the worker that had it has died or was stopped.
+_ASKED_AGAIN = 2
 #: Attempts at starting a worker that dies before it has loaded the tokenizer.
 _STARTS = 3
 #: What jinja2 raises about the template itself. Its text names attributes and filters, never the prompt.
@@ -96,9 +106,12 @@ class TokenCounter:
             most_pixels: most pixels of all images in one prompt.
         """
         self.info: TokenizerInfo | None = None
-        self._stall_s, self._load_s, self._most_pending = stall_s, load_s, most_pending
+        self._stall_s, self._load_s = stall_s, load_s
+        self._turns = CountingTurns(most_pending)
+        self._stalled: deque[bytes] = deque(maxlen=_MOST_STALLED)  # digests of prompts that stalled a worker
         self._most_pixels = most_pixels
         self._incremental = True
+        self.differences = 0  # answers whose usage differed from our count, since the tokenizer was loaded
         self._load: dict[str, Any] | None = None
         self._worker: Worker | None = None
         self._sender = Sender()
@@ -115,6 +128,8 @@ class TokenCounter:
         Raises TokenizerUnavailable.
         """
         await self.stop()
+        self._incremental, self.differences = True, 0
+        self._stalled.clear()
         self._load = {
             "model_path": str(model_path),
             "server_argv": list(server_argv),
@@ -197,7 +212,14 @@ class TokenCounter:
             request["prompt"] = prompt.fields()
         try:
             return await self._ask_worker(request)
-        except (TokenizerRefused, WorkerStalled, WorkerDied, TokenizerUnavailable, Unavailable) as error:
+        except (
+            TokenizerRefused,
+            WorkerStalled,
+            WorkerDied,
+            TokenizerUnavailable,
+            Unavailable,
+            OSError,
+        ) as error:
             log.warning("not_predicted", extra={"operation": do, "reason": type(error).__name__})
             return None
 
@@ -208,6 +230,7 @@ class TokenCounter:
 
     def check(self, ours: int, served: int) -> None:
         """Compare our count with the child's; after the first difference, encode every prompt in full."""
+        self.differences += ours != served
         if ours != served and self._incremental:
             log.error("count_drift", extra={"counted": ours, "served": served})
             self.count_in_full()
@@ -217,8 +240,11 @@ class TokenCounter:
         self._incremental = False
 
     async def _ask(self, request: dict[str, Any], prompt: Prompt) -> Any:
+        if self._stalled and _digest(prompt) in self._stalled:
+            raise _stalled(prompt)
+        turn = await self._turns.take(ASKER.get())
         try:
-            return await self._ask_worker({**request, "incremental": self._incremental})
+            return await self._ask_worker({**request, "incremental": self._incremental}, turn)
         except TokenizerRefused as refusal:
             error = client_error(refusal, prompt)
             log.warning("prompt_refused", extra={"kind": refusal.kind, "reason": str(error)})
@@ -226,9 +252,12 @@ class TokenCounter:
                 raise InvalidRequest(error.message, param="tools") from refusal
             raise error from refusal
         except WorkerStalled:
-            raise Unavailable("tokenizer_stalled") from None
-        except (WorkerDied, TokenizerUnavailable) as error:
+            self._stalled.append(_digest(prompt))
+            raise _stalled(prompt) from None
+        except (WorkerDied, TokenizerUnavailable, OSError) as error:  # OSError: no process could be started
             raise Unavailable("tokenizer_unavailable") from error
+        finally:
+            turn.left()
 
     async def _renders_without_tools(self, prompt: Prompt) -> bool:
         """Whether the tools are what the template fails on."""
@@ -241,16 +270,14 @@ class TokenCounter:
             return False
         return True
 
-    async def _ask_worker(self, request: dict[str, Any]) -> Any:
-        """The worker's result; asks a new worker once if this one dies."""
-        worker = await self._live_worker()
-        if len(worker) >= self._most_pending:
-            raise Unavailable("tokenizer_busy")
-        try:
-            return await worker.ask(self._packed(request))
-        except WorkerDied:
+    async def _ask_worker(self, request: dict[str, Any], turn: Turn | None = None) -> Any:
+        """The worker's result; asks new workers a few times if this one dies, as others may be the cause."""
+        for _ in range(_ASKED_AGAIN):
             worker = await self._live_worker()
-            return await worker.ask(self._packed(request))
+            with suppress(WorkerDied):
+                return await worker.ask(self._packed(request), turn)
+        worker = await self._live_worker()
+        return await worker.ask(self._packed(request), turn)
 
     def _packed(self, request: dict[str, Any]) -> dict[str, Any]:
         """The request without the messages that the worker already has. Must be sent at once."""
@@ -305,6 +332,14 @@ class TokenCounter:
         if load is not self._load:
             raise TokenizerUnavailable("stopped while it was loaded")
         return info
+
+
+def _digest(prompt: Prompt) -> bytes:
+    return hashlib.sha256(orjson.dumps(prompt.fields())).digest()
+
+
+def _stalled(prompt: Prompt) -> CountingStalled:
+    return CountingStalled("messages" if isinstance(prompt, ChatPrompt) else "prompt")
 
 
 def client_error(refusal: TokenizerRefused, prompt: Prompt) -> InvalidRequest | Unavailable:

@@ -12,6 +12,7 @@ from typing import Literal, Protocol
 
 from proxy.errors import InvalidRequest, PromptTooLong
 from proxy.prompt import truncation
+from proxy.prompt.characters import characters
 from proxy.prompt.compaction import OverflowHistory
 from proxy.prompt.truncation import Conversation
 from proxy.request.completion import ChatPrompt, CompletionRequest, Prompt, TextPrompt
@@ -24,6 +25,10 @@ _BYTES_PER_TOKEN = 3
 #: A cut leaves room for the completion that is asked for, up to this fraction of the context. A cut with room
 #: for one token of completion would be useless.
 _CONTEXT_PER_COMPLETION = 8
+#: A prompt of at most this many characters is always counted: that takes a few seconds at most.
+_EXACT_CHARACTERS = 1_000_000
+#: More characters than this per token have only prompts that are one long run of spaces, or the like.
+_MOST_CHARACTERS_PER_TOKEN = 32
 
 
 class Counter(Protocol):
@@ -127,7 +132,8 @@ async def fit(
     Raises PromptTooLong with exact numbers, and what `counter.count` raises.
     """
     limit, longest = limits.longest_prompt, limits.longest_compaction
-    count = await counter.count(request.prompt, longest)
+    far_over = None if longest is None or limits.policy == "truncate" else _far_over(request.prompt, longest)
+    count = far_over or await counter.count(request.prompt, longest)
     if count < 1:
         raise InvalidRequest("The prompt has no tokens.", param=request.prompt_field)
     whole = _Sendable(request.prompt, count)
@@ -146,6 +152,18 @@ async def fit(
         limit=limit,
         param=request.prompt_field,
     )
+
+
+def _far_over(prompt: Prompt, limit: int) -> int | None:
+    """An estimate of the tokens of a prompt that is certainly far over the limit, else None.
+
+    Tools, and the arguments of calls, count as well: rendering tens of megabytes of them keeps the worker
+    from the prompts of others for a minute.
+    """
+    size = characters(list(prompt.fields().values()))
+    if size <= max(_EXACT_CHARACTERS, limit * _MOST_CHARACTERS_PER_TOKEN):
+        return None
+    return max(2 * limit, size // _BYTES_PER_TOKEN)
 
 
 def _fitted(request: CompletionRequest, sent: _Sendable, before: int, limits: Limits) -> Fitted:

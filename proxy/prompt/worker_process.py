@@ -11,8 +11,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from proxy.prompt import frames
+from proxy.prompt.turns import Turn
 from supervisor.aio import Timer
 from supervisor.child.process import widen_pipe
+from supervisor.environment import without_secrets
 
 log = logging.getLogger("mlxguard.worker")
 
@@ -61,7 +63,7 @@ class Worker(asyncio.SubprocessProtocol):
         self.alive = True
         self._lifeline: int | None = lifeline
         self._ids = itertools.count()
-        self._pending: dict[int, asyncio.Future[Any]] = {}
+        self._pending: dict[int, tuple[asyncio.Future[Any], Turn | None]] = {}
         self._watchdog = Timer()
         self._notifications: list[dict[str, Any]] = []
         self._notify_timer = Timer()
@@ -75,7 +77,7 @@ class Worker(asyncio.SubprocessProtocol):
         end, lifeline = os.pipe()
         try:
             _, worker = await asyncio.get_running_loop().subprocess_exec(
-                lambda: cls(stall_s, lifeline), *command, str(end), pass_fds=(end,)
+                lambda: cls(stall_s, lifeline), *command, str(end), pass_fds=(end,), env=without_secrets()
             )
         except BaseException:
             os.close(lifeline)
@@ -100,16 +102,23 @@ class Worker(asyncio.SubprocessProtocol):
         """Number of requests without an answer."""
         return len(self._pending)
 
-    async def ask(self, request: dict[str, Any]) -> Any:
-        """The result of one request. Raises TokenizerRefused, WorkerStalled or WorkerDied."""
+    async def ask(self, request: dict[str, Any], turn: Turn | None = None) -> Any:
+        """The result of one request. Raises TokenizerRefused, WorkerStalled or WorkerDied.
+
+        `turn` is told when the worker has the request, and when it is done with it.
+        """
         if not self.alive:
             raise WorkerDied
         request_id = next(self._ids)
-        answer = self._pending[request_id] = asyncio.get_running_loop().create_future()
+        frame = self._frame({"id": request_id, **request})
+        answer = asyncio.get_running_loop().create_future()
+        self._pending[request_id] = (answer, turn)
+        if turn is not None:
+            turn.sent()
         try:
             if len(self._pending) == 1:
                 self._arm()
-            self._send({"id": request_id, **request})
+            self._stdin.write(frame)
             return await answer
         finally:
             if not answer.cancel() and not answer.cancelled():
@@ -121,12 +130,15 @@ class Worker(asyncio.SubprocessProtocol):
             self._notify_timer.set(_NOTIFY_S, self._send)
         self._notifications.append({"id": None, **request})
 
-    def _send(self, *requests: dict[str, Any]) -> None:
-        """Send notifications first, in the same frame: this keeps the order and wakes the process once."""
+    def _send(self) -> None:
+        self._stdin.write(self._frame())
+
+    def _frame(self, *requests: dict[str, Any]) -> bytes:
+        """A frame with all notifications first: this keeps the order and wakes the process once."""
         frame = frames.encode([*self._notifications, *requests])
         self._notifications.clear()
         self._notify_timer.clear()
-        self._stdin.write(frame)
+        return frame
 
     async def stop(self, grace_s: float) -> None:
         """Ask the process to end, and kill it after `grace_s`."""
@@ -159,8 +171,11 @@ class Worker(asyncio.SubprocessProtocol):
             return
         try:
             for answer in self._answers.feed(data):
-                self._settle(self._pending.pop(answer["id"]), answer)
+                waiting, turn = self._pending.pop(answer["id"])
+                self._settle(waiting, answer)
                 self._arm()
+                if turn is not None:
+                    turn.settled()
         except (ValueError, LookupError, TypeError):
             log.exception("worker_protocol_error", extra={"pid": self.pid})
             self._end()
@@ -188,10 +203,12 @@ class Worker(asyncio.SubprocessProtocol):
         self._cut_lifeline()
         self._watchdog.clear()
         self._notify_timer.clear()
-        for answer in self._pending.values():
+        pending, self._pending = self._pending, {}
+        for answer, turn in pending.values():
             if not answer.done():
                 answer.set_exception(WorkerDied())
-        self._pending.clear()
+            if turn is not None:
+                turn.settled()
 
     @staticmethod
     def _settle(waiting: asyncio.Future[Any], answer: dict[str, Any]) -> None:
@@ -210,7 +227,7 @@ class Worker(asyncio.SubprocessProtocol):
             self._watchdog.set(self.stall_s, self._give_up)
 
     def _give_up(self) -> None:
-        oldest = next(iter(self._pending.values()))
+        oldest, _ = next(iter(self._pending.values()))
         if not oldest.done():
             oldest.set_exception(WorkerStalled())
         log.error("worker_stalled", extra={"pid": self.pid, "stall_s": self.stall_s})

@@ -53,7 +53,10 @@ def judge_break(
     # child that is too busy to accept connections lives; its watch finds one that never will again.
     if how is BreakKind.NOT_CONNECTED:
         return BreakVerdict.REPLAY
-    # 3. The child lives, and could not read a tool call that the model wrote: another sample may be better.
+    # 3. The gateway itself lacked what it takes to connect: that proves nothing about the child.
+    if how is BreakKind.NOT_ASKED:
+        return BreakVerdict.UNAVAILABLE
+    # 4. The child lives, and could not read a tool call that the model wrote: another sample may be better.
     if not dead and (choked or how is BreakKind.CALL_LOST):
         again = not asked_again and answer.phase is not AnswerPhase.CONTENT
         return BreakVerdict.ASK_AGAIN if again else BreakVerdict.CALL_UNREADABLE

@@ -84,8 +84,9 @@ class Quarantine:
         """Attribute a death, and return what was in flight. Called before any of those requests goes on."""
         jobs = [job for job in self._running() if _at_work(job, death.generation)]
         before = self._ledger
-        self._limits.record_death(death)
-        if not death.external and not self._internal_requests():
+        if not death.unaccounted:
+            self._limits.record_death(death)
+        if not death.external and not death.unaccounted and not self._internal_requests():
             kind = MEMORY if death.memory else str(death.cause)
             self._change(blame.blame(before, jobs, kind, self._wall()))
         work = [self._describe(job, before) for job in jobs]

@@ -14,7 +14,7 @@ from proxy.relay.break_policy import BreakVerdict, judge_break
 from proxy.relay.quarantine import Quarantine
 from proxy.stream.answer import AnswerPhase
 from proxy.upstream.broken import BreakKind, UpstreamBroken
-from supervisor.child.generation import Generation
+from supervisor.child.generation import Death, Generation
 from supervisor.supervisor import Supervisor
 
 log = logging.getLogger("mlxguard.relay")
@@ -32,9 +32,14 @@ class Recovery:
 
         Raises the GatewayError that ends it otherwise.
         """
-        if broken.how is BreakKind.NOT_CONNECTED:
+        if broken.how in (BreakKind.NOT_CONNECTED, BreakKind.NOT_ASKED):
             job.answer.attempts -= 1
-        explained = broken.how in (BreakKind.INVALID, BreakKind.ENDED, BreakKind.CALL_LOST)
+        explained = broken.how in (
+            BreakKind.INVALID,
+            BreakKind.ENDED,
+            BreakKind.NOT_ASKED,
+            BreakKind.CALL_LOST,
+        )
         death = None if explained else await self._supervisor.judge(generation)
         ended = broken.how is BreakKind.ENDED
         choked = (
@@ -52,32 +57,20 @@ class Recovery:
             asked_anew=job.asked_anew,
             retried=job.retried,
         )
-        fields = {
-            "generation": generation.number,
-            "how": broken.how.name.lower(),
-            "cause": str(death.cause) if death else None,
-            "verdict": verdict.value,
-            "attempts": job.answer.attempts,
-        }
-        # The child's own words may quote a prompt; only the gateway's go into the log.
-        if broken.how in (BreakKind.CUT, BreakKind.NOT_CONNECTED):
-            fields["detail"] = broken.detail
-        log.warning("answer_failed", extra=fields)
+        _log_failure(job, generation, broken, death, verdict)
         match verdict:
-            case BreakVerdict.REPLAY:
-                return True
-            case BreakVerdict.RETRY:
-                job.retried = True
-                return True
-            case BreakVerdict.ASK_AGAIN:
-                job.ask_again()
-                return True
             case BreakVerdict.CALL_UNREADABLE:
                 return False
+            case BreakVerdict.RETRY:
+                job.retried = True
+            case BreakVerdict.ASK_AGAIN:
+                job.ask_again()
             case BreakVerdict.INVALID:
                 raise InvalidRequest(broken.detail) from broken
             case BreakVerdict.FAILED:
                 raise UpstreamFailed("answer_failed") from broken
+            case BreakVerdict.UNAVAILABLE if broken.how is BreakKind.NOT_ASKED:
+                raise Unavailable("out_of_files") from broken
             case BreakVerdict.UNAVAILABLE:
                 if job.answer.phase is not AnswerPhase.CONTENT:
                     if death is not None:
@@ -87,3 +80,20 @@ class Recovery:
                         smaller = max(1, job.fitted.prompt_tokens * 3 // 4)
                         raise job.too_long(smaller, NeverFits) from broken
                 raise Unavailable("child_died" if death else "no_memory") from broken
+        return True
+
+
+def _log_failure(
+    job: Job, generation: Generation, broken: UpstreamBroken, death: Death | None, verdict: BreakVerdict
+) -> None:
+    fields = {
+        "generation": generation.number,
+        "how": broken.how.name.lower(),
+        "cause": str(death.cause) if death else None,
+        "verdict": verdict.value,
+        "attempts": job.answer.attempts,
+    }
+    # The child's own words may quote a prompt; only the gateway's go into the log.
+    if broken.how in (BreakKind.CUT, BreakKind.NOT_CONNECTED, BreakKind.NOT_ASKED):
+        fields["detail"] = broken.detail
+    log.warning("answer_failed", extra=fields)

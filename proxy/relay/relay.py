@@ -103,6 +103,12 @@ class Relay:
                 raise
             job.outcome, job.reason = Outcome.CANCELLED, "cancelled"
             return await client.fail(errors.Cancelled())
+        except ClientGone:
+            raise
+        except Exception:  # a bug, or a fault of the system: a stream that has begun ends by the contract too
+            log.exception("internal_error")
+            job.outcome, job.reason = Outcome.FAILED, "internal_error"
+            return await client.fail(errors.InternalError())
         return await client.finish()
 
     def _completed(self, job: Job) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
 from contextlib import suppress
 
@@ -16,6 +17,8 @@ from proxy.relay.client import ClientGone, response_headers
 from proxy.stream.answer import AnswerPhase
 from proxy.stream.child_stream import StreamProgress
 from proxy.stream.keepalive import KeepaliveClock
+
+log = logging.getLogger("mlxguard.relay")
 
 
 class StreamingClient:
@@ -151,8 +154,13 @@ class StreamingClient:
             now = self._clock()
             if now < self._silence.due:
                 await asyncio.sleep(self._silence.due - now)
-            elif not await self._break_silence(now):
-                return
+                continue
+            try:
+                if not await self._break_silence(now):
+                    return
+            except Exception:  # the next silence is to be broken all the same
+                log.exception("keep_alive_failed")
+                self._silence.event_sent(now)
 
     async def _break_silence(self, now: float) -> bool:
         """Send a sign of life; False if the client has disconnected."""
@@ -178,8 +186,8 @@ class StreamingClient:
         async with self._opening:  # never in the middle of the headers
             keeper.cancel()
         await asyncio.wait([keeper])
-        if not keeper.cancelled():
-            keeper.result()
+        if not keeper.cancelled() and (error := keeper.exception()) is not None:
+            log.error("keep_alive_failed", exc_info=error)  # the answer itself is not harmed
 
 
 def _congested(http_request: web.Request) -> bool:

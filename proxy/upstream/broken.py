@@ -9,6 +9,7 @@ class BreakKind(Enum):
     """How an attempt ended without a complete answer."""
 
     NOT_CONNECTED = auto()  # the request never reached the child
+    NOT_ASKED = auto()  # the gateway itself lacked file descriptors or memory to ask
     CUT = auto()  # the answer stopped, or none came
     INVALID = auto()  # the child refused the request before it gave it to the model
     REJECTED = auto()  # the child answered with an error that can mean either

@@ -19,6 +19,7 @@ from proxy.upstream.http10 import Http10Connection, connected
 from supervisor.aio import Tasks
 from supervisor.child.command import HOST
 from supervisor.child.generation import Generation
+from supervisor.machine.system import is_own_shortage
 
 log = logging.getLogger("mlxguard.upstream")
 
@@ -89,6 +90,7 @@ class Upstream:
             async with _until(generation.died, grace_s=LAST_WORDS_S):
                 connection = await self._connected(generation)
                 on_asked()
+                generation.posts += 1
                 await connection.ask(path, body, fields)
                 asked = True
                 await connection.answered()
@@ -100,7 +102,9 @@ class Upstream:
             if connection is not None:
                 connection.abort()
             on_end(None)
-            how = BreakKind.NOT_CONNECTED if connection is None else BreakKind.CUT
+            how = BreakKind.CUT
+            if connection is None:
+                how = BreakKind.NOT_ASKED if is_own_shortage(error) else BreakKind.NOT_CONNECTED
             port = None if connection is None else connection.port
             raise UpstreamBroken(how, describe(error), port=port) from error
 

@@ -143,8 +143,7 @@ class Http10Connection:
 
     def interrupt(self, error: OSError) -> None:
         """Raise `error` in the reader that waits for bytes, if there is one."""
-        if self._reader is not None and not self._reader.done():
-            self._reader.set_exception(error)
+        self._fail_reader(error)
 
     def abort(self) -> None:
         """Close it at any point, by a reset: the other side's next write fails."""
@@ -214,7 +213,11 @@ class Http10Connection:
 
     def _take(self, data: bytes) -> None:
         if self._missing is None:
-            if not self._pieces and self._sink(data):
+            try:
+                if not self._pieces and self._sink(data):
+                    return
+            except Exception as error:  # noqa: BLE001 - the reader gets it; only the loop would see it here
+                self._fail_reader(error)
                 return
         else:
             data = data[: self._missing]
@@ -225,6 +228,10 @@ class Http10Connection:
             self._paused = True
             self._loop.remove_reader(self._fd)
         self._wake()
+
+    def _fail_reader(self, error: Exception) -> None:
+        if self._reader is not None and not self._reader.done():
+            self._reader.set_exception(error)
 
     def _wake(self) -> None:
         if self._reader is not None and not self._reader.done():

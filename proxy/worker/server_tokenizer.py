@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from proxy.prompt.characters import characters
 from proxy.request.images import image_urls
 from proxy.worker.images import ServerImages
 from proxy.worker.jinja_speedup import fast_lookups
@@ -203,7 +204,5 @@ class ServerTokenizer:
 
 
 def _characters(prompt: dict[str, Any]) -> int:
-    """A cheap estimate of the prompt's length in characters."""
-    if "prompt" in prompt:
-        return len(prompt["prompt"])
-    return sum(len(message.get("content") or "") for message in prompt["messages"])
+    """A cheap estimate of the prompt's length in characters, tools and arguments of calls included."""
+    return characters([value for name, value in prompt.items() if name in ("prompt", "messages", "tools")])

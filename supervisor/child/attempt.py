@@ -17,7 +17,7 @@ from supervisor.aio import Tasks
 from supervisor.child.command import command_line, environment, free_port
 from supervisor.child.generation import Death, Generation
 from supervisor.child.options import LaunchSpec, SupervisorOptions
-from supervisor.child.output import Transcript, dropped_connection
+from supervisor.child.output import Transcript, dropped_connection, is_answered_post
 from supervisor.child.process import Child, Exit
 from supervisor.child.watch import Watch
 from supervisor.lifecycle import memory_history
@@ -68,6 +68,8 @@ class Attempt:
         self.transcript = Transcript(self._on_line)
         self.history = MemoryHistory()
         self.free_before: int | None = None  # bytes, before it was started
+        self.unaccounted = 0  # requests that the child has answered and that this process did not send
+        self._posts_answered = 0
         self._options = options
         self._listener = listener
         self._tasks = tasks
@@ -87,6 +89,7 @@ class Attempt:
     async def launch(self, launch: LaunchSpec, session: aiohttp.ClientSession) -> None:
         """Start the process; there is no further wait once it has started. Raises OSError."""
         port = free_port()
+        system.total_memory()  # known from now on, also when nothing can be read any more
         self._launch, self.free_before = launch, system.free_memory()
         self._kills_before = system.system_kills()
         child = Child(self.transcript.feed)
@@ -103,15 +106,22 @@ class Attempt:
         """Watch the child from now on; `on_pid` is called in a thread."""
         assert self.child is not None
         assert self._watch is not None
-        self._watching = self._tasks.start(self._watch_child(self.child, self._watch, on_pid), "watch")
-        self._tasks.start(self._sample_memory(self.child), "memory")
+        self._watching = self._tasks.start(
+            self._watch_child(self.child, self._watch, on_pid), "watch", self._unwatched
+        )
+        self._tasks.start(self._sample_memory(self.child), "memory", self._unwatched)
+
+    def _unwatched(self, error: BaseException) -> None:
+        """Replace a child whose watch has failed: its end, or its memory, would go unnoticed."""
+        note = f"mlxguard: the watch failed: {type(error).__name__}: {error}"
+        self._listener.on_broken(self, Symptom.UNWATCHED, note)
 
     def stop_watching(self) -> None:
         if self._watching is not None:
             self._watching.cancel()
 
     async def _watch_child(self, child: Child, watch: Watch, on_pid: Callable[[int], None]) -> None:
-        await child.born
+        await asyncio.wait((child.born,))  # shared: to await it directly would cancel it for all
         if child.pid is not None:
             await asyncio.to_thread(on_pid, child.pid)
         if not await watch.first_token():
@@ -129,7 +139,8 @@ class Attempt:
         """Find out whether the child lives; concurrent callers share one examination."""
         assert self._watch is not None
         if self._examining is None or self._examining.done():
-            self._examining = self._tasks.start(self._watch.examine(self.generation), "examine")
+            examination = self._watch.examine(self.generation)
+            self._examining = self._tasks.start(examination, "examine", self._unwatched)
         return self._examining
 
     def die(self, symptom: Symptom, state: State, exit_: Exit | None = None, note: str = "") -> Death:
@@ -155,6 +166,7 @@ class Attempt:
             state,
             diagnosis.external,
             self.history.recent_active(time.monotonic()),
+            self.unaccounted,
         )
         if self.generation is not None and not self.generation.died.done():
             self.generation.died.set_result(self.death)
@@ -202,7 +214,7 @@ class Attempt:
         return self.history.pressure(time.monotonic(), system.total_memory(), since)
 
     async def _sample_memory(self, child: Child) -> None:
-        await child.born
+        await asyncio.wait((child.born,))
         for number in itertools.count():
             if child.exited.done():
                 return
@@ -232,7 +244,20 @@ class Attempt:
             self._footprint = system.memory_of(self.pid)
         return None if self.pid is None else self._footprint
 
+    def _on_answered_post(self) -> None:
+        """Compare what the child has answered with what was sent to it; its port is open to this machine."""
+        self._posts_answered += 1
+        sent = (self._watch.posts if self._watch else 0) + (self.generation.posts if self.generation else 0)
+        if self._posts_answered - sent > self.unaccounted:
+            self.unaccounted = self._posts_answered - sent
+            if self.unaccounted == 1:
+                extra = {"generation": self.number, "port": self.port}
+                log.warning("unaccounted_request", extra=extra)
+
     def _on_line(self, line: str) -> None:
+        if is_answered_post(line):
+            self._on_answered_post()
+            return
         if self.death is not None or self._watch is None:
             return
         if self.generation is None and port_taken(line):

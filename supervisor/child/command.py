@@ -9,10 +9,15 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from supervisor.child.options import LaunchSpec
+from supervisor.environment import without_secrets, without_settings
 
 _WRAPPER = Path(__file__).with_name("server_wrapper.py")
 
 HOST = "127.0.0.1"
+
+#: The server's flag for the web pages that may read its answers: all of them by default. No browser sends
+#: this value, as an origin has a scheme.
+_ORIGINS, _NO_ORIGIN = "--allowed-origins", "none.invalid"
 
 
 def free_port() -> int:
@@ -31,6 +36,8 @@ def has_telemetry(launch: LaunchSpec) -> bool:
 def command_line(launch: LaunchSpec, port: int, telemetry_fd: int) -> tuple[str, ...]:
     """The command and arguments to execute."""
     flags = (*launch.argv, "--host", HOST, "--port", str(port))
+    if not launch.command and _ORIGINS not in launch.argv:
+        flags = (*flags, _ORIGINS, _NO_ORIGIN)
     if not has_telemetry(launch):
         return (*(launch.command or server_command()), *flags)
     limit = "-" if launch.mlx_cache_limit is None else str(launch.mlx_cache_limit)
@@ -44,6 +51,9 @@ def server_command() -> tuple[str, ...]:
 
 
 def environment(launch: LaunchSpec, base: Mapping[str, str] = os.environ) -> dict[str, str]:
-    """This environment without MLXGUARD_ settings (among them keys), unbuffered, plus the configured one."""
-    inherited = {name: value for name, value in base.items() if not name.startswith("MLXGUARD_")}
+    """This environment without our settings, unbuffered, plus the configured one.
+
+    The installed server gets no secrets either; a command of the user's own may need them.
+    """
+    inherited = without_settings(base) if launch.command else without_secrets(base)
     return {**inherited, "PYTHONUNBUFFERED": "1", **launch.env}

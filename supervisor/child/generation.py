@@ -19,7 +19,8 @@ class Death:
 
     `advice`: empty until it has been worked out. `state`: the child's state at the time. `external`: a person
     or another program caused it, so no request is to blame. `active_bytes`: the most that MLX had active in
-    the last seconds; None without telemetry.
+    the last seconds; None without telemetry. `unaccounted`: requests that the child has answered and that the
+    gateway did not send: another program has found its port, so no request of ours is to blame.
     """
 
     generation: int
@@ -32,6 +33,7 @@ class Death:
     state: State
     external: bool = False
     active_bytes: int | None = None
+    unaccounted: int = 0
 
     @property
     def memory(self) -> bool:
@@ -75,6 +77,7 @@ class Generation:
         self.died: asyncio.Future[Death] = asyncio.get_running_loop().create_future()
         self.work: set[ChildWork] = set()
         self.reads = 0
+        self.posts = 0  # requests with a body that the gateway has sent to it
         self.silence_expected_until = 0.0
         self.telemetry = telemetry
         self._on_idle = on_idle
@@ -126,7 +129,7 @@ class ChildSnapshot:
     """The supervisor's state for status and metrics.
 
     `since` and `ready_since` are wall-clock seconds. `cause` and its texts are those of the last unplanned
-    death. `memory_bytes` is measured from outside.
+    death. `memory_bytes` is measured from outside. `unaccounted`: as in `Death`.
     """
 
     state: State
@@ -145,6 +148,7 @@ class ChildSnapshot:
     telemetry: Telemetry | None
     memory_bytes: int | None
     log_tail: tuple[str, ...]
+    unaccounted: int = 0
 
 
 @dataclass(frozen=True, slots=True)

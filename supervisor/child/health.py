@@ -9,6 +9,8 @@ from enum import Enum, auto
 
 import aiohttp
 
+from supervisor.machine.system import is_own_shortage
+
 #: Seconds between two looks at a serving child.
 TICK_S = 0.5
 
@@ -22,6 +24,7 @@ class Health(Enum):
     DEAD = auto()  # 503: the generation thread is dead
     REFUSED = auto()  # connection refused or broken
     SILENT = auto()
+    NOT_ASKED = auto()  # for want of file descriptors here: says nothing about the child
 
 
 class ProbeAnswer(Enum):
@@ -29,6 +32,7 @@ class ProbeAnswer(Enum):
     ERROR = auto()  # an HTTP status that is not 200, or a 200 without a token
     REFUSED = auto()
     SILENT = auto()
+    NOT_ASKED = auto()
 
 
 class Probe:
@@ -37,6 +41,7 @@ class Probe:
     def __init__(self, session: aiohttp.ClientSession, port: int) -> None:
         self._session = session
         self._url = f"http://127.0.0.1:{port}"
+        self.posts = 0  # canaries that were sent
         self.refusal = ""  # the last canary's response, for an explanation
 
     async def health(self, timeout_s: float = HEALTH_TIMEOUT_S) -> Health:
@@ -47,14 +52,15 @@ class Probe:
                 return Health.DEAD if response.status == 503 else Health.OK
         except TimeoutError:
             return Health.SILENT
-        except (aiohttp.ClientError, OSError):
-            return Health.REFUSED
+        except (aiohttp.ClientError, OSError) as error:
+            return Health.NOT_ASKED if is_own_shortage(error) else Health.REFUSED
 
     async def canary(self, timeout_s: float | None) -> ProbeAnswer:
         """Ask for one token. The prompt is minimal, because it enters the server's prompt cache."""
         body = {"model": "default_model", "prompt": "a", "max_tokens": 1, "stream": False}
         try:
             limit, url = aiohttp.ClientTimeout(total=timeout_s), f"{self._url}/v1/completions"
+            self.posts += 1
             async with self._session.post(url, json=body, timeout=limit) as response:
                 text = await response.text(errors="replace")
                 self.refusal = f"HTTP {response.status} {text[:300]}"
@@ -64,8 +70,8 @@ class Probe:
             return ProbeAnswer.SILENT
         except ValueError:
             return ProbeAnswer.ERROR
-        except (aiohttp.ClientError, OSError):
-            return ProbeAnswer.REFUSED
+        except (aiohttp.ClientError, OSError) as error:
+            return ProbeAnswer.NOT_ASKED if is_own_shortage(error) else ProbeAnswer.REFUSED
 
 
 def _has_token(answer: object) -> bool:

@@ -59,12 +59,19 @@ class MemoryWait:
 async def wait_for_memory(before: int, used: int) -> tuple[float, int]:
     """Wait until `before` bytes are free again, or no more of the `used` bytes come back.
 
-    Returns the seconds waited, and the bytes that did not come back.
+    Returns the seconds waited, and the bytes that did not come back. Memory that cannot be read is not waited
+    for.
     """
-    began, free = time.monotonic(), system.free_memory()
+    began, free = time.monotonic(), _free_memory(before)
     wait = MemoryWait(before, used, system.total_memory(), began, free, began)
     while not wait.over(free, time.monotonic()):
         await asyncio.sleep(_LOOK_S)
-        free = system.free_memory()
+        free = _free_memory(before)
         wait = wait.seen(free, time.monotonic())
     return round(time.monotonic() - began, 2), wait.missing(free)
+
+
+def _free_memory(unknown: int) -> int:
+    """Bytes that are free now, or `unknown` if the system does not tell."""
+    free = system.free_memory()
+    return unknown if free is None else free

@@ -98,6 +98,12 @@ def dropped_connection(line: str) -> int | None:
     return None if found is None else int(found[1])
 
 
+def is_answered_post(line: str) -> bool:
+    """Whether it is the access line of a POST: the server writes it when it begins to answer."""
+    access = _ACCESS.match(line)
+    return access is not None and access["what"].startswith("POST ")
+
+
 def _is_health_check(line: str) -> bool:
     """Whether it is the access line of /health, asked twice a second: they would displace all other lines."""
     access = _ACCESS.match(line)

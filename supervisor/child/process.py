@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import fcntl
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -17,12 +18,16 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, TypeVar
 
 import psutil
 
 from supervisor.child.keeper import signal_group
 from supervisor.child.output import Lines
+
+log = logging.getLogger("mlxguard.child")
+
+_T = TypeVar("_T")
 
 _KEEPER = Path(__file__).with_name("keeper.py")
 
@@ -137,11 +142,11 @@ class Child:
         match word:
             case "pid":
                 self.pid = int(number)
-                self.born.set_result(None)
+                _resolve(self.born, None)
             case "exit":
-                self._ended.set_result(Exit(int(number), None))
+                _resolve(self._ended, Exit(int(number), None))
             case "signal":
-                self._ended.set_result(Exit(None, int(number)))
+                _resolve(self._ended, Exit(None, int(number)))
 
     def _on_sample(self, line: bytes) -> None:
         self.telemetry = Telemetry(at=time.monotonic(), **json.loads(line))
@@ -149,12 +154,15 @@ class Child:
     async def _end(self) -> None:
         """Publish the child's end once the keeper has reported it or was itself killed."""
         await asyncio.wait((self._ended, self._status.ended), return_when=asyncio.FIRST_COMPLETED)
-        exit_ = self._ended.result() if self._ended.done() else await self._end_without_keeper()
+        try:
+            exit_ = self._ended.result() if self._ended.done() else await self._end_without_keeper()
+        except Exception:  # an end that is never published would be waited for without end
+            log.exception("child_end_unclear", extra={"pid": self.pid})
+            exit_ = Exit(None, None)
         await asyncio.wait((self._output.ended,), timeout=LAST_OUTPUT_S)
-        self.exited.set_result(exit_)
+        _resolve(self.exited, exit_)
         self.abandon()
-        if not self.born.done():
-            self.born.set_result(None)
+        _resolve(self.born, None)
         if self._keeper is not None:
             await asyncio.to_thread(self._keeper.wait)
 
@@ -164,6 +172,12 @@ class Child:
             self.kill()
             await asyncio.sleep(0.02)
         return Exit(None, None)
+
+
+def _resolve(future: asyncio.Future[_T], result: _T) -> None:
+    """Set a result, unless a waiter was cancelled, and the future with it, or the end came first."""
+    if not future.done():
+        future.set_result(result)
 
 
 def _start_keeper(
@@ -190,11 +204,13 @@ def widen_pipe(pipe: int, size: int) -> None:
 
 
 def is_running(pid: int) -> bool:
-    """Whether the process runs; a zombie that has not been reaped yet does not."""
+    """Whether the process runs, or may run; a zombie that has not been reaped yet does not."""
     try:
         return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return False
+    except (psutil.Error, OSError):
+        return True
 
 
 def kill_group(pid: int) -> None:

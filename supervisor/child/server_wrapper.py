@@ -20,6 +20,8 @@ import signal
 import sys
 import threading
 import time
+import traceback
+from collections.abc import Callable
 from types import ModuleType
 
 #: Seconds between two samples.
@@ -108,7 +110,20 @@ def main() -> None:
         mx.set_cache_limit(int(cache_limit))
     loaded.set()
     sys.argv = ["mlx_lm.server", *arguments]
-    server.main()
+    run(server.main)
+
+
+def run(serve: Callable[[], object]) -> None:
+    """Run the server; an exception that ends its main thread ends the process.
+
+    Python would otherwise wait for the server's other threads, which never end: a process that serves nobody.
+    """
+    try:
+        serve()
+    except Exception:  # noqa: BLE001 - whatever it is
+        traceback.print_exc()
+        sys.stderr.flush()
+        os._exit(1)
 
 
 if __name__ == "__main__":

@@ -69,6 +69,11 @@ class Watch:
         self._refusals = 0
         self._cpu, self._cpu_at, self._cpu_beat = 0.0, 0.0, 0
 
+    @property
+    def posts(self) -> int:
+        """Canaries that were sent."""
+        return self._probe.posts
+
     # Until the first token
 
     async def first_token(self) -> bool:
@@ -119,6 +124,9 @@ class Watch:
             if health is Health.DEAD:
                 self._on_broken(Symptom.THREAD_DEAD, "")
                 return
+            if health is Health.NOT_ASKED:  # the silence would be ours
+                stalls.reset(time.monotonic())
+                continue
             signs = self._signs(generation, heard=health is Health.OK)
             stall = stalls.tick(signs, now=time.monotonic(), wall=time.time())
             if stall is Stall.NONE:
@@ -131,7 +139,8 @@ class Watch:
 
     async def _wedged(self, generation: Generation, before: Signs, stall: Stall) -> bool:
         answer = await self._probe.canary(self._canary_timeout_s)
-        return answer is not ProbeAnswer.TOKEN and not moved(before, self._signs(generation), stall)
+        silent = answer not in (ProbeAnswer.TOKEN, ProbeAnswer.NOT_ASKED)
+        return silent and not moved(before, self._signs(generation), stall)
 
     def _signs(self, generation: Generation, *, heard: bool = True) -> Signs:
         telemetry, memory = self._child.telemetry, tuple[int, ...]()

@@ -30,6 +30,9 @@ _DEFAULTS = {
     "--decode-concurrency": 32,
 }
 
+#: The hard limit on open files that mlx-lm sets at its import (mlx_lm/utils.py), and fails if it is lower.
+_MLX_LM_FILES = 4096
+
 _ERROR = re.compile(r"^[\w.]*(Error|Exception)\b.*")
 _REFUSED_FLAGS = re.compile(r"error: unrecognized arguments: (.*)")
 
@@ -208,6 +211,14 @@ def _more_processes(facts: DeathFacts) -> str:
     return f"Free memory, or raise the limits: ulimit -n {wanted} for open files, ulimit -u for processes."
 
 
+def _more_files(facts: DeathFacts) -> str:
+    return (
+        f"The hard limit on open files must be at least {_MLX_LM_FILES} (the proxy may now open "
+        f"{facts.open_files}): run `ulimit -Hn {_MLX_LM_FILES}` as root before the proxy, or set LimitNOFILE "
+        "in its service."
+    )
+
+
 def _read_log(facts: DeathFacts) -> str:
     last = next((line for line in reversed(facts.last_lines) if line.strip()), None)
     return "Its log is empty." if last is None else f"The last line of its log: {last.strip()[:200]}"
@@ -228,4 +239,5 @@ _ADVICE: dict[Cause, Callable[[DeathFacts], str]] = {
     Cause.SERVER_MISSING: _install,
     Cause.PORT_TAKEN: lambda _: "Nothing: another port is tried.",
     Cause.SPAWN_FAILED: _more_processes,
+    Cause.FILE_LIMIT: _more_files,
 }

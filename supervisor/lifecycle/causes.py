@@ -29,6 +29,8 @@ class Cause(StrEnum):
     UNSUPPORTED_FLAG = "unsupported_flag"
     SERVER_MISSING = "server_missing"
     SPAWN_FAILED = "spawn_failed"
+    FILE_LIMIT = "file_limit"
+    WATCH_FAILED = "watch_failed"
     OWN_STOP = "own_stop"
     RECYCLED = "recycled"
     UNKNOWN = "unknown"
@@ -45,6 +47,7 @@ class Symptom(StrEnum):
     PORT_TAKEN = "port_taken"
     STOPPED = "stopped"  # by the supervisor, for good
     RECYCLED = "recycled"  # by the supervisor, to start again
+    UNWATCHED = "unwatched"  # the watch itself failed, so that no other end would be noticed
 
 
 #: A child with one of these symptoms will not react to SIGINT, so its stop begins with SIGTERM.
@@ -85,6 +88,10 @@ CAUSE_INFO: dict[Cause, CauseInfo] = {
     ),
     Cause.SERVER_MISSING: CauseInfo("mlx_lm.server could not be run.", retry=Retry.NEVER),
     Cause.SPAWN_FAILED: CauseInfo("The system refused to start a process."),
+    Cause.FILE_LIMIT: CauseInfo(
+        "The limit on open files is lower than mlx_lm needs to start.", retry=Retry.NEVER
+    ),
+    Cause.WATCH_FAILED: CauseInfo("The proxy could no longer watch the server, and replaced it to be safe."),
     Cause.OWN_STOP: CauseInfo("The server was stopped by the proxy.", retry=Retry.FREE),
     Cause.RECYCLED: CauseInfo("The server was restarted as planned.", retry=Retry.FREE),
     Cause.UNKNOWN: CauseInfo("The server ended for an unknown reason."),

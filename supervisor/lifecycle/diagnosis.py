@@ -86,6 +86,8 @@ _LOADING_SIGNATURES = (
     (Cause.PORT_TAKEN, r"Address already in use"),
     (Cause.UNSUPPORTED_FLAG, r"error: (unrecognized arguments|argument -|ambiguous option)"),
     (Cause.SERVER_MISSING, r"No module named ('mlx(_lm)?'|mlx_lm$)|^mlxguard: cannot run"),
+    # resource.setrlimit, which mlx_lm/utils.py calls when it is imported.
+    (Cause.FILE_LIMIT, r"^ValueError: not allowed to raise maximum limit"),
     (Cause.BAD_MODEL, r"Model type .* not supported"),
     (Cause.BAD_MODEL, r"ValueError: (Missing|Received) \d+ parameters"),
     (Cause.BAD_MODEL, r"FileNotFoundError: .*(config\.json|[Ss]afetensors)"),
@@ -121,6 +123,8 @@ _OTHERWISE = {
 
 def diagnose(evidence: Evidence, *, loading: bool) -> Diagnosis:
     """Find the cause of one death. `loading`: the generation had not yet produced its first token."""
+    if evidence.symptom is Symptom.UNWATCHED:  # a fault of the proxy: no request is to blame
+        return Diagnosis(Cause.WATCH_FAILED, CAUSE_INFO[Cause.WATCH_FAILED].explanation, external=True)
     cause = _CERTAIN.get(evidence.symptom) or _by_text(evidence.last_lines, loading) or _by_status(evidence)
     if (act := _external_act(cause, evidence)) is not None:
         return Diagnosis(cause, act, external=True)

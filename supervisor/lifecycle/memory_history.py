@@ -26,7 +26,7 @@ class MemorySample:
     """
 
     at: float
-    free: int
+    free: int | None
     footprint: int | None = None
     active: int | None = None
     peak: int | None = None
@@ -74,13 +74,13 @@ class MemoryHistory:
     def other_growth(self, free_before: int | None) -> int | None:
         """Bytes of RAM that other programs took since `free_before`, measured before the child's start."""
         last = self.last()
-        if free_before is None or last is None or last.footprint is None:
+        if free_before is None or last is None or last.footprint is None or last.free is None:
             return None
         return max(0, free_before - last.footprint - last.free)
 
     def pressure(self, now: float, total: int, system_kills: int | None) -> MachinePressure:
         """How short of memory the machine was at the death. `system_kills`: since the launch."""
-        recent = [sample.free for sample in self._samples if now - sample.at <= _JUST_BEFORE_S]
+        recent = [s.free for s in self._samples if now - s.at <= _JUST_BEFORE_S and s.free is not None]
         return MachinePressure(system_kills, min(recent) / total if recent else None)
 
     def table(self, now: float) -> dict[str, Any]:

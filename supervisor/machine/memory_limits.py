@@ -18,15 +18,24 @@ from supervisor.memory_model.ceiling import Readings
 _MIB = 2**20
 #: Without a limit, cgroup v1 reports the largest multiple of a page, which is above this.
 _NO_LIMIT = 2**62
+#: What reading a file of a control group raises where there is no such group, or this process may not see it.
+_NO_SUCH_FILE = (FileNotFoundError, NotADirectoryError, PermissionError)
 
 
 def read(backend: str, working_set: int | None) -> Readings:
-    """Read all limits now. `backend` and `working_set` come from the tracing process: only MLX knows them."""
+    """Read all limits now. `backend` and `working_set` come from the tracing process: only MLX knows them.
+
+    Raises:
+        OSError: a limit that exists cannot be read now. To leave it out would promise memory that is not
+            there.
+    """
+    if (available := free_memory()) is None:
+        raise OSError("the system does not report its free memory now")
     limit, used = cgroup_memory() or (None, 0)
     gpu_total, gpu_free = (nvidia_memory() if backend == "cuda" else None) or (None, None)
     return Readings(
         total=total_memory(),
-        available=free_memory(),
+        available=available,
         backend=backend,
         working_set=working_set,
         wired_limit=wired_limit(),
@@ -47,7 +56,7 @@ def cgroup_memory(
     """
     try:
         lines = membership.read_text(encoding="ascii").splitlines()
-    except OSError:
+    except _NO_SUCH_FILE:
         return None
     found = [reading for line in lines for reading in _groups(root, line)]
     return min(found, key=lambda reading: reading[0] - reading[1], default=None)
@@ -76,7 +85,7 @@ def _group(folder: Path, limit: str, used: str, inactive: str) -> tuple[int, int
         most = (folder / limit).read_text(encoding="ascii").strip()
         now = int((folder / used).read_text(encoding="ascii"))
         statistics = (folder / "memory.stat").read_text(encoding="ascii")
-    except OSError:
+    except _NO_SUCH_FILE:
         return None
     if most == "max" or int(most) >= _NO_LIMIT:
         return None

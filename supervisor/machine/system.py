@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import functools
 import os
 import subprocess
@@ -24,11 +25,24 @@ _RUSAGE_INFO_V0 = 0
 _WORDS = 10
 _PHYS_FOOTPRINT = 7
 
+#: What reading about a process raises: psutil's errors, and those of the system, such as EMFILE when no file
+#: descriptor is left for /proc.
+_UNREADABLE = (psutil.Error, OSError)
+
+#: Errors that say what this process lacks, and nothing about the other side of a connection: descriptors,
+#: memory for a socket, a free local port.
+_OWN_SHORTAGES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS, errno.EADDRNOTAVAIL})
+
 #: Seconds that the command `sysctl` may take.
 _SYSCTL_S = 5.0
 
 
 _T = TypeVar("_T")
+
+
+def is_own_shortage(error: BaseException) -> bool:
+    """Whether connecting failed for want of something that this process lacks, such as file descriptors."""
+    return isinstance(error, OSError) and error.errno in _OWN_SHORTAGES
 
 
 class _RusageInfoV0(ctypes.Structure):
@@ -57,8 +71,8 @@ def memory_of_members(pid: int, members: Sequence[int]) -> int | None:
 
 def group(pid: int) -> list[int]:
     """Pids of the process and of its descendants in its process group; walks the process table."""
-    members = []
-    with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied):
+    members = [pid]
+    with contextlib.suppress(*_UNREADABLE):
         leader = psutil.Process(pid)
         members = [leader.pid, *(child.pid for child in leader.children(recursive=True))]
     return [member for member in members if _in_group(member, pid)]
@@ -67,15 +81,15 @@ def group(pid: int) -> list[int]:
 def _in_group(pid: int, group_id: int) -> bool:
     try:
         return os.getpgid(pid) == group_id
-    except (ProcessLookupError, PermissionError):
+    except OSError:
         return False
 
 
 def _ask(pid: int, question: Callable[[psutil.Process], _T]) -> _T | None:
-    """The answer about a process; None if it is gone or not accessible."""
+    """The answer about a process; None if it is gone or cannot be read."""
     try:
         return question(psutil.Process(pid))
-    except (psutil.NoSuchProcess, psutil.AccessDenied):
+    except _UNREADABLE:
         return None
 
 
@@ -102,14 +116,18 @@ def cpu_seconds(pid: int) -> float | None:
     return None if times is None else float(times.user + times.system)
 
 
+@functools.cache
 def total_memory() -> int:
-    """Bytes of RAM."""
+    """Bytes of RAM. Raises OSError only as long as it could never be read."""
     return int(psutil.virtual_memory().total)
 
 
-def free_memory() -> int:
-    """Bytes of RAM available without swapping."""
-    return int(psutil.virtual_memory().available)
+def free_memory() -> int | None:
+    """Bytes of RAM available without swapping; None if it cannot be read now."""
+    try:
+        return int(psutil.virtual_memory().available)
+    except _UNREADABLE:
+        return None
 
 
 def sysctl(name: str) -> str | None:
@@ -158,10 +176,10 @@ def listens(pid: int, port: int) -> bool | None:
         try:
             if _listens(psutil.Process(member), port):
                 return True
-        except psutil.AccessDenied:
-            return None
         except psutil.NoSuchProcess:
             continue
+        except _UNREADABLE:
+            return None
     return False
 
 
@@ -175,10 +193,11 @@ def holder_of_port(port: int) -> str | None:
 
     macOS shows ordinary users only their own processes, so each process is asked separately.
     """
-    for process in psutil.process_iter(["name"]):
-        with contextlib.suppress(psutil.AccessDenied, psutil.NoSuchProcess):
-            if _listens(process, port):
-                return f"{process.info['name']} (pid {process.pid})"
+    with contextlib.suppress(*_UNREADABLE):
+        for process in psutil.process_iter(["name"]):
+            with contextlib.suppress(*_UNREADABLE):
+                if _listens(process, port):
+                    return f"{process.info['name']} (pid {process.pid})"
     return None
 
 

@@ -17,7 +17,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from supervisor.environment import without_secrets
+
 log = logging.getLogger("mlxguard.model")
+
+#: The variables with which the hub's client authenticates a download.
+_HUB_TOKENS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
 
 #: The value of `[model] path` that stands for the embedded model.
 EMBEDDED = "tiny"
@@ -218,6 +223,7 @@ async def _python(module: str, *arguments: str, read: Callable[[str], None]) -> 
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
+        env=without_secrets(keep=_HUB_TOKENS),
         start_new_session=True,  # Ctrl-C is for the gateway, which then decides
     )
     assert process.stdin and process.stdout and process.stderr

@@ -31,5 +31,5 @@ class Saver:
             write = self._pending.pop(name)
             try:
                 await asyncio.to_thread(write)
-            except OSError as error:
+            except Exception as error:  # noqa: BLE001 - the other files are written all the same
                 log.warning("state_not_saved", extra={"name_of_file": name, "error": str(error)})

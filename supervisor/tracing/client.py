@@ -8,7 +8,8 @@ import json
 import logging
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from supervisor.child.command import server_command
+from supervisor.environment import without_secrets
 from supervisor.machine.memory_limits import wired_limit
 from supervisor.machine.system import total_memory
 from supervisor.machine.versions import versions
@@ -53,10 +55,16 @@ async def trace_model(folder: Path, cache_dir: Path, *, trusted: bool = False) -
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     file = cache_dir / "traces" / f"{_fingerprint(folder, trusted)}.json"
     document = _cached(file)
-    if document is None:
-        document = await _run_trace(folder, trusted)
-        if "device" in document:  # it ran to its end: the result will be the same next time
-            _store(file, document)
+    if document is not None:
+        with suppress(ValueError, TypeError):  # damaged: trace it again
+            return _understood(document, config)
+    document = await _run_trace(folder, trusted)
+    if "device" in document:  # it ran to its end: the result will be the same next time
+        _store(file, document)
+    return _understood(document, config)
+
+
+def _understood(document: Mapping[str, Any], config: Mapping[str, Any]) -> Traced:
     device = document.get("device", {})
     if (traced := document.get("traced")) is not None:
         return _TRACED.validate_python({**traced, **device})
@@ -73,12 +81,16 @@ async def offered_flags(command: Sequence[str], cache_dir: Path) -> frozenset[st
     """
     file = cache_dir / "traces" / f"help-{_digest(*versions())}.json"
     known = None if command else _cached(file)
-    if known is None:
+    if known is None or not _is_list_of_flags(known.get("flags")):
         output = await _output((*(command or server_command()), "--help"), _HELP_S)
         known = {"flags": sorted(set(_OPTION.findall(output or "")))}
         if known["flags"] and not command:  # another environment may change unnoticed
             _store(file, known)
     return frozenset(known["flags"])
+
+
+def _is_list_of_flags(flags: object) -> bool:
+    return isinstance(flags, list) and bool(flags) and all(isinstance(flag, str) for flag in flags)
 
 
 async def _run_trace(folder: Path, trusted: bool) -> dict[str, Any]:
@@ -103,6 +115,7 @@ async def _output(command: Sequence[str], limit_s: float) -> str | None:
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.DEVNULL,
+            env=without_secrets(),
             start_new_session=True,  # Ctrl-C is for the gateway, which then decides
         )
     except OSError as error:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import errno
+import inspect
 import logging
 import os
 import resource
@@ -57,3 +60,27 @@ def test_an_address_of_another_machine_is_a_fault_of_the_configuration(
     with caplog.at_level(logging.ERROR, "mlxguard"):
         assert startup.serve(settings, "a test") == ExitCode.CONFIGURATION
     assert "192.0.2.1" in vars(caplog.records[0])["reason"]
+
+
+def test_a_flood_of_failed_accepts_is_one_line(caplog: pytest.LogCaptureFixture) -> None:
+    now = 0.0
+    handler = startup.LoopErrors(lambda: now + 100.0)
+    loop = asyncio.new_event_loop()
+    context = {
+        "message": "socket.accept() out of system resource",
+        "exception": OSError(errno.EMFILE, "Too many open files"),
+    }
+    with caplog.at_level(logging.ERROR, "mlxguard"):
+        for _ in range(500):
+            handler(loop, context)
+        now = 11.0
+        handler(loop, context)
+        handler(loop, {"message": "Task exception was never retrieved", "exception": ValueError("why")})
+    loop.close()
+    assert [record.getMessage() for record in caplog.records] == ["cannot_accept"] * 2 + ["loop_error"]
+
+
+async def test_asyncio_says_what_the_handler_waits_for() -> None:
+    """The text of asyncio's own message, which is no part of its interface."""
+    source = inspect.getsource(asyncio.selector_events)
+    assert "socket.accept() out of system resource" in source

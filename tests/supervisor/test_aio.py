@@ -6,6 +6,7 @@ import asyncio
 
 import pytest
 
+from supervisor import aio
 from supervisor.aio import Tasks, Timer
 
 
@@ -65,3 +66,33 @@ async def test_a_timer_calls_what_was_set_last_and_nothing_once_cleared() -> Non
     asyncio.get_running_loop().call_later(0.001, done.set)
     await done.wait()
     assert called == ["second"]
+
+
+async def test_a_failure_is_handed_to_the_owner() -> None:
+    tasks, told = Tasks(), list[BaseException]()
+
+    async def fail() -> None:
+        raise ValueError("why")
+
+    tasks.start(fail(), "failing", told.append)
+    tasks.start(asyncio.sleep(1000), "cancelled", told.append).cancel()
+    await tasks.finish()
+    assert [str(error) for error in told] == ["why"]
+
+
+async def test_work_that_goes_on_for_ever_is_started_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(aio, "_AGAIN_S", 0.0)
+    tasks, starts = Tasks(), list[int]()
+
+    async def work() -> None:
+        starts.append(len(starts))
+        if len(starts) < 3:
+            raise OSError("no descriptor")
+        await asyncio.sleep(1000)
+
+    task = tasks.repeat(work, "watch")
+    while len(starts) < 3:
+        await asyncio.sleep(0)
+    assert not task.done()
+    tasks.cancel()
+    await tasks.finish()

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import json
 import os
+import resource
 import signal
 import time
+from collections.abc import Iterator
 
 import psutil
 import pytest
@@ -16,6 +19,7 @@ from supervisor.child import attempt, watch
 from supervisor.child.generation import Change, Death, NotReady
 from supervisor.child.options import CannotStart, LaunchSpec
 from supervisor.child.process import Exit
+from supervisor.child.watch import Watch
 from supervisor.lifecycle.causes import Cause
 from supervisor.lifecycle.in_flight import InFlight
 from supervisor.lifecycle.state_machine import IllegalEvent, State
@@ -493,3 +497,67 @@ async def test_a_stopped_child_is_continued_so_that_it_can_react_to_its_stop(sup
     assert (await supervisor.ready(10)).number == 2
     assert child is not None
     assert child.exited.result() == Exit(None, signal.SIGTERM)
+
+
+@contextlib.contextmanager
+def no_file_descriptors() -> Iterator[None]:
+    """This process cannot open another file, as after a leak or under a low limit."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    probe = os.open(os.devnull, os.O_RDONLY)
+    os.close(probe)
+    taken = [os.dup(0) for _ in range(64)]  # what asyncio has open lies below these
+    resource.setrlimit(resource.RLIMIT_NOFILE, (probe, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        for fd in taken:
+            os.close(fd)
+
+
+async def test_a_shortage_of_file_descriptors_is_no_fault_of_the_child(supervise: Supervise) -> None:
+    """It neither ends the child nor its watch: a wedge after the shortage is noticed."""
+    supervisor = supervise(stall_s=1.0)
+    await supervisor.start()
+    generation = await supervisor.ready(10)
+    with no_file_descriptors():
+        await asyncio.sleep(2.5)
+        assert await supervisor.judge(generation) is None
+    assert supervisor.snapshot().state is State.READY
+    pid = supervisor.snapshot().pid
+    assert pid is not None
+    with generation.busy():
+        os.kill(pid, signal.SIGSTOP)
+        death = await asyncio.wait_for(asyncio.shield(generation.died), 10)
+    assert death.cause is Cause.WEDGE
+
+
+async def test_a_child_dies_in_order_while_nothing_can_be_read(supervise: Supervise) -> None:
+    supervisor = supervise()
+    await supervisor.start()
+    generation = await supervisor.ready(10)
+    pid = supervisor.snapshot().pid
+    assert pid is not None
+    with no_file_descriptors():
+        os.kill(pid, signal.SIGKILL)
+        death = await asyncio.wait_for(asyncio.shield(generation.died), 10)
+        assert death.signal == signal.SIGKILL
+        await asyncio.sleep(0.3)
+    assert (await supervisor.ready(20)).number > generation.number
+
+
+async def test_a_watch_that_fails_is_a_failure_of_what_it_watched(
+    supervise: Supervise, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    supervisor = supervise()
+    await supervisor.start()
+    generation = await supervisor.ready(10)
+
+    def fail(*_: object, **__: object) -> None:
+        raise ZeroDivisionError("a bug")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Watch, "_signs", fail)
+        death = await asyncio.wait_for(asyncio.shield(generation.died), 10)
+    assert (death.cause, death.external) == (Cause.WATCH_FAILED, True)
+    assert (await supervisor.ready(20)).number > generation.number

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -133,6 +134,6 @@ async def test_bodies_that_exceed_the_budget_together_get_503(
     client: TestClient[web.Request, web.Application], stage: Stage
 ) -> None:
     for _ in range(3):  # what one held is given back
-        answer = await client.post("/v1/chat/completions", data=b" " * 1_000_001)
+        answer = await client.post("/v1/chat/completions", data=io.BytesIO(b" " * 1_600_000))
         assert (answer.status, (await answer.json())["error"]["code"]) == (503, "503")
         assert (await client.post("/v1/chat/completions", json=HELLO)).status == 200

@@ -56,6 +56,7 @@ class Fixed:
     """Stands in for supervisor and preparation: what they say does not change."""
 
     prepared = None
+    count_differences = 0
     plan: Plan | None = None
 
     def snapshot(self) -> ChildSnapshot:

@@ -115,3 +115,23 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert len(json.loads(capsys.readouterr().out)) == 1
     assert main(["crashes", "none", *setting]) == 2
     assert "none" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"in_flight": 7},
+        {"in_flight": [{}]},
+        {"time": 1e300},
+        {"time": "yesterday"},
+        {"done": {}},
+        {"done": [[]]},
+        {"cause": None},
+        {"child": None},
+    ],
+)
+def test_a_damaged_report_hides_no_other(damage: dict[str, Any]) -> None:
+    whole, damaged = a_report("whole"), a_report("damaged", **damage)
+    assert len(listing([damaged, whole]).splitlines()) == 3
+    assert "metal_oom" in listing([damaged, whole])
+    assert explanation(damaged)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -59,3 +60,10 @@ def test_a_file_that_is_not_text(tmp_path: Path) -> None:
     path.write_bytes(b"\xff")
     with pytest.raises(KeysUnreadable, match="not UTF-8"):
         read(path)
+
+
+def test_a_file_that_is_no_regular_file_is_refused_at_once(tmp_path: Path) -> None:
+    """Reading a pipe would wait for its writer for ever."""
+    os.mkfifo(tmp_path / "keys", 0o600)
+    with pytest.raises(KeysUnreadable, match="no regular file"):
+        read(tmp_path / "keys")

@@ -129,9 +129,13 @@ def test_orphans(seen: Orphans, expected: CheckVerdict) -> None:
     assert verdict(machine.orphans(seen)) is expected
 
 
-@pytest.mark.parametrize(("limit", "expected"), [(None, OK), (4096, OK), (256, WARNING)])
+@pytest.mark.parametrize(("limit", "expected"), [(None, OK), (4096, OK), (256, FAILED)])
 def test_open_files(limit: int | None, expected: CheckVerdict) -> None:
-    assert verdict(machine.open_files(limit)) is expected
+    assert verdict(machine.open_files(limit, 512)) is expected
+
+
+def test_more_connections_than_files() -> None:
+    assert verdict(machine.open_files(4096, 20_000)) is WARNING
 
 
 @pytest.mark.parametrize(

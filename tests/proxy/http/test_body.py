@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncIterator
 
 import pytest
@@ -68,3 +69,19 @@ async def test_continue_is_only_sent_to_what_will_be_read(stand: Stand) -> None:
     writer.write(b"hello")
     assert (await reader.readuntil(b"\r\n\r\nhello")).startswith(b"HTTP/1.1 200 OK\r\n")
     await close(writer)
+
+
+async def test_a_body_that_is_not_compressed_as_it_says_is_no_fault_of_ours(
+    stand: Stand, caplog: pytest.LogCaptureFixture
+) -> None:
+    head = POST + b"Content-Encoding: gzip\r\nContent-Length: 9\r\n\r\n"
+    status, _, body = parsed(await stand.send(head + b"not gzip!"))
+    assert (status, body["error"]["code"]) == (400, "invalid_value")
+    assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
+
+
+@pytest.mark.parametrize("encoding", [b"br", b"zstd", b"compress", b"gzip, gzip"])
+async def test_every_other_encoding_is_415(stand: Stand, encoding: bytes) -> None:
+    head = POST + b"Connection: close\r\nContent-Encoding: " + encoding + b"\r\nContent-Length: 1\r\n\r\nx"
+    status, _, body = parsed(await stand.send(head))
+    assert (status, body["error"]["code"]) == (415, "unsupported_encoding")

@@ -146,3 +146,17 @@ async def test_a_client_that_does_not_read_is_dropped_and_its_handler_ends(stand
     stand.sweep(130.0)
     await asyncio.wait_for(stand.cancelled.wait(), 5)
     await close(writer)
+
+
+async def test_the_rest_of_a_body_that_was_answered_early_is_no_head(stand: Stand) -> None:
+    """An idle connection got a 408 for it, which its next request may take for its own answer."""
+    reader, writer = await stand.connect()
+    writer.write(b"POST /none HTTP/1.1\r\n" + HOST + b"Content-Length: 200000\r\n\r\n" + b"x" * 1000)
+    answer = await reader.readuntil(b"}}")
+    assert answer.startswith(b"HTTP/1.1 404")
+    writer.write(b"x" * 199_000)
+    await asyncio.sleep(0.2)
+    stand.sweep(1000.0)
+    writer.write(b"GET /livez HTTP/1.1\r\n" + HOST + b"\r\n")
+    assert (await reader.readline()).startswith(b"HTTP/1.1 200")
+    await close(writer)

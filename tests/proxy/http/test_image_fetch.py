@@ -13,7 +13,7 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 
 from proxy.errors import InvalidRequest, Unavailable
-from proxy.http.body_budget import BodyBudget
+from proxy.http.body_budget import FREE_BYTES, BodyBudget
 from proxy.http.image_fetch import ImageFetch, PublicResolver, is_public
 from proxy.request.images import ImagePolicy, RemoteImage
 
@@ -64,7 +64,8 @@ async def stand() -> AsyncIterator[Stand]:
 
 async def fetched(fetch: ImageFetch, remotes: tuple[RemoteImage, ...], most: int = 10**6) -> list[str]:
     try:
-        with BodyBudget(most).account() as account:
+        with BodyBudget(2 * most).account() as account:
+            account.add(FREE_BYTES)
             return await fetch.fetch(remotes, account)
     finally:
         await fetch.stop()
@@ -150,6 +151,11 @@ async def test_only_the_public_addresses_of_a_name_are_used() -> None:
         ("64:ff9b::7f00:1", False),
         ("64:ff9b::5db8:d70e", True),
         ("2002:7f00:1::", False),
+        ("::7f00:1", False),
+        ("::5db8:d70e", False),
+        ("::ffff:0:7f00:1", False),
+        ("64:ff9b:1::7f00:1", False),
+        ("fec0::1", False),
     ],
 )
 def test_public_addresses(address: str, public: bool) -> None:

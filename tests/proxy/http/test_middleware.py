@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 
@@ -136,3 +137,24 @@ async def test_a_safe_request_id_is_kept(
     client, _ = await connect(LOCAL)
     answer = await client.get("/livez", headers={"x-request-id": sent})
     assert (answer.headers["x-request-id"] == sent) is kept
+
+
+@pytest.mark.parametrize("error", [ZeroDivisionError("a bug"), errors.Unavailable("late")])
+async def test_a_response_that_has_begun_is_never_answered_again(
+    connect: Callable[[AccessControl], Awaitable[tuple[Client, Statuses]]], error: Exception
+) -> None:
+    async def begin(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse()
+        await response.prepare(request)
+        await response.write(b"begun")
+        raise error
+
+    client, _ = await connect(LOCAL)
+    client.app.router._frozen = False  # type: ignore[union-attr]
+    client.app.router.add_get("/begun", begin)  # type: ignore[union-attr]
+    reader, writer = await asyncio.open_connection("127.0.0.1", client.port)
+    writer.write(b"GET /begun HTTP/1.1\r\nHost: localhost\r\n\r\n")
+    received = await reader.read()
+    writer.close()
+    assert received.count(b"HTTP/1.1") == 1
+    assert received.endswith(b"5\r\nbegun\r\n"), "without the last chunk, so that the client notices"

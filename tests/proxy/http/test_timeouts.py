@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from proxy.http.timeouts import ConnectionTimeouts, Lateness, body_deadline
+from proxy.http.timeouts import BodyClock, ConnectionTimeouts, Lateness
 
 
 def connected() -> ConnectionTimeouts:
@@ -64,7 +64,22 @@ def test_a_complete_response_must_be_read_too() -> None:
     assert timeouts.late(130.0, unsent=500, writing_paused=False) is Lateness.READING
 
 
-def test_a_body_must_keep_its_rate_after_the_grace() -> None:
-    assert body_deadline(100.0, 0, total_s=60, bytes_per_s=1000) == 110.0
-    assert body_deadline(100.0, 20_000, total_s=60, bytes_per_s=1000) == 130.0
-    assert body_deadline(100.0, 10**9, total_s=60, bytes_per_s=1000) == 160.0
+def test_a_body_must_keep_its_rate() -> None:
+    clock = BodyClock(100.0, total_s=60, bytes_per_s=1000)
+    assert clock.deadline == 110.0
+    clock.arrived(9_999, 105.0)
+    assert clock.deadline == 110.0
+    clock.arrived(1, 109.0)
+    assert clock.deadline == 119.0
+    clock.arrived(10_000, 118.0)
+    clock.arrived(10_000, 127.0)
+    clock.arrived(10_000, 136.0)
+    clock.arrived(10_000, 145.0)
+    clock.arrived(10_000, 154.0)
+    assert clock.deadline == 160.0, "the whole body has a time as well"
+
+
+def test_a_body_that_came_fast_at_first_cannot_be_held_open() -> None:
+    clock = BodyClock(100.0, total_s=600, bytes_per_s=1000)
+    clock.arrived(60_000_000, 101.0)
+    assert clock.deadline == 111.0

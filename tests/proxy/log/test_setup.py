@@ -85,6 +85,7 @@ def test_the_file_is_json_and_followed_over_a_rotation(tmp_path: Path) -> None:
     log.info("one")
     file.rename(tmp_path / "proxy.log.1")
     log.info("two")
+    assert file.stat().st_mode & 0o777 == 0o600
     lines = (tmp_path / "proxy.log.1").read_text().splitlines() + file.read_text().splitlines()
     events = [json.loads(line)["event"] for line in lines]
     assert events == ["before", "one", "two"]

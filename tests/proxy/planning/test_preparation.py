@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +15,7 @@ from proxy.planning import preparation
 from proxy.planning.planner import Planner
 from proxy.planning.preparation import Preparation, image_policy, request_bounds
 from proxy.prompt.counter import TokenCounter, TokenizerInfo, TokenizerUnavailable
+from proxy.prompt.worker_process import WorkerDied
 from supervisor.child.options import CannotStart
 from supervisor.lifecycle.causes import Cause
 from supervisor.memory_model.activations import Model, Traced
@@ -88,6 +90,77 @@ async def test_a_restart_does_not_load_the_tokenizer_again(model: list[Path | Ex
     await made.ready(5)
     await made.prepare()
     assert len(tokens.starts) == 1
+
+
+async def test_files_that_changed_are_loaded_again_with_the_next_child(
+    model: list[Path | Exception], tmp_path: Path
+) -> None:
+    model[:] = [tmp_path]
+    template = tmp_path / "chat_template.jinja"
+    template.write_text("one")
+    (tmp_path / "model.safetensors").write_bytes(b"weights")
+    tokens = FakeTokens()
+    tokens.loaded.set_result(INFO)
+    made = make(tokens)
+    await made.prepare()
+    assert (await made.ready(5)).bounds.vocab_size == 100
+    (tmp_path / "model.safetensors").write_bytes(b"other weights")
+    await made.prepare()
+    assert len(tokens.starts) == 1, "the tokenizer does not read the weights"
+    template.write_text("another")
+    tokens.loaded = asyncio.get_running_loop().create_future()
+    await made.prepare()
+    assert made.prepared is None, "what clients send now is counted by the new files only"
+    tokens.loaded.set_result(replace(INFO, vocab_size=200, context_length=128))
+    ready = await made.ready(5)
+    assert (ready.bounds.vocab_size, ready.limits.max_prompt_tokens) == (200, 128)
+    assert len(tokens.starts) == 2
+
+
+async def test_files_that_change_while_they_are_loaded_are_loaded_again(
+    model: list[Path | Exception], tmp_path: Path
+) -> None:
+    """So is a newer snapshot, which is another folder."""
+    model[:] = [tmp_path / "a", tmp_path / "b"]
+    for name in "ab":
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "tokenizer.json").write_text(name)
+    tokens = FakeTokens()
+    made = make(tokens)
+    await made.prepare()
+    await asyncio.sleep(0)
+    tokens.loaded = asyncio.get_running_loop().create_future()
+    tokens.loaded.set_result(INFO)
+    await made.prepare()
+    assert (await made.ready(5)).folder == tmp_path / "b"
+    assert [folder.name for folder, _ in tokens.starts] == ["a", "b"]
+
+
+async def test_a_tokenizer_that_cannot_be_started_for_want_of_descriptors_is_started_later(
+    model: list[Path | Exception], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(preparation, "_LONGEST_PAUSE_S", 0.01)
+    tokens = FakeTokens()
+    tokens.loaded.set_exception(OSError(errno.EMFILE, "Too many open files"))
+    made = make(tokens)
+    await made.prepare()
+    while len(tokens.starts) < 3:
+        await asyncio.sleep(0.005)
+    tokens.loaded = asyncio.get_running_loop().create_future()
+    tokens.loaded.set_result(INFO)
+    assert (await made.ready(5)).bounds.vocab_size == 100
+
+
+@pytest.mark.parametrize("error", [WorkerDied(), ZeroDivisionError()])
+async def test_requests_never_wait_for_a_loading_that_has_failed(
+    model: list[Path | Exception], error: Exception
+) -> None:
+    tokens = FakeTokens()
+    tokens.loaded.set_exception(error)
+    made = make(tokens)
+    await made.prepare()
+    with pytest.raises(RestartFailed):
+        await made.ready(5)
 
 
 async def test_a_fixed_limit_applies(model: list[Path | Exception]) -> None:

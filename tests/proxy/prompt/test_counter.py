@@ -5,6 +5,7 @@ import os
 import shutil
 import signal
 import sys
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,9 @@ import psutil
 import pytest
 import pytest_asyncio
 
-from proxy.errors import InvalidRequest, Unavailable
+from proxy.errors import CountingStalled, InvalidRequest, Unavailable
 from proxy.prompt.counter import TokenCounter, TokenizerInfo, TokenizerUnavailable, client_error
+from proxy.prompt.turns import ASKER, Asker
 from proxy.prompt.worker_process import TokenizerRefused
 from proxy.request.completion import ChatPrompt, Prompt, TextPrompt
 from proxy.request.template_traits import TemplateTraits
@@ -112,11 +114,38 @@ async def test_only_the_request_that_a_worker_sits_on_is_refused(tiny_model: Pat
     await tokens.start(tiny_model, ["--chat-template", ENDLESS])
     hung = asyncio.create_task(tokens.count(said("hi")))
     behind = asyncio.create_task(tokens.count(TextPrompt("hi")))
-    with pytest.raises(Unavailable) as caught:
+    with pytest.raises(CountingStalled) as caught:
         await hung
-    assert caught.value.reason == "tokenizer_stalled"
+    assert caught.value.headers(10) == {"x-should-retry": "false"}
     assert await behind == 1
+    worker = tokens.pid
+    with pytest.raises(CountingStalled):
+        await tokens.count(said("hi"))
+    assert tokens.pid == worker, "what stalled a worker once gets no other"
     await tokens.stop()
+
+
+async def test_a_small_prompt_overtakes_the_large_ones_of_clients_that_have_left(
+    tokens: TokenCounter,
+) -> None:
+    """25 prompts of 0.9 MB, each different, held a small chat for two minutes."""
+    large = [TextPrompt(f"{number} " + TEXT * (900_000 // len(TEXT))) for number in range(25)]
+
+    async def ask(client: str, prompt: TextPrompt) -> int:
+        ASKER.set(Asker(client, len(prompt.text)))
+        return await tokens.count(prompt)
+
+    one = time.monotonic()
+    await tokens.count(large[0])
+    one = time.monotonic() - one
+    asking = [asyncio.create_task(ask("greedy", prompt)) for prompt in large[1:]]
+    await asyncio.sleep(0.05)
+    for task in asking:
+        task.cancel()
+    begun = time.monotonic()
+    assert await ask("honest", TextPrompt("hi")) == 1
+    assert time.monotonic() - begun < 3 * one + 0.5, "at most what the worker had already"
+    await asyncio.wait(asking)
 
 
 async def test_more_than_may_wait_are_told_to_come_back(tiny_model: Path) -> None:
@@ -248,7 +277,7 @@ async def test_a_count_that_the_server_does_not_share_ends_counting_by_parts(
     assert (await tokens.start(tiny_model, [])).incremental
     asked: list[bool] = []
     ask = tokens._ask_worker
-    tokens._ask_worker = lambda request: asked.append(request["incremental"]) or ask(request)  # type: ignore[method-assign,func-returns-value]
+    tokens._ask_worker = lambda request, turn=None: asked.append(request["incremental"]) or ask(request, turn)  # type: ignore[method-assign,func-returns-value]
     count = await tokens.count(said("hi"))
     tokens.check(count, count)
     assert await tokens.count(said("hi")) == count

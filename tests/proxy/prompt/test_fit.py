@@ -380,3 +380,42 @@ async def test_old_tool_results_are_shortened_where_dropping_turns_is_not_enough
     assert (fitted.dropped_messages, fitted.positions) == (2, (2, 3, 4, 5, 6, 7, 8))
     untrimmed = await fit(chat(said), Letters(), replace(limits, trim_tool_output=False))
     assert script(untrimmed) == f"uN2 a4 t{'y' * 900} a5 t{'z' * 800}"
+
+
+FAR = [
+    ({"tools": ({"type": "function", "function": {"name": "f", "description": "x" * 1_100_000}},)}, "u1"),
+    ({}, "u" + "x" * 1_100_000),
+]
+
+
+@pytest.mark.parametrize(("fields", "said"), FAR)
+async def test_a_prompt_far_over_the_limit_is_refused_before_it_is_counted(
+    fields: dict[str, Any], said: str
+) -> None:
+    request = chat(said)
+    assert isinstance(request.prompt, ChatPrompt)
+    request = replace(request, prompt=replace(request.prompt, **fields))
+    letters = Letters()
+    with pytest.raises(PromptTooLong) as caught:
+        await fit(request, letters, replace(FREE, max_prompt_tokens=1000))
+    assert letters.counted == 0
+    assert caught.value.prompt_tokens > 300_000
+
+
+async def test_the_arguments_of_calls_count_as_well() -> None:
+    call = {"type": "function", "function": {"name": "f", "arguments": "x" * 1_100_000}}
+    messages = ({"role": "user", "content": "1"}, {"role": "assistant", "content": "", "tool_calls": [call]})
+    letters = Letters()
+    with pytest.raises(PromptTooLong):
+        await fit(CompletionRequest(ChatPrompt(messages)), letters, replace(FREE, max_prompt_tokens=1000))
+    assert letters.counted == 0
+
+
+async def test_what_may_fit_or_can_be_cut_is_counted() -> None:
+    letters, long = Letters(), chat("u" + "x" * 1_100_000)
+    await fit(long, letters, FREE)
+    with pytest.raises(PromptTooLong):
+        await fit(long, letters, replace(FREE, max_prompt_tokens=50_000))
+    with pytest.raises(PromptTooLong):
+        await fit(long, letters, replace(FREE, max_prompt_tokens=1000, policy="truncate"))
+    assert letters.counted >= 3

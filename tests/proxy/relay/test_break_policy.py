@@ -21,6 +21,7 @@ from tests.proxy.stream.test_answer import an_answer
         (BreakKind.CUT, False, AnswerPhase.NOTHING, 1, BreakVerdict.FAILED),
         (BreakKind.CUT, False, AnswerPhase.CONTENT, 1, BreakVerdict.FAILED),
         (BreakKind.NOT_CONNECTED, False, AnswerPhase.NOTHING, 0, BreakVerdict.REPLAY),
+        (BreakKind.NOT_ASKED, False, AnswerPhase.NOTHING, 0, BreakVerdict.UNAVAILABLE),
         # the child died and nothing was seen
         (BreakKind.REJECTED, True, AnswerPhase.NOTHING, 1, BreakVerdict.REPLAY),
         (BreakKind.CUT, True, AnswerPhase.HEADERS, 1, BreakVerdict.REPLAY),

@@ -142,6 +142,15 @@ async def test_a_death_with_an_external_cause_is_reported_and_not_blamed(tmp_pat
     assert stand.quarantine.isolation(stand.jobs[0]) is Isolation.NONE
 
 
+async def test_a_death_with_a_request_of_another_program_is_no_fault_of_ours(tmp_path: Path) -> None:
+    stand = Stand(tmp_path)
+    stand.jobs = [a_job("innocent")]
+    for _ in range(5):
+        (work,) = stand.quarantine.attribute(replace(death(), unaccounted=1))
+        assert not work.suspect
+    assert stand.quarantine.isolation(stand.jobs[0]) is Isolation.NONE
+
+
 async def test_a_death_during_an_internal_request_is_not_blamed(tmp_path: Path) -> None:
     stand, innocent = Stand(tmp_path), a_job("innocent")
     stand.internal_requests = 1

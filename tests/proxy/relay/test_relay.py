@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import errno
 from collections.abc import AsyncIterator
 
 import pytest
@@ -12,6 +13,8 @@ from proxy.config.settings import QueueSettings
 from proxy.gate.budget import Budget
 from proxy.gate.gate import Gate
 from proxy.job import Outcome, Stage
+from proxy.stream.rewrite import Rewriter
+from proxy.upstream import client as upstream
 from supervisor.lifecycle.causes import Cause
 from tests.support import child_events
 from tests.support.relay_stand import Stand, a_stand, events_of, eventually, text_of
@@ -346,3 +349,52 @@ async def test_a_request_that_endured_two_deaths_is_isolated_at_its_last_attempt
 
 
 # --- an administrator ---
+
+
+async def test_whatever_is_raised_in_a_stream_ends_it_by_the_contract(
+    stand: Stand, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asking = stand.ask(stream=True)
+    call = await stand.child.call()
+    await call.start()
+    await call.send(child_events.text("Hel"))
+    response = await asking
+    await response.content.readany()
+
+    def fail(*_: object) -> None:
+        raise ZeroDivisionError("a bug")
+
+    monkeypatch.setattr(Rewriter, "feed", fail)
+    monkeypatch.setattr(Rewriter, "pass_through", fail)
+    await call.send(child_events.text("lo"))
+    rest = await response.read()
+    assert b"HTTP/1.1" not in rest
+    assert b'"code":"internal_error"' in rest
+    assert rest.endswith(b"data: [DONE]\n\n")
+    assert (stand.jobs[0].outcome, stand.jobs[0].reason) == (Outcome.FAILED, "internal_error")
+
+
+async def test_whatever_is_raised_before_a_stream_begins_is_an_error_of_its_own(
+    stand: Stand, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise ZeroDivisionError("a bug")
+
+    monkeypatch.setattr(Gate, "ticket", fail)
+    response = await stand.ask(stream=True)
+    assert response.status == 500
+    assert (await response.json())["error"]["code"] == "internal_error"
+
+
+async def test_a_shortage_of_descriptors_here_is_no_death_and_may_be_tried_again(
+    stand: Stand, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fail(*_: object) -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(upstream, "connected", fail)
+    monkeypatch.setattr(upstream, "_CONNECT_RETRIES_S", 0.05)
+    response = await stand.ask(stream=True)
+    assert response.status == 503
+    assert int(response.headers["Retry-After"]) > 0
+    assert stand.jobs[0].reason == "out_of_files"

@@ -138,3 +138,25 @@ async def test_concurrent_callers_share_one_examination(stand: Stand) -> None:
     assert attempt.examine() is first
     await first
     assert attempt.examine() is not first
+
+
+POSTED = '127.0.0.1 - - [30/Nov/2026 12:00:00] "POST /v1/chat/completions HTTP/1.0" 200 -'
+
+
+async def test_a_request_that_the_child_answers_and_nobody_here_sent_is_counted(
+    stand: Stand, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The child's port is open to every program of this machine."""
+    attempt = await stand.launch()
+    assert await stand.heard("first token")
+    assert attempt.generation is not None
+    attempt.transcript.feed(POSTED.encode())  # the canary's
+    attempt.generation.posts += 2
+    attempt.transcript.feed(POSTED.encode())
+    attempt.transcript.feed(b'127.0.0.1 - - [30/Nov/2026 12:00:00] "GET /v1/models HTTP/1.1" 200 -')
+    assert attempt.unaccounted == 0, "one of ours has not been answered yet"
+    for _ in range(3):
+        attempt.transcript.feed(POSTED.encode())
+    assert attempt.unaccounted == 2
+    assert [record.getMessage() for record in caplog.records].count("unaccounted_request") == 1
+    assert attempt.die(Symptom.THREAD_DEAD, State.READY).unaccounted == 2

@@ -140,3 +140,13 @@ def test_a_wide_pipe_takes_much_at_once() -> None:
             os.write(sink, b"x")
     os.close(source)
     os.close(sink)
+
+
+async def test_a_waiter_that_is_cancelled_does_not_harm_the_birth(spawn: Spawn) -> None:
+    """A stop may come before the keeper has reported the pid."""
+    child = Child(lambda _: None)
+    child.born.cancel()
+    child._on_status(b"pid 7")
+    assert child.pid == 7
+    child._on_status(b"exit 0")
+    child._on_status(b"exit 0")

@@ -210,3 +210,21 @@ def test_it_is_self_contained_and_patches_nothing() -> None:
         node for node in ast.walk(tree) if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store)
     ]
     assert [ast.unparse(node) for node in assigned] == ["sys.argv"]
+
+
+def test_an_exception_of_the_main_thread_ends_the_process_despite_its_threads(
+    fakes: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (fakes / "mlx_lm" / "server.py").write_text(
+        "import threading, time\n"
+        "def main():\n"
+        "    threading.Thread(target=time.sleep, args=(60,)).start()\n"
+        "    raise ValueError('the model is not good')\n"
+    )
+    reader, writer = os.pipe()
+    process = start(fakes, writer, "-")
+    os.close(writer)
+    process.communicate(timeout=10)
+    os.close(reader)
+    assert process.returncode == 1
+    assert "ValueError: the model is not good" in capfd.readouterr().err

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import itertools
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -216,3 +217,21 @@ async def test_without_telemetry_cpu_time_is_the_beat(start: Start, monkeypatch:
         used[0] += work
         beats.append(watch._signs(generation).beat)
     assert [after - before for before, after in itertools.pairwise(beats)] == [1, 1, 0, 0]
+
+
+async def test_a_child_that_could_not_be_asked_is_not_judged(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script, watch, generation = await start()
+    script.canary = ["silent"]
+
+    async def fail(*_: object, **__: object) -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(aiohttp.TCPConnector, "_create_connection", fail)
+    await watch.examine(generation)
+    serving = asyncio.create_task(watch.serve(generation, stall_s=0.2))
+    await asyncio.sleep(1.2)
+    assert not serving.done()
+    serving.cancel()
+    assert script.broken == []

@@ -18,6 +18,7 @@ def test_planned_ends_and_hopeless_causes_are_not_counted() -> None:
         Cause.BAD_MODEL,
         Cause.UNSUPPORTED_FLAG,
         Cause.SERVER_MISSING,
+        Cause.FILE_LIMIT,
     }
     assert CAUSE_INFO[Cause.OWN_STOP].retry is CAUSE_INFO[Cause.RECYCLED].retry is Retry.FREE
 

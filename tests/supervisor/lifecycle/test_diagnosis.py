@@ -98,6 +98,7 @@ def test_memory_and_metal_text_names_the_cause_however_the_death_was_noticed(lin
             None,
             Cause.BAD_MODEL,
         ),
+        ("ValueError: not allowed to raise maximum limit", 1, Cause.FILE_LIMIT),
         ("OSError: [Errno 98] Address already in use", None, Cause.PORT_TAKEN),
         ("OSError: [Errno 48] Address already in use", None, Cause.PORT_TAKEN),
         ("mlx_lm.server: error: unrecognized arguments: --nonesuch 3", 2, Cause.UNSUPPORTED_FLAG),

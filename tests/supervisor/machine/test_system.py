@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import signal
 import socket
@@ -12,10 +13,12 @@ import time
 from pathlib import Path
 from types import SimpleNamespace
 
+import psutil
 import pytest
 
+from supervisor.child import process
 from supervisor.child.process import kill_group
-from supervisor.machine import system
+from supervisor.machine import memory_limits, system
 
 
 def test_memory_counts_the_whole_group_and_nothing_else() -> None:
@@ -157,3 +160,35 @@ def test_the_footprint_is_read_at_the_offset_in_apples_header(monkeypatch: pytes
     assert ctypes.sizeof(system._RusageInfoV0) == ctypes.sizeof(RusageInfoV0)
     assert system._footprint(42) == 123_456
     assert system._footprint(43) is None
+
+
+def test_a_reading_that_fails_is_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No file descriptor is left for /proc."""
+
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    system.total_memory()
+    pid = os.getpid()
+    for name in ("virtual_memory", "process_iter"):
+        monkeypatch.setattr(psutil, name, fail)
+    for name in ("memory_info", "cpu_times", "status", "net_connections", "children", "create_time"):
+        monkeypatch.setattr(psutil.Process, name, fail)
+    monkeypatch.setattr(system.Path, "read_text", fail)
+    monkeypatch.setattr(system, "group", lambda _: [pid])
+    assert system.listens(pid, 1) is None
+    assert system.total_memory() > 0
+    unknown = (system.free_memory(), system.system_kills(), system.memory_of(pid), system.cpu_seconds(pid))
+    assert unknown == (None,) * 4
+    assert (system.holder_of_port(1), system.created(pid)) == (None, None)
+    assert not system.is_stopped(pid)
+    assert process.is_running(pid), "what cannot be read may still run"
+    with pytest.raises(OSError, match="free memory"):
+        memory_limits.read("cpu", None)
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE, errno.EADDRNOTAVAIL])
+def test_what_this_process_lacks_is_no_fault_of_the_other_side(number: int) -> None:
+    assert system.is_own_shortage(OSError(number, "why"))
+    assert not system.is_own_shortage(ConnectionRefusedError(errno.ECONNREFUSED, "why"))
+    assert not system.is_own_shortage(ValueError())

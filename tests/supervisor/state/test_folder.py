@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -129,3 +131,97 @@ def test_a_full_disk_is_logged_and_no_error(
         "child_record_not_removed",
     ]
     state.close()
+
+
+def record_of(state: StateFolder) -> Path:
+    return state.folder / "child.json"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"version": 1, "pid": PID, "created": NaN}',
+        '{"version": 1, "pid": PID, "created": 1e999}',
+        '{"version": 1, "pid": PID, "created": -5.0}',
+        '{"version": 1, "pid": true, "created": CREATED}',
+        '{"version": 1, "pid": 1, "created": CREATED}',
+        '{"version": 1, "pid": 0, "created": CREATED}',
+        '{"version": 1, "pid": -PID, "created": CREATED}',
+        '{"version": 1, "pid": 99999999999999999999, "created": CREATED}',
+        '{"version": 1, "pid": "PID", "created": CREATED}',
+        '{"version": 2, "pid": PID, "created": CREATED}',
+        '{"version": 1, "created": CREATED}',
+        "[" * 10_000,
+        "",
+        "null",
+        " " * 5_000_000,
+    ],
+)
+def test_a_record_that_is_damaged_is_set_aside_and_kills_nothing(state: StateFolder, text: str) -> None:
+    state.open()
+    with sleeper() as stranger:
+        text = text.replace("PID", str(stranger.pid)).replace("CREATED", str(created(stranger.pid)))
+        record_of(state).write_text(text)
+        assert state.kill_orphan() is None
+        assert stranger.poll() is None
+        stranger.kill()
+    assert not record_of(state).exists()
+    assert (state.folder / "child.json.bad").read_text() == text
+    state.close()
+
+
+def test_a_record_behind_a_link_or_in_a_pipe_is_not_read(state: StateFolder, tmp_path: Path) -> None:
+    state.open()
+    (tmp_path / "elsewhere").write_text("{}")
+    record_of(state).symlink_to(tmp_path / "elsewhere")
+    assert state.kill_orphan() is None
+    assert (tmp_path / "elsewhere").read_text() == "{}"
+    os.mkfifo(record_of(state))
+    assert state.kill_orphan() is None
+    state.close()
+
+
+def test_a_folder_that_was_deleted_is_taken_again(state: StateFolder) -> None:
+    state.open(port=8080)
+    state.keep()
+    state.record_child(os.getpid())
+    shutil.rmtree(state.folder)
+    state.keep()
+    assert state.folder.stat().st_mode & 0o777 == 0o700
+    with pytest.raises(AlreadyRunning, match="8080"):
+        StateFolder(state.folder).open()
+    assert json.loads(record_of(state).read_text())["pid"] == os.getpid()
+    state.remove_child_record()
+    state.close()
+    StateFolder(state.folder).open()
+
+
+def test_a_proxy_that_took_the_deleted_folder_is_noticed(state: StateFolder) -> None:
+    state.open(port=1)
+    shutil.rmtree(state.folder)
+    other = StateFolder(state.folder)
+    other.open(port=2)
+    with pytest.raises(AlreadyRunning):
+        state.keep()
+    other.close()
+    state.keep()
+    with pytest.raises(AlreadyRunning):
+        other.open()
+
+
+def test_a_folder_that_others_may_enter_is_closed_to_them(
+    state: StateFolder, caplog: pytest.LogCaptureFixture
+) -> None:
+    state.folder.mkdir(parents=True)
+    state.folder.chmod(0o777)
+    state.open()
+    assert state.folder.stat().st_mode & 0o777 == 0o700
+    assert [record.getMessage() for record in caplog.records] == ["state_folder_was_open"]
+    assert (state.folder / "lock").stat().st_mode & 0o777 == 0o600
+    state.close()
+
+
+def test_a_folder_of_another_user_is_not_used(state: StateFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 12345)
+    with pytest.raises(PermissionError, match="another user"):
+        state.open()

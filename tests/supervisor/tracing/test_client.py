@@ -10,6 +10,7 @@ import pytest
 
 from supervisor.memory_model.kv_cache import CachePart, CostModel, GrowthKind
 from supervisor.memory_model.upper_bound import bound
+from supervisor.state.json_file import write_json
 from supervisor.tracing import client
 from tests.support import checkpoints
 
@@ -152,3 +153,16 @@ async def test_the_embedded_model_is_traced(tmp_path: Path, tiny_model: Path) ->
     assert found.cost_model.bytes_per_row == 2 * 1024  # 2 layers of 1024 bytes, in float32
     assert found.itemsize == 4
     assert found.batched
+
+
+@pytest.mark.parametrize(
+    "content", [{"traced": {"cost_model": 7}}, {"traced": []}, {"device": []}, {"traced": 1}]
+)
+async def test_a_damaged_cache_is_made_again(
+    tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch, content: dict[str, object]
+) -> None:
+    Programs(monkeypatch, json.dumps(TRACED), json.dumps(TRACED))
+    first = await client.trace_model(model, tmp_path)
+    (file,) = (tmp_path / "traces").iterdir()
+    write_json(file, content)
+    assert await client.trace_model(model, tmp_path) == first
