@@ -12,7 +12,7 @@ help:
 	@echo "make run        serve with proxy.toml on http://127.0.0.1:8080"
 	@echo "make test       the tests, with the real server; leaves out what needs Node or Chromium where they are missing"
 	@echo "make test-all   all tests; installs Node from PyPI for the agents"
-	@echo "make agents     only the coding agents (pi, OpenCode, Qwen Code)"
+	@echo "make agents     only the coding agents (pi, OpenCode, Qwen Code, Claude Code, Codex)"
 	@echo "make check      format, lint, types for Linux and macOS, import contracts"
 	@echo "make format     format, and fix what the linter can fix"
 	@echo "make bench      figures: WHAT=part [part ...] SEED=n SECONDS=n N=n DOCUMENT=1; parts are tests/bench/*.py"

@@ -18,9 +18,10 @@ The journey of a request through the packages, which is also the order to read t
     stream    pure: reads the child's events and writes the client's
 
 Around it: `memory` watches the child's memory and acts before it runs out; `planning` decides before the
-first request what the machine can hold; `config`, `log`, `commands` and `doctor` are what their names say.
-`app` builds and wires all parts, `server` runs them until a signal, `startup` opens the port first, `cli` is
-the command. Words are explained in docs/glossary.md, decisions in docs/architecture.md.
+first request what the machine can hold; `clients` has the configurations of agents; `config`, `log`,
+`commands` and `doctor` are what their names say. `app` builds and wires all parts, `server` runs them until a
+signal, `startup` opens the port first, `cli` is the command. Words are explained in docs/glossary.md,
+decisions in docs/architecture.md.
 
 Import rules, enforced by `make check`: the packages are layers, and none imports one above it; `proxy` may
 import `supervisor`, never the reverse; pure modules have no I/O, clock, logging or randomness; only `app`

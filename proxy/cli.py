@@ -1,4 +1,4 @@
-"""The command line of mlxguard-proxy: serve, check, doctor, plan, crashes, limits, init, tiny-model.
+"""The command line of mlxguard-proxy: serve, check, doctor, plan, clients, crashes, limits, init, tiny-model.
 
 Each command imports what it needs when it runs, so that --help and the first response of `serve` are quick.
 """
@@ -92,6 +92,13 @@ def _plan(arguments: argparse.Namespace) -> int:
     from proxy.commands.plan import run
 
     return run(_load(arguments).settings, as_json=arguments.json)
+
+
+def _clients(arguments: argparse.Namespace) -> int:
+    from proxy.commands.clients import run
+
+    settings = _load(arguments).settings
+    return run(settings, arguments.name, write=arguments.write, launch=arguments.launch)
 
 
 def _limits(arguments: argparse.Namespace) -> int:
@@ -206,6 +213,14 @@ def _parser() -> argparse.ArgumentParser:
     add("check", _check, "print every fault of the configuration, or what would run")
     add("doctor", _doctor, "test whether everything works on this machine", "print JSON")
     add("plan", _plan, "print what fits on this machine, and the server flags that follow", "print JSON")
+    clients = add("clients", _clients, "print, write or launch with the configuration for an agent or client")
+    clients.add_argument("name", nargs="?", metavar="NAME", help="without it: the list")
+    clients.add_argument(
+        "--write", action="store_true", help="merge it into the client's own files; keeps a backup"
+    )
+    clients.add_argument(
+        "--launch", nargs=argparse.REMAINDER, metavar="WORD", help="start it; all that follows is for it"
+    )
     crashes = add("crashes", _crashes, "list the server's crashes, or explain one", "print the reports")
     crashes.add_argument("id", nargs="?", metavar="ID", help='a part of the id, or "last"')
     limits = add("limits", _limits, "print or forget what crashes taught about memory", "print JSON")

@@ -12,7 +12,8 @@ Invariants:
   while there is one. Unknown names are faults: a misspelt limit would be no limit.
 - A setting has its name, default, range and description in `settings` only. proxy.toml is generated from it.
 - Settings are frozen; a change needs a restart. Only the keys file is read again while the gateway runs.
-- API keys appear in no fault, log line or output.
+- API keys appear in no fault, log line or output, except in the configuration that `mlxguard-proxy clients`
+  prints.
 - Sources override each other as wholes per setting: file, then environment, then options.
 
 It knows nothing of the model or the server beyond names and ranges, and starts no process. The layers above

@@ -1,14 +1,13 @@
 """Coding agents as their users run them, but not interactively, each with a home folder of its own.
 
-They are configured as docs/agents.md says, installed once from tests/agents/package-lock.json, and kept under
-.out/ for later runs.
+They are configured by what `mlxguard-proxy clients NAME --write` writes, installed once from
+tests/agents/package-lock.json, and kept under .out/ for later runs.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
-import re
 import shutil
 import signal
 import subprocess
@@ -18,11 +17,15 @@ from pathlib import Path
 
 from filelock import FileLock
 
+from proxy.clients.recipes import ProxyDetails, recipe
+from proxy.commands.clients import apply, changes
 from tests.support import tools
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 PACKAGES = ROOT / "tests" / "agents"
-DOCUMENT = (ROOT / "docs" / "agents.md").read_text()
+
+#: Packages whose install script must run.
+NATIVE = ("opencode-ai", "@anthropic-ai/claude-code")
 
 #: A port that nobody listens on: what an agent wants from the network, but for the proxy, fails at once.
 NOWHERE = "http://127.0.0.1:9"
@@ -32,24 +35,12 @@ NOWHERE = "http://127.0.0.1:9"
 class Agent:
     """How to run one; the prompt is its last argument."""
 
-    name: str
-    title: str  # of its section in docs/agents.md
+    name: str  # as `mlxguard-proxy clients` knows it
     command: tuple[str, ...]
-    go_on: str  # the option that continues the last conversation
-    words: int  # a prompt of so many fits beside its instructions, twice as many do not
+    words: int  # a prompt of so many fits beside its instructions
+    go_on: str = ""  # the option that continues the last conversation, if that is tested
     environ: dict[str, str] = field(default_factory=dict)
     extra: dict[str, str] = field(default_factory=dict)  # further files in its home folder
-
-    def files(self, base_url: str, context: int) -> dict[str, str]:
-        """Its configuration from docs/agents.md: name in the home folder -> content."""
-        section = DOCUMENT.split(f"\n## {self.title}\n")[1].split("\n## ")[0]
-        found = re.findall(r"`~/(\S+)`:\n\n```json\n(.*?)```", section, re.DOTALL)
-        assert found, f"docs/agents.md shows no configuration for {self.title}"
-        told = {"http://127.0.0.1:8080/v1": base_url, "60000": str(context)}
-        for old, new in told.items():
-            assert all(old in content for _, content in found)
-            found = [(name, content.replace(old, new)) for name, content in found]
-        return dict(found) | self.extra
 
 
 AGENTS = {
@@ -57,23 +48,37 @@ AGENTS = {
     for agent in (
         Agent(
             "pi",
-            "pi",
             ("pi", "-p", "--provider", "mlx", "--model", "tiny"),
-            "--continue",
             6000,
+            "--continue",
             environ={"PI_OFFLINE": "1"},
             # By default it compacts nothing that is shorter than what is sent here.
             extra={".pi/agent/settings.json": '{"compaction": {"keepRecentTokens": 1000}}'},
         ),
         Agent(
             "opencode",
-            "OpenCode",
             ("opencode", "run"),
-            "--continue",
             4500,
+            "--continue",
             environ={"OPENCODE_DISABLE_MODELS_FETCH": "1", "OPENCODE_DISABLE_AUTOUPDATE": "1"},
         ),
-        Agent("qwen", "Qwen Code", ("qwen", "--yolo"), "--continue", 1200),
+        Agent("qwen-code", ("qwen", "--yolo"), 1200, "--continue"),
+        Agent(
+            "claude-code",
+            # -p stands after the list of tools, which would take the prompt for one.
+            ("claude", "--allowedTools", "Bash", "-p"),
+            3400,
+            "--continue",
+            environ={"DISABLE_TELEMETRY": "1", "DISABLE_AUTOUPDATER": "1"},
+        ),
+        Agent(
+            "codex",
+            (
+                *("codex", "exec", "--skip-git-repo-check", "--dangerously-bypass-approvals-and-sandbox"),
+                *("-c", "analytics.enabled=false", "-c", "check_for_update_on_startup=false"),
+            ),
+            4000,
+        ),
     )
 }
 
@@ -83,7 +88,8 @@ def install() -> Path:
 
     `npm install` and not `npm ci`, which refuses a lock without other platforms' optional packages, such as
     one that was made with a registry that does not carry them; all versions are exact all the same.
-    Of the packages' install scripts only OpenCode's runs: it puts this platform's program in its place.
+    Of the packages' install scripts only OpenCode's and Claude Code's run: they put this platform's program
+    in its place.
     """
     found = tools.node()
     lock = (PACKAGES / "package-lock.json").read_bytes()
@@ -95,7 +101,7 @@ def install() -> Path:
             shutil.rmtree(folder, ignore_errors=True)
             shutil.copytree(PACKAGES, folder)
             environ = os.environ | {"PATH": f"{found.folder}:{os.environ['PATH']}"}
-            for words in (("install", "--ignore-scripts"), ("rebuild", "opencode-ai")):
+            for words in (("install", "--ignore-scripts"), ("rebuild", *NATIVE)):
                 command = [*found.npm, *words, "--no-audit", "--no-fund", "--loglevel=error"]
                 subprocess.run(command, cwd=folder, env=environ, check=True)
             complete.touch()
@@ -109,12 +115,14 @@ class Desk:
         context: how many tokens the agent believes that a prompt may have.
     """
 
-    def __init__(self, agent: Agent, home: Path, base_url: str, *, context: int) -> None:
+    def __init__(self, agent: Agent, home: Path, url: str, *, context: int) -> None:
         self.agent, self.home = agent, home
         self.project = home / "project"
         for folder in (self.project, home / "tmp"):
             folder.mkdir()
-        for name, content in agent.files(base_url, context).items():
+        for change in changes(recipe(agent.name, ProxyDetails(url, "tiny", context, 4096)), self._environ()):
+            apply(change)
+        for name, content in agent.extra.items():
             (home / name).parent.mkdir(parents=True, exist_ok=True)
             (home / name).write_text(content)
 

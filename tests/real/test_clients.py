@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -111,16 +112,27 @@ def llm() -> Path:
 
 
 def _llm_environment(folder: Path, proxy: Gateway) -> dict[str, str]:
-    (folder / "extra-openai-models.yaml").write_text(
-        f"- model_id: local\n  model_name: tiny\n  api_base: {proxy.base_url}\n  supports_tools: true\n"
-    )
-    return os.environ | {"LLM_USER_PATH": str(folder)}
+    """Configured as `mlxguard-proxy clients llm --write` does it while the proxy runs."""
+    environ = os.environ | {"LLM_USER_PATH": str(folder)}
+    command = [Path(sys.executable).with_name("mlxguard-proxy"), "clients", "llm", "--write"]
+    said = _run([*map(str, command), "--port", proxy.url.rpartition(":")[2]], env=environ, cwd=folder)
+    assert f"wrote {folder / 'extra-openai-models.yaml'}" in said
+    return environ
+
+
+def test_clients_are_told_what_the_running_proxy_says(shared_guard: Gateway, tmp_path: Path) -> None:
+    command = [str(Path(sys.executable).with_name("mlxguard-proxy")), "clients", "pi"]
+    said = _run([*command, "--port", shared_guard.url.rpartition(":")[2]], cwd=tmp_path)
+    (model, *_) = json.loads(shared_guard.get("/v1/models")[1])["data"]
+    assert said.startswith(f"# {model['id']} at {shared_guard.base_url}: prompts of up to ")
+    assert f"{model['context_window']} tokens (as the running proxy says)" in said
+    assert f'"contextWindow": {model["context_window"]}' in said
 
 
 @pytest.mark.clients
 @pytest.mark.parametrize("mode", [[], ["--no-stream"]])
 def test_llm(llm: Path, shared_guard: Gateway, tmp_path: Path, mode: list[str]) -> None:
-    command = [str(llm), "-m", "local", "hi", "--key", "x", "-o", "max_tokens", "20", *mode]
+    command = [str(llm), "-m", "tiny", "hi", "-o", "max_tokens", "20", *mode]
     text = _run(command, env=_llm_environment(tmp_path, shared_guard))
     assert len(text.strip()) > 20
 
@@ -128,7 +140,7 @@ def test_llm(llm: Path, shared_guard: Gateway, tmp_path: Path, mode: list[str]) 
 @pytest.mark.clients
 def test_llm_calls_functions(llm: Path, scripted_guard: Gateway, tmp_path: Path) -> None:
     function = "def get_weather(city: str, unit: str = 'C') -> str:\n    return 'sunny'\n"
-    command = [str(llm), "-m", "local", "Weather?", "--key", "x", "--functions", function, "--td"]
+    command = [str(llm), "-m", "tiny", "Weather?", "--functions", function, "--td"]
     text = _run(command, env=_llm_environment(tmp_path, scripted_guard))
     assert ANSWER in text
 
