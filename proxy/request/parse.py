@@ -37,12 +37,18 @@ MEANINGLESS = frozenset(
         "web_search_options",
     }
 )  # fmt: skip
-#: Those of them that ask for nothing that could show in an answer. All other dropped fields are named in a
-#: header, since their sender may rely on them.
+#: Those of them that ask for nothing that could show in an answer.
 _WITHOUT_EFFECT = frozenset(
     {
         "cache_prompt", "include_reasoning", "metadata", "parallel_tool_calls", "prompt_cache_key",
         "prompt_cache_retention", "safety_identifier", "service_tier", "store", "user",
+    }
+)  # fmt: skip
+#: Wishes about the output that other servers know.
+_HINTS = frozenset(
+    {
+        "extra_body", "format", "grammar", "guided_choice", "guided_decoding_backend", "guided_grammar",
+        "guided_json", "guided_regex", "json_schema", "keep_alive", "options", "structured_outputs", "system",
     }
 )  # fmt: skip
 #: Fields that are read here, in addition to the sampling fields.
@@ -54,6 +60,8 @@ _READ = frozenset(
         "top_logprobs",
     }
 )  # fmt: skip
+#: The names that are told back. Others were chosen by strangers, and no answer repeats what was sent.
+_KNOWN = MEANINGLESS | _HINTS | _READ
 
 
 def parse_chat(body: bytes, bounds: Bounds) -> CompletionRequest:
@@ -104,8 +112,9 @@ def parse_text(body: bytes, bounds: Bounds) -> CompletionRequest:
 
 
 def ignored(dropped: Iterable[str]) -> list[str]:
-    """Of the dropped fields those that asked for something that the answer lacks."""
-    return [name for name in dropped if name not in _WITHOUT_EFFECT]
+    """Of the dropped fields those that ask for something that the answer lacks; unknown ones are `other`."""
+    names = (name if name in _KNOWN else "other" for name in dropped if name not in _WITHOUT_EFFECT)
+    return list(dict.fromkeys(names))
 
 
 def load_body(body: bytes, mends: Mends) -> dict[str, Any]:

@@ -373,5 +373,5 @@ def test_the_models_own_sampling_holds_where_the_request_names_none() -> None:
 
 
 def test_fields_that_ask_for_something_are_named_and_others_are_not() -> None:
-    request = chat(user="u", store=True, guided_json={}, grammar="g", format="json")
-    assert ignored(request.dropped) == ["format", "grammar", "guided_json"]
+    request = chat(user="u", store=True, guided_json={}, grammar="g", format="json", secret=1, other_secret=2)
+    assert ignored(request.dropped) == ["format", "grammar", "guided_json", "other"]
