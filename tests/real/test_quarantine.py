@@ -36,6 +36,11 @@ def deadly(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     yield
 
 
+#: The longest, so that it is counted and given to the child after the innocents: if it were decoding while
+#: one of them is read, that one would be blamed first, and finding the killer would take a third death.
+POISON = f"poison {'of some length ' * 3}"
+
+
 def body_of(text: str) -> dict[str, Any]:
     return {"messages": [{"role": "user", "content": f"{PROMPT} {text}"}], "max_tokens": 30, "temperature": 0}
 
@@ -62,7 +67,7 @@ async def test_poison_is_refused_and_the_innocents_beside_it_are_served(
             ask_as(client, proxy.url, body_of(f"innocent {number}"), f"i{number}", 90.0)
             for number, client in enumerate(clients)
         ]
-        (status, refusal), *results = await asyncio.gather(ask(proxy, "poison"), *innocents)
+        *results, (status, refusal) = await asyncio.gather(*innocents, ask(proxy, POISON))
         assert status == 400
         assert refusal["error"]["code"] == "quarantined"
         assert len(deaths(proxy)) == 2
@@ -70,7 +75,7 @@ async def test_poison_is_refused_and_the_innocents_beside_it_are_served(
         assert not [result for result in results if result.heard not in (Heard.COMPLETE, Heard.CUT)], results
         assert all(result.content for result in cut)
 
-        assert (await ask(proxy, "poison"))[0] == 400
+        assert (await ask(proxy, POISON))[0] == 400
         assert (await ask(proxy, "bread"))[0] == 200
         assert len(deaths(proxy)) == 2, "it is not tried again"
 
@@ -83,7 +88,7 @@ async def test_poison_is_refused_and_the_innocents_beside_it_are_served(
     assert "poison" not in json.dumps(reports)
 
     with guard(tiny_model, tmp_path, *OPTIONS) as later:
-        assert (await ask(later, "poison"))[0] == 400
+        assert (await ask(later, POISON))[0] == 400
         assert not deaths(later), "the next proxy knows it"
 
 
