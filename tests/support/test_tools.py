@@ -34,7 +34,7 @@ def _pytest(front: Path, *words: str) -> subprocess.CompletedProcess[str]:
 def test_what_is_missing_is_left_out_by_name(old_node: Path) -> None:
     done = _pytest(old_node, "-rs", "-k", "crash")
     assert done.returncode == 0, done.stdout + done.stderr
-    for name in ("pi", "opencode", "qwen"):
+    for name in ("pi", "opencode", "qwen-code", "claude-code", "codex"):
         test = f"test_an_agent_does_not_notice_a_crash[{name}]"
         assert f"{test} needs Node 22.19 or newer, and here is v20.20.2" in done.stdout
 
