@@ -21,8 +21,6 @@ ROLES = {
     "assistant": "assistant",
     "tool": "tool",
 }
-#: Fields of a message that are passed on; all others are left out.
-MESSAGE_FIELDS = ("role", "content", "name", "tool_calls", "tool_call_id", "reasoning_content", "reasoning")
 #: Most messages and tools per request. Real conversations have hundreds; the limits bound the time that the
 #: checks take on the event loop.
 _MOST_MESSAGES, _MOST_TOOLS = 20_000, 2_000
